@@ -1,0 +1,1 @@
+"""Domain decomposition: partition, transports, halo exchange, and noise keyed by global site."""

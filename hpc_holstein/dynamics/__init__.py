@@ -1,0 +1,1 @@
+"""Time stepping: Langevin schemes as one-step functions."""

@@ -1,0 +1,28 @@
+"""Errors that a user can cause: each message names the value, what is valid, and the remedy.
+
+Every class derives from :class:`HolsteinError`; the command line prints the message alone and exits with code 2.
+"""
+
+
+class HolsteinError(Exception):
+    """Base of all errors that a user can cause."""
+
+
+class ConfigError(HolsteinError):
+    """A configuration or command line that cannot be run: unknown key, wrong type, inconsistent values."""
+
+
+class DomainError(HolsteinError):
+    """A decomposition that cannot hold the lattice: sub-domain thinner than the halo, grid that does not match the ranks."""
+
+
+class SpectrumError(HolsteinError):
+    """An electronic problem with no solution: filling outside (0, 1), a spectrum outside its bounds."""
+
+
+class DataError(HolsteinError):
+    """A data file that is missing, truncated, of another schema, holds NaN, or would be overwritten."""
+
+
+class ModelError(HolsteinError):
+    """A model file that cannot be used: damaged, of another architecture, or made for another Hamiltonian."""

@@ -1,0 +1,100 @@
+"""Spinless Holstein model: electrons on a lattice, one classical coordinate on each site.
+
+    H(q) = -t sum_<ij> (c_i^+ c_j + h.c.) - g sum_i n_i Q_i
+    V(q) = sum_i (g Q_i / 2 + k Q_i^2 / 2) + kappa sum_<ij> Q_i Q_j
+
+so that ``F_i = g (n_i - 1/2) - k Q_i - kappa sum_{j in nn(i)} Q_j``.  Source: arXiv 2601.04104.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.interfaces import Bond, Lattice
+
+
+@dataclass(frozen=True)
+class Options:
+    """Hopping ``t``, coupling ``g``, stiffness ``k`` and nearest-neighbour elastic coupling ``kappa``, in units of ``t_nn = 1``."""
+
+    t: float = 1.0
+    g: float = 3.5
+    k: float = 1.0
+    kappa: float = 0.18
+
+
+class Holstein:
+    """The Holstein model on any lattice with nearest-neighbour bonds; implements :class:`interfaces.Hamiltonian`."""
+
+    name = "holstein"
+    components = 1
+
+    def __init__(self, lattice: Lattice, options: Options) -> None:
+        if options.g == 0:
+            raise ConfigError(
+                "g = 0 decouples electrons and lattice, so the shifted field Q + mu/g does not exist: give g != 0"
+            )
+        self.lattice = lattice
+        self.options = options
+        self._bonds = lattice.bonds(1)
+        on_site = tuple(Bond(b, b, (0,) * len(lattice.extent)) for b in range(len(lattice.basis)))
+        self.pattern = on_site + self._bonds
+        self.reach = max(abs(step) for bond in self._bonds for step in bond.offset)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """Name and value of every parameter, as model cards and data files record them."""
+        return asdict(self.options)
+
+    def entries(self, q: Tensor) -> Tensor:
+        """Matrix elements on the pattern, ``[*batch, *cells, len(pattern)]``: ``-g Q`` on site, ``-t`` on bonds."""
+        on_site = -self.options.g * q[..., 0]
+        hopping = q.new_full((*q.shape[:-2], len(self._bonds)), -self.options.t)
+        return torch.cat([on_site, hopping], dim=-1)
+
+    def pull_back(self, q: Tensor, rho: Tensor) -> Tensor:
+        """Electronic force ``-Tr[rho dH/dq] = g n_i``; ``rho`` on the pattern (or its on-site part), real.
+
+        ``rho`` ``[*batch, *cells, >= basis]`` -> ``[*batch, *cells, basis, 1]``.
+        """
+        return self.options.g * rho[..., : q.shape[-2]].unsqueeze(-1)
+
+    def density(self, q: Tensor, electronic_force: Tensor) -> Tensor:
+        """Density that belongs to an electronic force: the inverse of :meth:`pull_back`."""
+        return (electronic_force / self.options.g)[..., 0]
+
+    def classical(self, ghosted_q: Tensor, halo: int) -> tuple[Tensor, Tensor]:
+        """Energy of each cell and force ``-dV/dq`` of the classical potential.
+
+        ``ghosted_q`` carries ``halo >= reach`` ghost cells; returns ``[*batch, *cells]`` (each bond counted in the cell
+        it starts from) and ``[*batch, *cells, basis, 1]``.
+        """
+        g, k, kappa = self.options.g, self.options.k, self.options.kappa
+        q = self._shifted(ghosted_q, halo, (0,) * len(self.lattice.extent))
+        energy = 0.5 * g * q + 0.5 * k * q.square()
+        force = -0.5 * g - k * q
+        for bond in self._bonds:
+            s, t = bond.source, bond.target
+            ahead = self._shifted(ghosted_q, halo, bond.offset)[..., t, :]
+            behind = self._shifted(ghosted_q, halo, tuple(-step for step in bond.offset))[..., s, :]
+            energy[..., s, :] += kappa * q[..., s, :] * ahead
+            force[..., s, :] -= kappa * ahead
+            force[..., t, :] -= kappa * behind
+        return energy.sum(dim=(-2, -1)), force
+
+    def _shifted(self, ghosted: Tensor, halo: int, offset: tuple[int, ...]) -> Tensor:
+        """View of the owned cells displaced by ``offset``."""
+        axes = len(offset)
+        for axis, step in enumerate(offset):
+            dim = ghosted.ndim - 2 - axes + axis
+            ghosted = ghosted.narrow(dim, halo + step, ghosted.shape[dim] - 2 * halo)
+        return ghosted
+
+
+def build(options: Options, lattice: Lattice) -> Holstein:
+    """The Holstein model with ``options`` on ``lattice``."""
+    return Holstein(lattice, options)

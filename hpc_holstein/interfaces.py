@@ -1,0 +1,163 @@
+"""The five contracts of the package, and the values that pass between them.
+
+Fields live on a structured tile: torch tensors of shape ``[*batch, *cells, basis, components]`` on the device of the
+domain, ``cells`` in array order (y, x on the square lattice).  A *ghosted* field carries ``halo`` extra cells on each
+side of every cell axis.  Units: ``t_nn = hbar = k_B = a = 1``.
+
+One sentence is the architecture: ``force = -dV/dq - Tr[rho dH/dq]``, and only the entries of the density matrix
+``rho`` on the sparsity pattern of ``H`` are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from hpc_holstein.symmetry.point_group import PointGroup
+
+
+@dataclass(frozen=True)
+class Bond:
+    """One directed bond of a cell: site ``source`` of cell ``r`` to site ``target`` of cell ``r + offset``."""
+
+    source: int
+    target: int
+    offset: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Statistical ensemble of the electrons: ``rho = f(H - mu)`` at temperature ``kT`` (same for lattice noise).
+
+    Canonical: ``filling`` (electrons per site, in (0, 1)) is fixed and ``mu`` follows from it.
+    Grand-canonical: ``chemical_potential`` is fixed (0 is half filling).
+    """
+
+    kind: Literal["canonical", "grand-canonical"]
+    kT: float
+    filling: float = 0.5
+    chemical_potential: float = 0.0
+
+
+@dataclass(frozen=True)
+class ForceResult:
+    """What a force provider returns for the owned cells of one rank.
+
+    force               ``[*batch, *cells, basis, components]``, total adiabatic force ``-dE/dq``
+    density             ``[*batch, *cells, basis]``, electron density ``n_i = rho_ii``
+    chemical_potential  ``[*batch]``, the same on all ranks (NaN where a provider does not know it)
+    grand_potential     ``[*batch]``, electronic ``Omega = -kT Tr ln(1 + exp(-(H - mu)/kT))`` of the whole lattice, or None
+    info                scalars that say what the evaluation cost (``force_calls``, ``iterations``, ...)
+    """
+
+    force: Tensor
+    density: Tensor
+    chemical_potential: Tensor
+    grand_potential: Tensor | None = None
+    info: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class State:
+    """Phase-space point of the lattice on the owned cells of one rank.
+
+    ``q`` and ``velocity`` are ``[*batch, *cells, basis, components]``; ``step`` counts from the start of the run;
+    ``forces`` belongs to ``q``, or to the step before while a new force is being asked for (a warm start for ``mu``).
+    """
+
+    q: Tensor
+    velocity: Tensor
+    step: int = 0
+    forces: ForceResult | None = None
+
+    @classmethod
+    def at_rest(cls, q: Tensor) -> State:
+        """A state that has positions only: what labelling and validation ask a force provider about."""
+        return cls(q=q, velocity=torch.zeros_like(q))
+
+    def moved(self, **changes: object) -> State:
+        """A copy with some members replaced."""
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+class Lattice(Protocol):
+    """Geometry only: no global arrays, so that a lattice of any size costs nothing."""
+
+    name: str
+    extent: tuple[int, ...]  # cells along each array axis
+    periodic: tuple[bool, ...]
+    vectors: tuple[tuple[float, ...], ...]  # primitive vector of each array axis, units of the lattice constant
+    basis: tuple[tuple[float, ...], ...]  # positions of the sites of one cell
+    ordering_vector: tuple[float, ...]  # phase per cell along each axis of the CDW order, (pi, pi) for the square lattice
+
+    @property
+    def point_group(self) -> PointGroup: ...
+    @property
+    def sites(self) -> int: ...
+    def bonds(self, shell: int) -> tuple[Bond, ...]: ...
+
+
+class Domain(Protocol):
+    """The part of a lattice that one rank owns, and everything that crosses ranks."""
+
+    lattice: Lattice
+    grid: tuple[int, ...]  # ranks along each cell axis
+    rank: int
+    size: int
+    owned: tuple[tuple[int, int], ...]  # [start, stop) of the owned cells along each axis, global indices
+    device: torch.device
+
+    @property
+    def local_extent(self) -> tuple[int, ...]: ...
+    def require_halo(self, width: int) -> None: ...
+    def global_cells(self) -> Tensor: ...
+    def pad(self, owned: Tensor, width: int) -> Tensor: ...
+    def exchange(self, ghosted: Tensor, width: int) -> Tensor: ...
+    def accumulate(self, ghosted: Tensor, width: int) -> Tensor: ...
+    def crop(self, ghosted: Tensor, width: int) -> Tensor: ...
+    def allsum(self, value: Tensor) -> Tensor: ...
+    def gather(self, owned: Tensor) -> Tensor | None: ...
+    def scatter(self, global_field: Tensor | None, like: Tensor) -> Tensor: ...
+
+
+class Hamiltonian(Protocol):
+    """One-body matrix ``H(q)`` on a fixed sparsity pattern, and the classical potential ``V(q)``."""
+
+    name: str
+    components: int
+    reach: int  # cells that the pattern and the classical potential extend over
+    pattern: tuple[Bond, ...]  # upper half: each off-diagonal bond once, on-site entries first
+
+    @property
+    def parameters(self) -> dict[str, float]: ...
+    def entries(self, q: Tensor) -> Tensor: ...
+    def pull_back(self, q: Tensor, rho: Tensor) -> Tensor: ...
+    def classical(self, ghosted_q: Tensor, halo: int) -> tuple[Tensor, Tensor]: ...
+
+
+class ForceProvider(Protocol):
+    """Anything that maps a state to the adiabatic force: exact diagonalization, KPM, a network, ..."""
+
+    reach: int | None  # cells; None: needs the whole lattice
+    tolerance: float | None  # promised max |dF| against exact; None: promises nothing (a network)
+
+    def __call__(self, state: State) -> ForceResult: ...
+
+
+class Integrator(Protocol):
+    """One time step of the lattice dynamics."""
+
+    weak_order: int
+    force_calls: int  # per step
+
+    def init(self, state: State, forces: ForceProvider) -> State: ...
+    def step(self, state: State, forces: ForceProvider, noise: Noise) -> State: ...
+
+
+Noise = Callable[[int], Tensor]
+"""``noise(step)`` -> standard normal field of the shape of ``q``, a pure function of (seed, stream, step, global site)."""

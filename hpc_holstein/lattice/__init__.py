@@ -1,0 +1,1 @@
+"""Lattices: geometry, bonds and point group; one file per lattice, resolved by name."""

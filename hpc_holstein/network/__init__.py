@@ -1,0 +1,1 @@
+"""Equivariant networks: layers, architectures and model files."""

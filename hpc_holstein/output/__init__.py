@@ -1,0 +1,1 @@
+"""Observables, trajectory files and figures."""

@@ -1,0 +1,1 @@
+"""Snapshots, labelling, fitting and validation of force providers."""
