@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from hpc_holstein.errors import ConfigError
 
@@ -64,3 +64,39 @@ class PointGroup:
     def inverse(self) -> NDArray[np.int64]:
         """``inverse[g]`` is the index of ``M_g^-1``."""
         return np.argmax(self.product_table == 0, axis=1)
+
+    @cached_property
+    def element_orders(self) -> NDArray[np.int64]:
+        """``element_orders[g]`` is the smallest ``n > 0`` with ``M_g^n = 1``."""
+        orders = np.zeros(self.order, dtype=np.int64)
+        powers = np.arange(self.order)
+        for n in range(1, self.order + 1):
+            orders[(powers == 0) & (orders == 0)] = n
+            powers = self.product_table[powers, np.arange(self.order)]
+        return orders
+
+    @cached_property
+    def conjugacy_classes(self) -> tuple[tuple[int, ...], ...]:
+        """Classes ``{h g h^-1}`` as tuples of element indices, in the order of their first elements."""
+        conjugates = self.product_table[self.product_table, self.inverse[:, None]]  # [h, g] -> h g h^-1
+        classes = {tuple(sorted(set(conjugates[:, g].tolist()))) for g in range(self.order)}
+        return tuple(sorted(classes))
+
+    def site_permutations(self, offsets: ArrayLike) -> NDArray[np.int64]:
+        """How every element permutes a set of lattice offsets that is closed under the group.
+
+        ``offsets`` is an integer array ``[n, d]`` without repeats; the result ``perm[g, n]`` satisfies
+        ``M_g offset_i = offset_perm[g, i]``, so that ``f'(r) = f(M_g^-1 r)`` reads ``f'[perm[g]] = f``.
+        Raises ConfigError if an element leaves the set.
+        """
+        sites = np.asarray(offsets, dtype=np.int64)
+        index = {site.tobytes(): i for i, site in enumerate(sites)}
+        images = np.einsum("gij,nj->gni", self.array, sites)
+        try:
+            flat = [index[np.ascontiguousarray(image).tobytes()] for image in images.reshape(-1, sites.shape[1])]
+        except KeyError as missing:
+            stray = tuple(np.frombuffer(missing.args[0], dtype=np.int64).tolist())
+            raise ConfigError(
+                f"the offsets are not closed under the point group, {stray} is missing: give whole neighbour shells"
+            ) from None
+        return np.asarray(flat, dtype=np.int64).reshape(self.order, len(sites))

@@ -1,0 +1,116 @@
+"""``hpc-holstein label``: forces for given snapshots, or labelled snapshots from scratch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from hpc_holstein.cli.options import add_config, add_lattice, add_physics, default_preset, force_overrides, overrides, positive
+from hpc_holstein.cli.session import Bar, Session
+from hpc_holstein.config import TRAINING_EXTENT, Config, load_config
+from hpc_holstein.config.builders import build_integrator, build_system, forces_maker, model_facts, require_same_physics
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.training import dataset
+from hpc_holstein.training.label import label_file, make_file
+from hpc_holstein.training.paths import QuenchPlan, RandomPlan, early_dense_steps, even_steps
+
+HELP = "add forces to snapshots, or make labelled snapshots"
+EXAMPLE = """examples: hpc-holstein label --input states.h5 --force exact --output labelled.h5
+          mpirun -n 2 hpc-holstein label --random 20 --quenches 8 --per-quench 40 --force exact --output data.h5"""
+_QUENCH_STEPS, _PER_QUENCH = 2000, 40
+_ALONG_QUENCHES = ("per_quench", "quench_steps", "even", "path_force")
+_DRAWING = ("random", "quenches", *_ALONG_QUENCHES)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_config(parser)
+    add_physics(parser)
+    add_lattice(parser)
+    force = "exact, atomic, neural, or a model file *.safetensors"
+    parser.add_argument("--input", type=Path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="new file with force, density and mu added")
+    parser.add_argument("--force", default="exact", metavar="KIND", help=f"who labels: {force} (default: exact)")
+    parser.add_argument("--random", type=positive, metavar="N", help="make N random snapshots")
+    parser.add_argument("--quenches", type=positive, metavar="N", help="make snapshots along N thermal quenches")
+    parser.add_argument("--per-quench", type=positive, metavar="N", help="snapshots of each quench (default: 40)")
+    parser.add_argument("--quench-steps", type=positive, metavar="N", help="time steps of each quench (default: 2000)")
+    parser.add_argument("--even", action="store_true", help="record quenches evenly in time (default: early times densely)")
+    parser.add_argument("--path-force", metavar="KIND", help="who drives the quenches (default: who labels)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of random snapshots and quenches")
+
+
+def execute(args: argparse.Namespace, session: Session) -> None:
+    """Label a file, or make one."""
+    _require_consistent(args)
+    config = load_config(args.config, default_preset(args), _overrides(args))
+    device = session.use(config.parallel.threads, config.parallel.device)
+    system = build_system(config)
+    labels = {**model_facts(config.force), **dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)}
+    labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
+    with Bar(session) as bar:
+        common: dict[str, Any] = {
+            "lattice": system.lattice,
+            "transport": session.transport,
+            "make_forces": forces_maker(system, config.force),
+            "label_attributes": labels,
+            "device": device,
+            "progress": bar,
+        }
+        if args.input is not None:
+            require_same_physics(dataset.read(args.input).attributes, args.input, system)
+            made = label_file(args.input, args.output, **common)
+        else:
+            attributes = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
+            made = make_file(args.output, attributes=attributes, **common, **_plans(args, config))
+    session.say(f"wrote {args.output}: {len(made)} snapshots of {'x'.join(map(str, made.extent))} cells, forces by {args.force}")
+
+
+def _require_consistent(args: argparse.Namespace) -> None:
+    """Either a file comes in, or snapshots are made."""
+    making = [name for name in ("random", "quenches") if getattr(args, name) is not None]
+    if args.input is not None:
+        odd = [name for name in (*_DRAWING, "lattice") if getattr(args, name)]
+        if odd:
+            raise ConfigError(f"--{odd[0].replace('_', '-')} has no meaning with --input, which brings its own states: remove it")
+    elif not making:
+        raise ConfigError("nothing to label: give --input FILE, or --random N and --quenches N to make snapshots")
+    driving = [name for name in _ALONG_QUENCHES if getattr(args, name)]
+    if args.input is None and args.quenches is None and driving:
+        raise ConfigError(f"--{driving[0].replace('_', '-')} has no meaning without quenches: give --quenches N or remove it")
+
+
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The extent comes from the input, the command line, the configuration file, or the training lattice of the preset."""
+    given: dict[str, Any] = {}
+    if args.input is not None:
+        given["lattice.extent"] = list(dataset.read(args.input).extent)
+    elif args.config is None:
+        given["lattice.extent"] = list(TRAINING_EXTENT[str(default_preset(args))])
+    return {**given, **force_overrides(args.force), **overrides(args)}
+
+
+def _plans(args: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """What to make: random snapshots, and snapshots along quenches with the dynamics of the configuration."""
+    q_std, seed = config.initial.q_std, config.dynamics.seed
+    if q_std is None:
+        raise ConfigError("initial.file has no meaning for new snapshots, which start at random: give initial.q_std instead")
+    plans: dict[str, Any] = {}
+    if args.random is not None:
+        plans["random"] = RandomPlan(args.random, q_std, seed)
+    if args.quenches is not None:
+        driver = args.path_force or args.force
+        path_config = load_config(args.config, default_preset(args), {**overrides(args), **force_overrides(driver)})
+        steps, count = args.quench_steps or _QUENCH_STEPS, args.per_quench or _PER_QUENCH
+        plans["quenches"] = QuenchPlan(
+            count=args.quenches,
+            steps=even_steps(steps, max(1, steps // max(1, count - 1))) if args.even else early_dense_steps(steps, count),
+            q_std=q_std,
+            velocity_std=config.initial.velocity_std,
+            seed=seed,
+            integrator=build_integrator(config),
+            make_forces=forces_maker(build_system(config), path_config.force),
+            path=driver,
+        )
+    return plans

@@ -1,0 +1,149 @@
+"""What a command starts with: the ranks, their threads and devices, and a voice that only rank 0 has."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Never
+
+import torch
+from tqdm import tqdm
+
+from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport, agreed
+from hpc_holstein.errors import ConfigError
+
+_LOG_SECONDS = 20.0  # between two progress lines where there is no terminal
+_LAUNCHER_VARIABLES = ("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def start_transport() -> Transport:
+    """MPI when a launcher started this process, else one rank without MPI."""
+    if any(name in os.environ for name in _LAUNCHER_VARIABLES):
+        return MPITransport()
+    return SerialTransport()
+
+
+def require_one_job(transport: Transport) -> None:
+    """Raise ConfigError where Slurm started several tasks that MPI does not join: each would do all the work."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if transport.size == 1 and tasks > 1 and "PMI_SIZE" not in os.environ:
+        raise ConfigError(f"Slurm started {tasks} tasks but MPI joins none of them: start with `srun --mpi=pmi2` or `mpirun`")
+
+
+@dataclass(frozen=True)
+class Session:
+    """The ranks of one command; ``local_rank`` and ``local_size`` count those of this host."""
+
+    transport: Transport
+    local_rank: int
+    local_size: int
+    hosts: int
+    cores: int
+
+    @classmethod
+    def of(cls, transport: Transport) -> Session:
+        """Find out who shares this host and its cores; collective."""
+        mine = (platform.node(), tuple(sorted(_usable_cores())))
+        everyone = transport.allgather(mine)
+        here = [rank for rank, (host, _) in enumerate(everyone) if host == mine[0]]
+        cores = {core for rank in here for core in everyone[rank][1]}  # pinned ranks have different ones, free ranks the same
+        return cls(transport, here.index(transport.rank), len(here), len({host for host, _ in everyone}), len(cores))
+
+    @property
+    def is_root(self) -> bool:
+        """Whether this is rank 0, the one that prints and writes."""
+        return self.transport.rank == 0
+
+    def say(self, text: str) -> None:
+        """Print on rank 0."""
+        if self.is_root:
+            print(text, flush=True)
+
+    def on_root(self, work: Callable[[], object]) -> None:
+        """Do on rank 0 what needs one rank only; its user error is raised on every rank. Collective."""
+        with agreed(self.transport):
+            if self.is_root:
+                work()
+
+    def mpi_facts(self) -> dict[str, str | int]:
+        """Number of ranks and, under MPI, its library, as attributes of files."""
+        if not isinstance(self.transport, MPITransport):
+            return {"ranks": 1}
+        from mpi4py import MPI  # is running already
+
+        return {"ranks": self.transport.size, "mpi": MPI.Get_library_version().partition("\0")[0].splitlines()[0].strip()}
+
+    def use(self, threads: int | None, device: str) -> str:
+        """Set the threads of this rank, choose its device, and say in one line who took what; returns the device."""
+        count = threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, self.cores // self.local_size)
+        torch.set_num_threads(count)
+        chosen = self.device(device)
+        taken = self.transport.allgather(chosen)
+        ranks = f"{self.transport.size} rank{'s' if self.transport.size > 1 else ''}"
+        hosts = f" on {self.hosts} hosts" if self.hosts > 1 else ""
+        devices = taken[0] if len(set(taken)) == 1 else ", ".join(f"rank {rank}: {name}" for rank, name in enumerate(taken))
+        shared = f"; {self.local_size} ranks share {self.cores} cores" if self.local_size * count > self.cores else ""
+        self.say(f"{ranks}{hosts}, {count} thread{'s' if count > 1 else ''} each, device {devices}{shared}")
+        return chosen
+
+    def device(self, name: str) -> str:
+        """``auto``: the GPU of this local rank where there is one; a GPU that is not there is a ConfigError."""
+        count = torch.cuda.device_count()  # opens no context
+        if name == "auto":
+            return f"cuda:{self.local_rank % count}" if count else "cpu"
+        if name == "cuda" and count:
+            return f"cuda:{self.local_rank % count}"
+        if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= count:
+            raise ConfigError(f"parallel.device = '{name}' is not there, {count} GPU(s) are visible: use auto or cpu")
+        return name
+
+
+class Bar:
+    """Progress of labelling on rank 0: a bar a stage on a terminal, else a line now and then."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._bar: tqdm[Never] | None = None
+        self._stage, self._spoken = "", 0.0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """``done`` of ``total`` pieces of ``stage`` are ready."""
+        if not self._session.is_root:
+            return
+        if stage != self._stage:
+            self.close()
+            self._stage, self._spoken = stage, time.monotonic()
+            self._bar = tqdm(total=total, desc=stage, unit="state") if sys.stderr.isatty() else None
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif done == total or time.monotonic() - self._spoken > _LOG_SECONDS:
+            self._spoken = time.monotonic()
+            self._session.say(f"{stage}: {done}/{total} states of rank 0")
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def silence_other_ranks(transport: Transport) -> None:
+    """Let only rank 0 print help texts."""
+    if transport.rank != 0:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+
+
+def _usable_cores() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))

@@ -1,0 +1,153 @@
+"""From a checked configuration to the objects that it describes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hpc_holstein.config import kinds
+from hpc_holstein.config.loading import FOLDERS, section_options
+from hpc_holstein.config.schema import Config, InitialSection, KindSection
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.noise import NoiseField, Stream
+from hpc_holstein.domain.transport import Transport
+from hpc_holstein.dynamics import langevin
+from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.forces import neural
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
+from hpc_holstein.network import checkpoint
+from hpc_holstein.output import hdf5
+from hpc_holstein.simulation import MeteredTransport, Simulation
+from hpc_holstein.training import dataset
+
+
+@dataclass(frozen=True)
+class System:
+    """The physics of a configuration, on no particular domain."""
+
+    lattice: Lattice
+    hamiltonian: Hamiltonian
+    ensemble: Ensemble
+
+
+def build_system(config: Config) -> System:
+    """Lattice, Hamiltonian and ensemble."""
+    section = config.lattice
+    lattice = kinds.resolve(FOLDERS["lattice"], section.kind, "lattice.kind").build(section.extent, section.periodic)
+    module = kinds.resolve(FOLDERS["hamiltonian"], config.hamiltonian.kind, "hamiltonian.kind")
+    hamiltonian = module.build(section_options("hamiltonian", config.hamiltonian), lattice)
+    return System(lattice, hamiltonian, config.ensemble.build())
+
+
+def forces_maker(system: System, force: KindSection) -> Callable[[Domain], ForceProvider]:
+    """``make(domain)`` builds the provider that ``force`` names."""
+    module = kinds.resolve(FOLDERS["force"], force.kind, "force.kind")
+    options = section_options("force", force)
+    return lambda domain: module.build(options, system.hamiltonian, domain, system.ensemble)
+
+
+def model_facts(force: KindSection) -> dict[str, str]:
+    """SHA-256 and card of the model that drives, as attributes of files; nothing for a provider without a model."""
+    if force.kind != "neural":
+        return {}
+    path = neural.model_path(section_options("force", force))
+    return {"model.sha256": checkpoint.model_hash(path), "model.card": json.dumps(asdict(checkpoint.read_card(path)))}
+
+
+def require_same_physics(attributes: Mapping[str, Any], source: Path, system: System) -> None:
+    """Raise ConfigError where a data file says that it belongs to another system; what it does not say is not compared."""
+    here = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
+    names = [name for name in here if name in ("lattice", "hamiltonian", "ensemble", "kT") or name.startswith(("hamiltonian.", "ensemble."))]
+    odd = [name for name in names if name in attributes and not _equal(attributes[name], here[name])]
+    if odd:
+        told = ", ".join(f"{_key(name)} is {attributes[name]} there and {here[name]} here" for name in odd)
+        raise ConfigError(f"{source} belongs to another system: {told}; set the values of the file with --set, or use another file")
+
+
+def _key(attribute: str) -> str:
+    """The configuration key of an attribute of a data file."""
+    return {"kT": "ensemble.kT"}.get(attribute, attribute if "." in attribute else f"{attribute}.kind")
+
+
+def _equal(a: Any, b: Any) -> bool:
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) if numbers else bool(a == b)
+
+
+def build_integrator(config: Config) -> Integrator:
+    """The one-step scheme of ``[dynamics]``."""
+    section = config.dynamics
+    return langevin.build(section.scheme, section.mass, section.gamma, section.dt, config.ensemble.kT)
+
+
+def build_simulation(config: Config, transport: Transport, device: str) -> Simulation:
+    """Everything that a run needs, checked: halo against tiles, model against Hamiltonian; collective.
+
+    Raises DomainError, ModelError, ConfigError before any work.
+    """
+    system = build_system(config)
+    metered = MeteredTransport(transport)
+    domain = CartesianDomain(system.lattice, metered, grid=config.parallel.grid, device=device)
+    section = config.dynamics
+    noise = NoiseField(section.seed, Stream.DYNAMICS, domain, system.hamiltonian.components, config.parallel.torch_dtype)
+    return Simulation(
+        domain=domain,
+        hamiltonian=system.hamiltonian,
+        ensemble=system.ensemble,
+        forces=forces_maker(system, config.force)(domain),
+        integrator=build_integrator(config),
+        noise=noise,
+        mass=section.mass,
+        dt=section.dt,
+        transport=metered,
+    )
+
+
+def initial_state(config: Config, simulation: Simulation) -> State:
+    """Random coordinates and velocities keyed by the seed and the global site, or a stored snapshot; collective."""
+    section, domain = config.initial, simulation.domain
+    dtype = config.parallel.torch_dtype
+
+    def normal(stream: Stream) -> torch.Tensor:
+        return NoiseField(config.dynamics.seed, stream, domain, simulation.hamiltonian.components, torch.float64)(0)
+
+    velocity = section.velocity_std * normal(Stream.INITIAL_VELOCITY)
+    if section.q_std is not None:
+        return State((section.q_std * normal(Stream.INITIAL_Q)).to(dtype), velocity.to(dtype))
+    q, stored_velocity = read_state(section, domain.lattice)
+    q_local = domain.scatter(q if domain.rank == 0 else None, velocity)
+    if stored_velocity is not None:
+        velocity = domain.scatter(stored_velocity if domain.rank == 0 else None, velocity)
+    return State(q_local.to(dtype), velocity.to(dtype))
+
+
+def read_state(section: InitialSection, lattice: Lattice) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """``q`` and, from a trajectory, ``velocity`` of a stored snapshot, ``[*extent, basis, components]``, float64.
+
+    Every rank reads, so that all of them see the same error.  Raises :class:`DataError`.
+    """
+    path = Path(section.file or "")
+    velocity = None
+    if hdf5.is_trajectory(path):
+        with hdf5.open_trajectory(path) as trajectory:
+            snapshot = trajectory.snapshot(section.snapshot)
+            q, velocity = snapshot.q, snapshot.velocity
+    else:
+        snapshots = dataset.read(path)
+        if not -len(snapshots) <= section.snapshot < len(snapshots):
+            raise DataError(f"initial.snapshot = {section.snapshot} is not in {path}: it holds {len(snapshots)} snapshots")
+        q = snapshots.q[section.snapshot]
+    if q.shape[:2] != lattice.extent:
+        given, wanted = ("x".join(map(str, e)) for e in (q.shape[:2], lattice.extent))
+        raise DataError(f"initial.file {path} holds {given} cells and the lattice has {wanted}: set lattice.extent to {given}")
+    fields = [
+        None if f is None else torch.as_tensor(f, dtype=torch.float64).reshape(*lattice.extent, 1, -1) for f in (q, velocity)
+    ]
+    assert fields[0] is not None
+    return fields[0], fields[1]

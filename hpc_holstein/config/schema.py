@@ -1,0 +1,145 @@
+"""The configuration as pydantic models: one class a section, unknown keys forbidden."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from hpc_holstein.interfaces import Ensemble
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Cells = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A section whose keys are all listed here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KindSection(BaseModel):
+    """A section whose ``kind`` names a file; its other keys are the ``Options`` of that file, checked in ``loading``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str
+
+    @property
+    def option_values(self) -> dict[str, Any]:
+        """All keys besides ``kind``."""
+        return dict(self.model_extra or {})
+
+
+class LatticeSection(Section):
+    """``extent`` = cells along each array axis (rows, columns on the square lattice)."""
+
+    kind: str = "square"
+    extent: tuple[Cells, ...]
+    periodic: tuple[bool, ...] = (True, True)
+
+
+class EnsembleSection(Section):
+    """Electrons at fixed ``filling`` (canonical) or at fixed ``chemical_potential`` (grand-canonical), temperature ``kT``."""
+
+    kind: Literal["canonical", "grand-canonical"] = "canonical"
+    kT: NonNegative
+    filling: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    chemical_potential: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> EnsembleSection:
+        other = "chemical_potential" if self.kind == "canonical" else "filling"
+        if other in self.model_fields_set:
+            raise ValueError(f"{other} has no meaning in the {self.kind} ensemble: remove it or change ensemble.kind")
+        return self
+
+    def build(self) -> Ensemble:
+        """The ensemble that force providers take."""
+        return Ensemble(self.kind, self.kT, self.filling, self.chemical_potential)
+
+
+class DynamicsSection(Section):
+    """Langevin dynamics: ``mass``, damping rate ``gamma`` [t_nn/hbar], time step ``dt`` [hbar/t_nn], ``seed`` of all noise."""
+
+    scheme: str = "verlet-ou"
+    mass: Positive
+    gamma: NonNegative
+    dt: Positive
+    steps: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class InitialSection(Section):
+    """Random start, ``Q ~ N(0, q_std^2)`` and ``v ~ N(0, velocity_std^2)``, or ``snapshot`` of a ``file``.
+
+    A file without velocities starts with random ones of ``velocity_std``.
+    """
+
+    q_std: NonNegative | None = None
+    velocity_std: NonNegative = 0.0
+    file: str | None = None
+    snapshot: int = -1
+
+    @model_validator(mode="after")
+    def _random_or_file(self) -> InitialSection:
+        if (self.q_std is None) == (self.file is None):
+            raise ValueError("give either q_std (a random start) or file (a stored snapshot), and not both")
+        if self.file is None and "snapshot" in self.model_fields_set:
+            raise ValueError("snapshot has no meaning without file: give the file it is in, or remove it")
+        return self
+
+
+class OutputSection(Section):
+    """Where a run writes, and how often [steps]."""
+
+    folder: str = "run"
+    snapshot_every: Annotated[int, Field(ge=1)] = 50
+    observables_every: Annotated[int, Field(ge=1)] = 10
+
+
+class ParallelSection(Section):
+    """Rank ``grid`` (chosen when absent), ``threads`` of each rank, arithmetic and device."""
+
+    grid: tuple[Cells, ...] | None = None
+    threads: Annotated[int, Field(ge=1)] | None = None
+    dtype: Literal["float64", "float32"] = "float64"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The torch dtype that ``dtype`` names."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+
+class Config(Section):
+    """Everything that a run depends on; :func:`hpc_holstein.config.load_config` makes it from a preset, a file and options."""
+
+    preset: str | None = None
+    lattice: LatticeSection
+    hamiltonian: KindSection = KindSection(kind="holstein")
+    ensemble: EnsembleSection
+    dynamics: DynamicsSection
+    initial: InitialSection
+    force: KindSection
+    output: OutputSection = OutputSection()
+    parallel: ParallelSection = ParallelSection()
+    model: KindSection = KindSection(kind="enn")
+    training: dict[str, Any] = {}  # keys of training.fit.FitOptions, checked in ``loading``
+
+    def toml(self) -> str:
+        """The configuration as TOML text that can be run again."""
+        tables = self.model_dump(exclude_none=True)
+        tables["ensemble"].pop("chemical_potential" if self.ensemble.kind == "canonical" else "filling")
+        if self.initial.file is None:
+            tables["initial"].pop("snapshot")
+        top = _lines({name: value for name, value in tables.items() if not isinstance(value, dict)})
+        sections = [f"[{name}]\n{_lines(value)}" for name, value in tables.items() if isinstance(value, dict) and value]
+        return "\n".join([top, *sections])
+
+
+def _lines(values: dict[str, Any]) -> str:
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

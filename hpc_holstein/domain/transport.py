@@ -1,0 +1,380 @@
+"""How ranks talk: alone, as threads of one process for tests, or through MPI, behind one protocol.
+
+The transport is an argument, never a global; MPI starts when an :class:`MPITransport` is made, not at import.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+import time
+import traceback
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from hpc_holstein.errors import HolsteinError
+
+T = TypeVar("T")
+
+_USER_ERROR, _UNEXPECTED = 2, 1  # exit codes
+_ARRIVAL_SECONDS = 5.0  # how long a rank with a user error waits for the others to have one too
+
+
+class Message(NamedTuple):
+    """One entry of a neighbour exchange, contiguous tensors; ``dest`` or ``source`` None: nothing goes or comes.
+
+    Entry ``k`` of the sender meets entry ``k`` of the receiver, so two ranks may be neighbours on both sides.
+    """
+
+    dest: int | None
+    send: Tensor
+    source: int | None
+    recv: Tensor
+
+
+class Transport(Protocol):
+    """What crosses ranks.  All methods but ``exchange`` and ``abort`` are collective; the root is rank 0."""
+
+    rank: int
+    size: int
+
+    def exchange(self, messages: Sequence[Message]) -> None:
+        """Post all sends and receives together and wait until all have ended."""
+
+    def allsum(self, value: Tensor) -> Tensor:
+        """Sum over ranks, added in rank order: the same bits on all ranks and in every run.  Carries no gradient."""
+
+    def allgather(self, value: T) -> list[T]:
+        """The value of every rank, in rank order, on every rank."""
+
+    def gather(self, value: T) -> list[T] | None:
+        """The value of every rank, in rank order, on the root; None elsewhere.  NumPy arrays travel as raw buffers."""
+
+    def scatter(self, values: Sequence[T] | None) -> T:
+        """Entry ``rank`` of the sequence that the root gives."""
+
+    def bcast(self, value: T) -> T:
+        """The value of the root, on every rank."""
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+
+    def all_arrive(self, seconds: float) -> bool:
+        """Whether every rank calls this within ``seconds``."""
+
+    def abort(self, message: str, code: int = _UNEXPECTED) -> NoReturn:
+        """Print ``message`` and end every rank with exit code ``code``."""
+
+
+class SerialTransport:
+    """One rank alone."""
+
+    rank = 0
+    size = 1
+
+    def exchange(self, messages: Sequence[Message]) -> None:
+        """Copy what the rank sends to itself."""
+        for message in messages:
+            if message.source is not None:
+                message.recv.copy_(message.send)
+
+    def allsum(self, value: Tensor) -> Tensor:
+        """A copy of ``value``."""
+        return value.detach().clone()
+
+    def allgather(self, value: T) -> list[T]:
+        """``[value]``."""
+        return [value]
+
+    def gather(self, value: T) -> list[T] | None:
+        """``[value]``."""
+        return [value]
+
+    def scatter(self, values: Sequence[T] | None) -> T:
+        """The only entry."""
+        assert values is not None
+        return values[0]
+
+    def bcast(self, value: T) -> T:
+        """``value``."""
+        return value
+
+    def barrier(self) -> None:
+        """Nothing to wait for."""
+
+    def all_arrive(self, seconds: float) -> bool:
+        """True: the only rank is here."""
+        return True
+
+    def abort(self, message: str, code: int = _UNEXPECTED) -> NoReturn:
+        """Print ``message`` and leave with ``code``."""
+        print(message, file=sys.stderr, flush=True)
+        raise SystemExit(code)
+
+
+class _Board:
+    """What the threads of :func:`run_in_process` share: mail between ranks, and the first failure."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.changed = threading.Condition()
+        self.mail: dict[tuple[int, int, object], deque[Any]] = defaultdict(deque)
+        self.finished: set[int] = set()
+        self.arrived: set[int] = set()
+        self.failure: BaseException | None = None
+
+    def put(self, source: int, dest: int, tag: object, value: Any) -> None:
+        with self.changed:
+            self.mail[source, dest, tag].append(value)
+            self.changed.notify_all()
+
+    def take(self, source: int, dest: int, tag: object) -> Any:
+        """Wait for mail; raises when a rank has failed, or ended without sending it."""
+        box = self.mail[source, dest, tag]
+        with self.changed:
+            self.changed.wait_for(lambda: box or self.failure is not None or source in self.finished)
+            if not box:
+                raise RuntimeError(f"rank {dest} waits for rank {source}, which has failed or ended")
+            return box.popleft()
+
+    def end(self, rank: int, failure: BaseException | None) -> None:
+        with self.changed:
+            self.finished.add(rank)
+            self.failure = self.failure or failure
+            self.changed.notify_all()
+
+    def arrive(self, rank: int, seconds: float) -> bool:
+        with self.changed:
+            self.arrived.add(rank)
+            self.changed.notify_all()
+            return self.changed.wait_for(lambda: len(self.arrived) == self.size, timeout=seconds)
+
+
+class ThreadTransport:
+    """One of several ranks that are threads of this process; made by :func:`run_in_process`.
+
+    Values are copied as MPI would.  On a CUDA device the backward pass of all ranks shares one thread of autograd, which
+    cannot wait for itself: differentiate through :meth:`Domain.pad` on the CPU, or under MPI.
+    """
+
+    def __init__(self, rank: int, board: _Board) -> None:
+        self.rank = rank
+        self.size = board.size
+        self._board = board
+
+    def exchange(self, messages: Sequence[Message]) -> None:
+        """Put all sends on the board, then take all receives."""
+        for tag, message in enumerate(messages):
+            if message.dest is not None:
+                self._board.put(self.rank, message.dest, tag, message.send.clone())
+        for tag, message in enumerate(messages):
+            if message.source is not None:
+                message.recv.copy_(self._board.take(message.source, self.rank, tag))
+
+    def allsum(self, value: Tensor) -> Tensor:
+        """Sum of the gathered values in rank order."""
+        parts = torch.stack(self.allgather(value.detach().cpu()))
+        return _sum_in_rank_order(parts).to(value.device)
+
+    def allgather(self, value: T) -> list[T]:
+        """Every rank sends to every rank."""
+        for dest in range(self.size):
+            self._put(dest, value)
+        return [self._take(source) for source in range(self.size)]
+
+    def gather(self, value: T) -> list[T] | None:
+        """Every rank sends to the root."""
+        self._put(0, value)
+        return [self._take(source) for source in range(self.size)] if self.rank == 0 else None
+
+    def scatter(self, values: Sequence[T] | None) -> T:
+        """The root sends to every rank."""
+        for dest, value in enumerate(values or ()):
+            self._put(dest, value)
+        return self._take(0)
+
+    def bcast(self, value: T) -> T:
+        """The root sends the same to every rank."""
+        return self.scatter([value] * self.size if self.rank == 0 else None)
+
+    def barrier(self) -> None:
+        """Every rank hears from every rank."""
+        self.allgather(None)
+
+    def all_arrive(self, seconds: float) -> bool:
+        """Whether all threads get here in time."""
+        return self._board.arrive(self.rank, seconds)
+
+    def abort(self, message: str, code: int = _UNEXPECTED) -> NoReturn:
+        """Fail this rank, on which the others fail as well."""
+        print(f"rank {self.rank} of {self.size}: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(code)
+
+    def _put(self, dest: int, value: Any) -> None:
+        self._board.put(self.rank, dest, "object", pickle.dumps(value))
+
+    def _take(self, source: int) -> Any:
+        return pickle.loads(self._board.take(source, self.rank, "object"))
+
+
+def run_in_process(size: int, body: Callable[[Transport], T]) -> list[T]:
+    """Run ``body(transport)`` on ``size`` ranks that are threads of this process; their results in rank order.
+
+    When a rank raises, the others stop at their next exchange and the first exception is raised here.
+    """
+    board = _Board(size)
+    results: dict[int, T] = {}
+
+    def work(rank: int) -> None:
+        failure: BaseException | None = None
+        try:
+            results[rank] = body(ThreadTransport(rank, board))
+        except BaseException as error:  # handed to the caller below
+            failure = error
+        board.end(rank, failure)
+
+    threads = [threading.Thread(target=work, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if board.failure is not None:
+        raise board.failure
+    return [results[rank] for rank in range(size)]
+
+
+class MPITransport:
+    """A rank of an MPI communicator (default: all ranks of the job); starts MPI.  Collective to make.
+
+    CUDA tensors pass through pinned host memory, so no CUDA-aware MPI is needed.
+    """
+
+    def __init__(self, comm: Any = None) -> None:
+        from mpi4py import MPI  # not at import of the package: that must start no MPI
+        from mpi4py.util import pkl5
+
+        parent = MPI.COMM_WORLD if comm is None else comm
+        self._wait_all = MPI.Request.Waitall
+        self._comm = pkl5.Intracomm(parent.Dup())  # own message space; arrays in objects travel as buffers
+        self._arrivals = parent.Dup()  # free of whatever an unfinished collective left on the other
+        self.rank: int = self._comm.Get_rank()
+        self.size: int = self._comm.Get_size()
+
+    def exchange(self, messages: Sequence[Message]) -> None:
+        """Non-blocking receives first, then the sends; device memory is staged on both sides."""
+        sends = [(m.dest, tag, _on_host(m.send, fill=True)) for tag, m in enumerate(messages) if m.dest is not None]
+        receives = [(m.source, tag, _on_host(m.recv)) for tag, m in enumerate(messages) if m.source is not None]
+        for device in {messages[tag].send.device for _, tag, host in sends if host is not messages[tag].send}:
+            torch.cuda.current_stream(device).synchronize()  # the copies to the host have ended
+        requests = [self._comm.Irecv(host.numpy(), source, tag) for source, tag, host in receives]
+        requests += [self._comm.Isend(host.numpy(), dest, tag) for dest, tag, host in sends]
+        self._wait_all(requests)
+        for _, tag, host in receives:
+            if host is not messages[tag].recv:
+                messages[tag].recv.copy_(host, non_blocking=True)
+
+    def allsum(self, value: Tensor) -> Tensor:
+        """Allgather of the parts, then the sum in rank order: an Allreduce may add in another order on another machine."""
+        part = value.detach().cpu().contiguous()
+        parts = part.new_empty((self.size, *part.shape))
+        self._comm.Allgather(part.numpy(), parts.numpy())
+        return _sum_in_rank_order(parts).to(value.device)
+
+    def allgather(self, value: T) -> list[T]:
+        """Objects of any kind."""
+        return self._comm.allgather(value)
+
+    def gather(self, value: T) -> list[T] | None:
+        """Objects of any kind."""
+        return self._comm.gather(value)
+
+    def scatter(self, values: Sequence[T] | None) -> T:
+        """Objects of any kind."""
+        return self._comm.scatter(values)
+
+    def bcast(self, value: T) -> T:
+        """Objects of any kind."""
+        return self._comm.bcast(value)
+
+    def barrier(self) -> None:
+        """MPI_Barrier."""
+        self._comm.Barrier()
+
+    def all_arrive(self, seconds: float) -> bool:
+        """A non-blocking barrier, waited for in vain when another rank is stuck elsewhere."""
+        request = self._arrivals.Ibarrier()
+        deadline = time.monotonic() + seconds
+        while not request.Test():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def abort(self, message: str, code: int = _UNEXPECTED) -> NoReturn:
+        """MPI_Abort, after the message is out."""
+        sys.stdout.flush()
+        print(f"rank {self.rank} of {self.size}: {message}", file=sys.stderr, flush=True)
+        self._comm.Abort(code)
+        raise SystemExit(code)  # not reached: MPI_Abort ends the process
+
+
+def agree(transport: Transport, error: HolsteinError | None) -> None:
+    """Make all ranks raise the user error of the lowest rank that has one.  Collective."""
+    first = next((found for found in transport.allgather(error) if found is not None), None)
+    if first is not None:
+        raise first
+
+
+@contextmanager
+def agreed(transport: Transport) -> Iterator[None]:
+    """Run a block that may raise a user error on some ranks only (a file that one rank reads): then all raise it.
+
+    Collective at the end of the block, so the block itself must not be.
+    """
+    error: HolsteinError | None = None
+    try:
+        yield
+    except HolsteinError as caught:
+        error = caught
+    agree(transport, error)
+
+
+@contextmanager
+def abort_all_on_error(transport: Transport) -> Iterator[None]:
+    """For the entry point: no rank ends alone while the others wait for it.
+
+    An unexpected exception prints its traceback and ends all ranks with exit code 1.  A user error that all ranks have is
+    raised, for the caller to print once and leave with code 2; one that only some have ends all with code 2.
+    """
+    try:
+        yield
+    except SystemExit:
+        raise
+    except HolsteinError as error:
+        if not transport.all_arrive(_ARRIVAL_SECONDS):
+            transport.abort(str(error), _USER_ERROR)
+        raise
+    except BaseException:
+        transport.abort("ending all ranks\n" + traceback.format_exc())
+
+
+def _sum_in_rank_order(parts: Tensor) -> Tensor:
+    """``parts[0] + parts[1] + ...`` one after the other, ``[size, ...] -> [...]``."""
+    total = parts[0].clone()
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _on_host(tensor: Tensor, fill: bool = False) -> Tensor:
+    """``tensor`` itself in host memory; for a device tensor a pinned host buffer, filled asynchronously if asked to."""
+    if not tensor.is_cuda:
+        return tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True) if fill else host

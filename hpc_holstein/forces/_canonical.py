@@ -1,0 +1,231 @@
+"""The chemical potential that a fixed electron number asks for: one scalar equation, ``mean_i n_i(mu) = filling``.
+
+A safeguarded secant iteration on ``r(mu) = mean_i n_i(mu) - filling``, all states of a batch at once.  The last secant
+step is taken on the density itself, which is linear in ``mu`` to second order: with ``theta`` the secant point in units
+of the last step,
+
+    n* = n_1 + theta (n_1 - n_0),    |n* - n(mu*)| <= max|n''| / 2 |mu* - mu_1| |mu* - mu_0|,    max|f''| < 0.1 / kT^2,
+
+so the electron number is conserved to round-off and one evaluation of the density is saved.  The outcome is a function
+of the arguments alone, and every decision follows from sums over all ranks, so all ranks decide alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hpc_holstein.errors import SpectrumError
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
+
+Density = Callable[[Tensor, Tensor], Tensor]
+"""``density(mu, rows)``: chemical potentials ``[m]`` of the states ``rows [m]`` of the batch -> ``n [m, *cells, basis]``."""
+
+_MOST_EVALUATIONS = 200
+_FIRST_STEP = 1.0  # longest first step in mu, units of t_nn; doubles until the solution is bracketed
+_SECANT_ONLY = 6  # evaluations after which every other step halves the bracket
+_SMALLEST_SLOPE = 1e-12  # per site: below it a slope is noise
+_MEANINGFUL_STEP = 1e-7  # shorter steps in mu give a slope that is mostly round-off
+
+
+@dataclass(frozen=True)
+class CanonicalDensity:
+    """Solution of ``mean n(mu) = filling`` for each state of the batch.
+
+    density             ``[batch, *cells, basis]``
+    chemical_potential  ``[batch]``, float64
+    slope               ``[batch]``, ``d(mean n)/d(mu)``: with ``chemical_potential`` the warm start of the next step
+    residual            largest ``|mean n - filling|``
+    evaluations         density evaluations per state of the batch
+    """
+
+    density: Tensor
+    chemical_potential: Tensor
+    slope: Tensor
+    residual: float
+    evaluations: float
+
+
+def require_filling(ensemble: Ensemble) -> None:
+    """Raise :class:`SpectrumError` for an ensemble that has no electrons to place or no temperature."""
+    if ensemble.kind == "canonical" and not 0 < ensemble.filling < 1:
+        raise SpectrumError(
+            f"filling = {ensemble.filling} leaves the chemical potential undefined: give electrons per site between 0 and 1"
+        )
+    if not ensemble.kT >= 0:
+        raise SpectrumError(f"kT = {ensemble.kT} is not a temperature: give kT >= 0")
+
+
+def site_mean(density: Tensor, domain: Domain) -> Tensor:
+    """Mean over all sites of the whole lattice, accumulated in float64: ``[m, *cells, basis]`` -> ``[m]`` on the CPU."""
+    total = density.sum(dim=tuple(range(1, density.ndim)), dtype=torch.float64)
+    return domain.allsum(total.cpu()) / domain.lattice.sites
+
+
+def occupation(energies: Tensor, chemical_potential: Tensor, kT: float) -> Tensor:
+    """Fermi function ``f(e - mu)`` of ``energies [m, ...]`` for ``mu [m]``; at ``kT = 0`` a level at ``mu`` is half filled."""
+    mu = chemical_potential.to(energies).view(-1, *(1,) * (energies.ndim - 1))
+    if kT == 0:
+        return torch.heaviside(mu - energies, energies.new_tensor(0.5))
+    return torch.sigmoid((mu - energies) / kT)
+
+
+def atomic_limit(q: Tensor, hamiltonian: Hamiltonian, domain: Domain, filling: float, kT: float) -> CanonicalDensity:
+    """Canonical density of decoupled sites, ``n_i = f(e_i - mu)`` with the on-site energies ``e_i``, to round-off.
+
+    ``q``: ``[batch, *cells, basis, components]``.
+    """
+    energies = on_site_energies(q, hamiltonian)
+    mean = site_mean(energies, domain)
+    spread = (site_mean(energies.double().square(), domain) - mean.square()).clamp_min(0).sqrt() + kT
+    return solve_chemical_potential(
+        density=lambda mu, rows: occupation(energies if len(rows) == len(energies) else energies[rows], mu, kT),
+        mean=lambda n: site_mean(n, domain),
+        filling=filling,
+        kT=kT,
+        guess=mean,
+        slope=0.4 / spread,  # the peak of a normal distribution of levels
+        density_tolerance=0.0,
+    )
+
+
+def on_site_energies(q: Tensor, hamiltonian: Hamiltonian) -> Tensor:
+    """Diagonal of ``H(q)``: ``[batch, *cells, basis, components]`` -> ``[batch, *cells, basis]``."""
+    return hamiltonian.entries(q)[..., : q.shape[-2]]
+
+
+def solve_chemical_potential(
+    density: Density,
+    mean: Callable[[Tensor], Tensor],
+    filling: float,
+    kT: float,
+    guess: Tensor,
+    slope: Tensor,
+    density_tolerance: float,
+) -> CanonicalDensity:
+    """Solve ``mean n(mu) = filling`` from ``guess [batch]`` and an estimate ``slope [batch]`` of ``d(mean n)/d(mu)``.
+
+    It stops at ``|mean n - filling| <= 1e-10`` (float32: ``1e-7``; with ``density_tolerance = 0`` at round-off), or when
+    the last secant step can be taken on the density with an error bound of at most ``density_tolerance`` on every ``n_i``.
+    Raises :class:`SpectrumError` when ``n`` is not finite or no ``mu`` gives the filling.
+    """
+    search = _Search(filling, kT, density_tolerance, guess.double().cpu().clone(), slope.double().cpu().clone())
+    rows = torch.arange(len(guess))
+    for _ in range(_MOST_EVALUATIONS):
+        n = density(search.trial[rows], rows)
+        rows = search.advance(rows, n, mean(n))
+        if not len(rows):
+            return search.result(density, mean)
+    raise SpectrumError(
+        f"no chemical potential near {search.trial[rows[0]]:.6g} gives filling {filling} "
+        f"(off by {search.r1[rows[0]]:.1e} after {_MOST_EVALUATIONS} evaluations): check q and the model"
+    )
+
+
+@dataclass
+class _Search:
+    """State of the iteration, each member ``[batch]``: the last two points, the bracket, the next trial."""
+
+    filling: float
+    kT: float
+    density_tolerance: float
+    trial: Tensor
+    slope: Tensor
+    evaluations: int = 0
+    rounds: int = 0
+    n0: Tensor = field(init=False)
+    n1: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        nan = torch.full_like(self.trial, torch.nan)
+        self.mu0, self.r0, self.mu1, self.r1 = nan.clone(), nan.clone(), nan.clone(), nan.clone()
+        self.low, self.high = torch.full_like(nan, -torch.inf), torch.full_like(nan, torch.inf)
+        self.limit = torch.full_like(nan, _FIRST_STEP)
+        self.theta = torch.zeros_like(nan)
+        self.closed = torch.zeros_like(nan, dtype=torch.bool)
+
+    def advance(self, rows: Tensor, n: Tensor, mean: Tensor) -> Tensor:
+        """Take in the density at ``trial[rows]``; returns the rows that are not solved yet, with a new trial each."""
+        r = mean - self.filling
+        if not torch.isfinite(r).all():
+            worst = self.trial[rows[~torch.isfinite(r)][0]]
+            raise SpectrumError(f"the density at mu = {worst:.6g} is not finite: check that q holds no NaN or infinity")
+        self.rounds += 1
+        self.evaluations += len(rows)
+        self._keep(rows, n)
+        mu = self.trial[rows]
+        self.mu0[rows], self.r0[rows], self.mu1[rows], self.r1[rows] = self.mu1[rows], self.r1[rows], mu, r
+        self.low[rows] = torch.where(r < 0, torch.maximum(self.low[rows], mu), self.low[rows])
+        self.high[rows] = torch.where(r > 0, torch.minimum(self.high[rows], mu), self.high[rows])
+        self._update_slope(rows)
+        active = rows[~self._solved(rows, n.dtype)]
+        self._propose(active)
+        return active
+
+    def _keep(self, rows: Tensor, n: Tensor) -> None:
+        """The last two densities of each state."""
+        if len(rows) < len(self.trial):
+            index = rows.to(n.device)
+            self.n0[index] = self.n1[index]
+            self.n1[index] = n
+        else:
+            self.n0 = self.n1 if self.rounds > 1 else n
+            self.n1 = n if len(rows) == 1 else n.clone()
+
+    def _update_slope(self, rows: Tensor) -> None:
+        step = self.mu1[rows] - self.mu0[rows]
+        secant = (self.r1[rows] - self.r0[rows]) / step
+        good = (step.abs() > _MEANINGFUL_STEP) & (secant > _SMALLEST_SLOPE)  # False where there is no previous point
+        self.slope[rows] = torch.where(good, secant, self.slope[rows])
+
+    def _solved(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        mu0, mu1, r0, r1 = self.mu0[rows], self.mu1[rows], self.r0[rows], self.r1[rows]
+        round_off = torch.finfo(dtype).eps
+        enough = 1e-10 if dtype == torch.float64 else 1e-7
+        if self.density_tolerance == 0:
+            enough = 4 * round_off * min(self.filling, 1 - self.filling)
+        root = mu1 - r1 * (mu1 - mu0) / (r1 - r0)
+        theta = (root - mu1) / (mu1 - mu0)
+        curvature = 0.1 / self.kT**2 if self.kT else torch.inf
+        bound = curvature * (root - mu1).abs() * (root - mu0).abs()
+        linear = (bound <= self.density_tolerance) & (theta.abs() <= 1) & (r1 != 0)  # False where NaN
+        exact = r1.abs() <= enough
+        self.theta[rows] = torch.where(linear & ~exact, theta, torch.zeros_like(theta))
+        scale = mu1.abs().clamp_min(1.0)
+        self.closed[rows] = (self.high[rows] - self.low[rows] <= 4 * round_off * scale) & ~exact & ~linear
+        return exact | linear | self.closed[rows]
+
+    def _propose(self, rows: Tensor) -> None:
+        """Secant step, kept inside the bracket and below the step limit; every other late step halves the bracket."""
+        mu, r, low, high, limit = (x[rows] for x in (self.mu1, self.r1, self.low, self.high, self.limit))
+        good = self.slope[rows] > _SMALLEST_SLOPE
+        step = torch.where(good, -r / self.slope[rows], -r.sign() * limit)
+        trial = mu + torch.clamp(step, -limit, limit)
+        bracketed = torch.isfinite(low) & torch.isfinite(high)
+        late = self.rounds >= _SECANT_ONLY and self.rounds % 2 == 0
+        halve = bracketed & ((trial <= low) | (trial >= high) | late)
+        self.trial[rows] = torch.where(halve, 0.5 * (low + high), trial)
+        self.limit[rows] = torch.where(bracketed, limit, 2 * limit)
+
+    def result(self, density: Density, mean: Callable[[Tensor], Tensor]) -> CanonicalDensity:
+        """Densities after the last linear step, which also fills a level that ``n(mu)`` jumps across in part."""
+        jumped = torch.nonzero(self.closed)[:, 0]
+        if len(jumped):  # the bracket has closed on a jump: interpolate between its two sides
+            index = jumped.to(self.n1.device)
+            for n, mu, r, side in ((self.n0, self.mu0, self.r0, self.low), (self.n1, self.mu1, self.r1, self.high)):
+                mu[jumped] = side[jumped]
+                n[index] = density(side[jumped], jumped)
+                r[jumped] = mean(n[index]) - self.filling
+            self.theta[jumped] = -self.r1[jumped] / (self.r1[jumped] - self.r0[jumped])
+            self.evaluations += 2 * len(jumped)
+        n, mu, r = self.n1, self.mu1, self.r1
+        moved = self.theta != 0
+        if moved.any():
+            weight = self.theta.to(n).view(-1, *(1,) * (n.ndim - 1))
+            n = torch.where(weight != 0, n + weight * (n - self.n0), n)
+            mu = torch.where(moved, mu + self.theta * (mu - self.mu0), mu)
+            r = mean(n) - self.filling
+        return CanonicalDensity(n, mu, self.slope, float(r.abs().max()), self.evaluations / len(mu))

@@ -1,0 +1,183 @@
+"""Exact forces: density matrix from dense diagonalization in float64.
+
+    H(q) = V diag(e) V^T,   rho = V diag(f) V^T,   F = -dV_cl/dq - Tr[rho dH/dq]
+
+One diagonalization of all ``N`` sites costs ``O(N^3)`` time and ``O(N^2)`` memory on one rank: 1,600 sites take about a
+second on one core.  On a decomposed domain the root gathers ``q``, solves, and scatters ``rho``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hpc_holstein.errors import ConfigError, SpectrumError
+from hpc_holstein.forces import _filling
+from hpc_holstein.interfaces import Bond, Domain, Ensemble, ForceResult, Hamiltonian, Lattice, State
+
+_MATRICES = 5  # N x N float64 arrays alive at the peak of the eigensolver, measured
+_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Options:
+    """Exact diagonalization has nothing to choose."""
+
+
+@dataclass(frozen=True)
+class _SiteIndices:
+    """Row and column of every pattern entry in the matrix, ``[cells, pattern]``; ``present`` where the bond exists."""
+
+    rows: Tensor
+    columns: Tensor
+    present: Tensor
+
+
+class ExactForces:
+    """Adiabatic forces by exact diagonalization; implements :class:`interfaces.ForceProvider`.
+
+    ``q`` of any float type and any batch shape; the result is computed in float64 and returned in the type of ``q``
+    (chemical and grand potential in float64).  Raises SpectrumError where ``q`` holds NaN or infinity.
+    """
+
+    reach = None
+    tolerance = 1e-9
+
+    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
+        _require_filling(ensemble)
+        _require_memory(domain)
+        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
+        self._indices = _site_indices(domain.lattice, hamiltonian.pattern, domain.device)
+        self._needed = _needed_entries(hamiltonian, domain)
+        offset_free = torch.tensor([b.source == b.target and not any(b.offset) for b in hamiltonian.pattern])
+        self._off_diagonal = self._indices.present & ~offset_free.to(domain.device)
+
+    def __call__(self, state: State) -> ForceResult:
+        """Force, density, chemical and grand potential of ``state.q``; collective over the ranks of the domain."""
+        q = state.q.to(torch.float64)
+        rho, mu, omega = self._density_matrix(q)
+        if not torch.isfinite(mu).all():
+            raise SpectrumError(
+                f"the coordinates at step {state.step} hold NaN or infinity, so H(q) has no spectrum: "
+                "check the initial state, or reduce dt"
+            )
+        electronic = self.hamiltonian.pull_back(q, rho)
+        halo = self.hamiltonian.reach
+        classical = self.hamiltonian.classical(self.domain.pad(q, halo), halo)[1]
+        return ForceResult(
+            force=(electronic + classical).to(state.q.dtype),
+            density=rho[..., : q.shape[-2]].to(state.q.dtype),
+            chemical_potential=mu,
+            grand_potential=omega,
+            info={"diagonalizations": float(max(mu.numel(), 1))},
+        )
+
+    def _density_matrix(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``rho`` on the owned part of the pattern, ``mu`` and ``Omega`` ``[*batch]``, the same on all ranks."""
+        batch = q.shape[: -(len(self.domain.lattice.extent) + 2)]
+        global_q = self.domain.gather(q)
+        potentials = q.new_zeros((*batch, 2))
+        global_rho = None
+        if global_q is not None:
+            snapshots = global_q.reshape(-1, *global_q.shape[len(batch) :])
+            solved = [self._solve(snapshot) for snapshot in snapshots]
+            global_rho = torch.stack([rho for rho, _, _ in solved]).reshape(*global_q.shape[:-2], -1, 1)
+            potentials = q.new_tensor([[mu, omega] for _, mu, omega in solved]).reshape(*batch, 2)
+        potentials = self.domain.allsum(potentials)  # zero on all ranks but the root: a broadcast
+        like = q.new_empty((*q.shape[:-2], len(self.hamiltonian.pattern), 1))
+        return self.domain.scatter(global_rho, like)[..., 0], potentials[..., 0], potentials[..., 1]
+
+    def _solve(self, q: Tensor) -> tuple[Tensor, float, float]:
+        """One snapshot ``[*extent, basis, components]``: ``rho`` on the pattern ``[cells, pattern]``, ``mu``, ``Omega``."""
+        rho = q.new_zeros(self._indices.rows.shape)
+        if not torch.isfinite(q).all():
+            return rho, float("nan"), float("nan")
+        energies, states = torch.linalg.eigh(self._matrix(q))
+        levels = energies.cpu().numpy()
+        kT = self.ensemble.kT
+        if self.ensemble.kind == "canonical":
+            mu, filled = _filling.fill(levels, self.ensemble.filling * levels.size, kT)
+        else:
+            mu = self.ensemble.chemical_potential
+            filled = _filling.fermi(levels, mu, kT)
+        occupations = torch.from_numpy(filled).to(states)
+        for entry in self._needed:
+            bra, ket = states[self._indices.rows[:, entry]], states[self._indices.columns[:, entry]]
+            rho[:, entry] = (bra * ket) @ occupations
+        return rho * self._indices.present, mu, _filling.grand_potential(levels, mu, kT)
+
+    def _matrix(self, q: Tensor) -> Tensor:
+        """``H(q)`` as a dense symmetric matrix; bonds that wrap onto the same pair of sites add up."""
+        sites = self.domain.lattice.sites
+        values = self.hamiltonian.entries(q).reshape(self._indices.rows.shape)
+        matrix = values.new_zeros((sites, sites))
+        rows, columns = self._indices.rows, self._indices.columns
+        for kept, i, j in ((self._indices.present, rows, columns), (self._off_diagonal, columns, rows)):
+            matrix.index_put_((i[kept], j[kept]), values[kept], accumulate=True)
+        return matrix
+
+
+def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> ExactForces:
+    """Exact diagonalization of ``hamiltonian`` on the lattice of ``domain``; collective.
+
+    Raises SpectrumError for a filling outside (0, 1) or a negative temperature, ConfigError where the matrix does not
+    fit the memory of the root.
+    """
+    return ExactForces(hamiltonian, domain, ensemble)
+
+
+def _site_indices(lattice: Lattice, pattern: tuple[Bond, ...], device: torch.device) -> _SiteIndices:
+    """Site ``b`` of cell ``c`` (row-major) is number ``c * len(basis) + b``; open axes drop the bonds that leave them."""
+    extent = np.asarray(lattice.extent)
+    cells = np.indices(lattice.extent).reshape(len(extent), -1).T[:, None, :]
+    target = cells + np.asarray([bond.offset for bond in pattern])
+    present = ((target >= 0) & (target < extent) | np.asarray(lattice.periodic)).all(axis=-1)
+    cell_numbers = [np.ravel_multi_index(tuple(np.moveaxis(r % extent, -1, 0)), lattice.extent) for r in (cells, target)]
+    basis = len(lattice.basis)
+    rows = cell_numbers[0] * basis + np.asarray([bond.source for bond in pattern])
+    columns = cell_numbers[1] * basis + np.asarray([bond.target for bond in pattern])
+    return _SiteIndices(*(torch.from_numpy(array).to(device) for array in (rows, columns, present)))
+
+
+def _needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:
+    """Entries that enter ``Tr[rho dH/dq]`` or the density: those that move with ``q``, and the on-site ones."""
+    basis = len(domain.lattice.basis)
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, *domain.lattice.extent, basis, hamiltonian.components)
+    first, second = hamiltonian.entries(torch.randn(shape, generator=generator, dtype=torch.float64))
+    moves = (first != second).reshape(-1, len(hamiltonian.pattern)).any(dim=0).tolist()
+    return [entry for entry, moving in enumerate(moves) if moving or entry < basis]
+
+
+def _require_filling(ensemble: Ensemble) -> None:
+    if ensemble.kind == "canonical" and not 0 < ensemble.filling < 1:
+        raise SpectrumError(
+            f"filling = {ensemble.filling} leaves the chemical potential undefined: give electrons per site between 0 and 1"
+        )
+    if not ensemble.kT >= 0:
+        raise SpectrumError(f"kT = {ensemble.kT} is not a temperature: give kT >= 0")
+
+
+def _require_memory(domain: Domain) -> None:
+    """Refuse a matrix that does not fit, on all ranks alike: only the root knows what it has."""
+    sites = domain.lattice.sites
+    needed = _MATRICES * _BYTES * sites**2
+    own = _memory(domain.device) if domain.rank == 0 else 0.0
+    there = float(domain.allsum(torch.tensor(own, dtype=torch.float64, device=domain.device)))
+    if needed > there:
+        fits = int((there / (_MATRICES * _BYTES)) ** 0.5)
+        raise ConfigError(
+            f"exact diagonalization of {sites} sites needs {needed / 2**30:.0f} GiB and {there / 2**30:.0f} GiB are there: "
+            f'give a lattice of at most {fits} sites, or use force kind = "neural"'
+        )
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes that the root can use: physical memory of the host (its caches can be freed), or what is free on the GPU."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

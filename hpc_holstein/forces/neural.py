@@ -1,0 +1,202 @@
+"""Forces from a trained network, at any lattice size.
+
+A network that predicts the density reads the shifted field, in which the density is an exactly local function without
+``mu``, and the classical force is computed, never learned:
+
+    n_i = network(Q + mu/g)_i,    F = g n_i - dV/dQ_i
+
+Canonical: ``mu`` solves ``mean n(Q + mu/g) = filling``, from the ``mu`` and the slope of the previous forces.  One halo of
+the reach of the network is exchanged per step; the iterations for ``mu`` need scalar sums only.
+
+A network that reads the plain field (as published, arXiv 2601.04104) knows no ``mu`` and stands for half filling.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from hpc_holstein.errors import ModelError
+from hpc_holstein.forces._canonical import (
+    atomic_limit,
+    occupation,
+    on_site_energies,
+    require_filling,
+    site_mean,
+    solve_chemical_potential,
+)
+from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.network.checkpoint import check_card, default_model_path, load_model
+
+_DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu: it takes 2 evaluations a step at 200x200
+_SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
+_CHUNK_BYTES = {"cpu": 2**16, "cuda": 2**25}  # of the field per network evaluation: its activations stay in the cache
+# CPU: one core with 1 MB of L2, 512x512, convolutions 5-3-3-3 of 32 channels, float32: 2.6e6 sites/s in chunks of 24 to 96
+# rows, 0.9e6 without; CUDA: bounds the memory.
+
+
+@dataclass(frozen=True)
+class Options:
+    """``model``: path of a model file, or ``"default"`` for the one that comes with the package."""
+
+    model: str = "default"
+
+
+class _HasDensity(Hamiltonian, Protocol):
+    """A Hamiltonian whose electronic force tells the density."""
+
+    def density(self, q: Tensor, electronic_force: Tensor) -> Tensor:
+        """The inverse of ``pull_back``."""
+        ...
+
+
+class NeuralForces:
+    """Force provider that evaluates ``module``; implements :class:`interfaces.ForceProvider`, batches included.
+
+    The result depends on ``q`` and on ``state.forces`` (``chemical_potential``, ``info["filling_slope"]`` and
+    ``info["mu_drift"]``) alone, so a run that is restarted with these continues bit by bit.
+    """
+
+    tolerance = None
+
+    def __init__(self, module: torch.nn.Module, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
+        require_filling(ensemble)
+        _check_supported(module, hamiltonian, domain, ensemble)
+        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
+        self.reach: int = module.reach  # type: ignore[assignment]
+        self._width = max(self.reach, hamiltonian.reach)
+        self._module = module
+        self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
+        domain.require_halo(self._width)
+
+    @torch.no_grad()
+    def __call__(self, state: State) -> ForceResult:
+        """Force, density and ``mu`` of a state ``[*batch, y, x, 1, 1]``.
+
+        ``info``: ``evaluations`` of the network per state, ``residual`` of the filling, ``filling_slope`` (its derivative
+        by ``mu``) and ``mu_drift`` (change of ``mu`` since the previous forces), both as a mean over the batch.
+        """
+        batch = state.q.shape[:-4]
+        q = state.q.reshape(-1, *state.q.shape[-4:])
+        ghosted = self.domain.pad(q, self._width)
+        classical = self.hamiltonian.classical(ghosted, self._width)[1]
+        if self._module.predicts == "force":
+            force = self._evaluate(ghosted[..., 0, 0], torch.zeros(len(q)), torch.arange(len(q)))[..., None]
+            density = cast(_HasDensity, self.hamiltonian).density(q, force - classical)
+            mu, info = torch.full((len(q),), math.nan), {"evaluations": 1.0}
+        else:
+            density, mu, info = self._density(q, ghosted[..., 0, 0], state.forces)
+            force = self.hamiltonian.pull_back(q, density) + classical
+        return ForceResult(
+            force=force.reshape(state.q.shape),
+            density=density.reshape(state.q.shape[:-1]),
+            chemical_potential=mu.reshape(batch).to(q.device, torch.float64),
+            info=info,
+        )
+
+    def _density(self, q: Tensor, ghosted: Tensor, previous: ForceResult | None) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """``n [batch, y, x, 1]``, ``mu [batch]``, info."""
+        every = torch.arange(len(q))
+        if self._module.field == "plain":
+            zero = torch.zeros(len(q))
+            return self._evaluate(ghosted, zero, every), zero * math.nan, {"evaluations": 1.0}
+        if self.ensemble.kind == "grand-canonical":
+            mu = torch.full((len(q),), self.ensemble.chemical_potential, dtype=torch.float64)
+            return self._evaluate(ghosted, mu, every), mu, {"evaluations": 1.0}
+        if previous is not None and not torch.isfinite(previous.chemical_potential).all():
+            previous = None  # forces of a provider that knows no mu
+        guess, slope = self._start(q, previous)
+        solved = solve_chemical_potential(
+            density=lambda mu, rows: self._evaluate(ghosted, mu, rows),
+            mean=lambda n: site_mean(n, self.domain),
+            filling=self.ensemble.filling,
+            kT=self.ensemble.kT,
+            guess=guess,
+            slope=slope,
+            density_tolerance=_DENSITY_TOLERANCE,
+        )
+        mu = solved.chemical_potential
+        drift = 0.0 if previous is None else float((mu - previous.chemical_potential.reshape(-1).double().cpu()).mean())
+        info = {
+            "evaluations": solved.evaluations,
+            "residual": solved.residual,
+            "filling_slope": float(solved.slope.mean()),
+            "mu_drift": drift,
+        }
+        return solved.density, mu, info
+
+    def _start(self, q: Tensor, previous: ForceResult | None) -> tuple[Tensor, Tensor]:
+        """``mu`` and slope to start from, ``[batch]``: extrapolated from the previous forces, or of the atomic limit."""
+        if previous is None:
+            guess = atomic_limit(q, self.hamiltonian, self.domain, self.ensemble.filling, self.ensemble.kT).chemical_potential
+        else:
+            guess = previous.chemical_potential.reshape(-1).double().cpu()
+            if "filling_slope" in previous.info:
+                drift = previous.info["mu_drift"] if len(q) == 1 else 0.0  # the mean drift says nothing about one of many
+                return guess + drift, torch.full_like(guess, previous.info["filling_slope"])
+        n = occupation(on_site_energies(q, self.hamiltonian), guess, self.ensemble.kT)
+        return guess, (site_mean(n * (1 - n), self.domain) / self.ensemble.kT).clamp_min(_SLOPE_FLOOR)
+
+    def _evaluate(self, ghosted: Tensor, mu: Tensor, rows: Tensor) -> Tensor:
+        """Network output ``[m, y, x, 1]`` for the states ``rows [m]`` at ``mu [m]``, by chunks of whole rows of the lattice."""
+        spare = self._width - self.reach
+        field = ghosted[:, spare : ghosted.shape[1] - spare, spare : ghosted.shape[2] - spare]
+        height, width = field.shape[1] - 2 * self.reach, field.shape[2] - 2 * self.reach
+        network = self._network(field)
+        shift = (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, 1, 1)
+        out = field.new_empty(len(rows), height, width, 1)
+        cells = max(1, _CHUNK_BYTES[field.device.type] // field.element_size())
+        lines = max(1, cells // field.shape[2])
+        states = max(1, lines // height)
+        with torch.inference_mode():
+            for first in range(0, len(rows), states):
+                part = slice(first, first + states)
+                index = rows[part].to(field.device)
+                for y in range(0, height, lines):
+                    chunk = field[index, y : min(y + lines, height) + 2 * self.reach]
+                    out[part, y : y + lines, :, 0] = network(chunk + shift[part])
+        return out
+
+    def _network(self, like: Tensor) -> torch.nn.Module:
+        """The module in the precision and on the device of ``like``; the one that was given stays as it is."""
+        key = (like.dtype, like.device)
+        if key not in self._converted:
+            self._converted[key] = deepcopy(self._module).to(dtype=like.dtype, device=like.device).eval()
+        return self._converted[key]
+
+
+def _check_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
+    if module.predicts == "force" and not hasattr(hamiltonian, "density"):
+        raise ModelError(
+            f"the force of the {hamiltonian.name} Hamiltonian does not tell its density: use a model that predicts the density"
+        )
+    if (module.field, module.predicts) not in (("shifted", "density"), ("plain", "density"), ("plain", "force")):
+        raise ModelError(
+            f"a network that predicts the {module.predicts} from the {module.field} field is not defined: "
+            "use the density with the shifted or plain field, or the force with the plain field"
+        )
+    if not all(domain.lattice.periodic):
+        raise ModelError(
+            f"periodic = {list(domain.lattice.periodic)} has open edges, which networks are not trained on: "
+            "set periodic to true along every axis or use force kind 'exact'"
+        )
+    if module.field == "plain" and (ensemble.kind != "canonical" or ensemble.filling != 0.5):
+        wanted = f"filling = {ensemble.filling}" if ensemble.kind == "canonical" else f"mu = {ensemble.chemical_potential}"
+        raise ModelError(
+            f"a network of the plain field stands for half filling, but the {ensemble.kind} ensemble asks for {wanted}: "
+            "set a canonical ensemble with filling 0.5 or use a model of the shifted field"
+        )
+
+
+def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> NeuralForces:
+    """Forces from the model file ``options.model``; raises :class:`ModelError` when it was made for another system."""
+    path = default_model_path() if options.model == "default" else Path(options.model)
+    module, card = load_model(path, domain.lattice)
+    check_card(card, hamiltonian, ensemble, domain.lattice)
+    return NeuralForces(module, hamiltonian, domain, ensemble)

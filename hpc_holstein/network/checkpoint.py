@@ -1,0 +1,312 @@
+"""Model files: the weights and a card that says what they are for, in one safetensors file (nothing in it is executed).
+
+The card is JSON under the key ``card`` of the file's metadata; the tensors are the parameters of the network under their
+names in the module.  Any safetensors reader opens the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import pkgutil
+import platform
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from dataclasses import field as member
+from importlib import import_module, metadata, resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import safe_open, save_file
+from torch import nn
+
+import hpc_holstein
+from hpc_holstein.errors import HolsteinError, ModelError
+from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
+from hpc_holstein.network import models
+
+SCHEMA = 1
+"""Version of the card; files of a newer one are refused."""
+
+UNITS = "t_nn = hbar = k_B = a = 1"
+
+_DEFAULT_MODEL = "paper-2601.04104.safetensors"
+_SAME = 1e-9  # relative difference of two parameters that count as equal
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model file is for and where it comes from.
+
+    architecture, options  file in ``network/models`` and its ``Options``
+    lattice, extent        kind of lattice, and the cells it was trained on (the model runs at any size)
+    group                  matrices of the point group, in the order that the weights refer to
+    reach, field, predicts facts of the network: sites it sees, ``"shifted"`` or ``"plain"`` input, ``"density"`` or ``"force"``
+    hamiltonian, parameters, ensemble, filling, kT   the system that labelled the training data
+    dtype                  precision of the weights
+    data_hash, seed        SHA-256 of the training data and the seed of the training
+    metrics                errors on data that was held out, name and value
+    versions               of the package and of the libraries that trained it
+    """
+
+    architecture: str
+    options: dict[str, Any]
+    lattice: str
+    extent: tuple[int, ...]
+    group: tuple[tuple[tuple[int, ...], ...], ...]
+    reach: int
+    field: str
+    predicts: str
+    hamiltonian: str
+    parameters: dict[str, float]
+    ensemble: str
+    filling: float
+    kT: float
+    dtype: str
+    data_hash: str
+    seed: int
+    metrics: dict[str, float] = member(default_factory=dict)
+    versions: dict[str, str] = member(default_factory=dict)
+    units: str = UNITS
+    schema: int = SCHEMA
+
+
+def make_card(
+    module: nn.Module,
+    architecture: str,
+    options: object,
+    hamiltonian: Hamiltonian,
+    lattice: Lattice,
+    ensemble: Ensemble,
+    *,
+    data_hash: str,
+    seed: int,
+    metrics: Mapping[str, float],
+) -> Card:
+    """The card of ``module``, built by ``architecture`` from the dataclass ``options`` and trained on ``lattice``."""
+    return Card(
+        architecture=architecture,
+        options=asdict(options),  # type: ignore[call-overload]
+        lattice=lattice.name,
+        extent=tuple(lattice.extent),
+        group=lattice.point_group.matrices,
+        reach=module.reach,  # type: ignore[arg-type]
+        field=module.field,  # type: ignore[arg-type]
+        predicts=module.predicts,  # type: ignore[arg-type]
+        hamiltonian=hamiltonian.name,
+        parameters=dict(hamiltonian.parameters),
+        ensemble=ensemble.kind,
+        filling=ensemble.filling,
+        kT=ensemble.kT,
+        dtype=str(next(module.parameters()).dtype).removeprefix("torch."),
+        data_hash=data_hash,
+        seed=seed,
+        metrics=dict(metrics),
+        versions={
+            "hpc_holstein": hpc_holstein.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "safetensors": metadata.version("safetensors"),
+        },
+    )
+
+
+def save_model(path: str | Path, module: nn.Module, card: Card, overwrite: bool = False) -> None:
+    """Write ``module`` and ``card`` to ``path`` in one step: a reader sees the old file or the whole new one.
+
+    Raises :class:`ModelError` when the file exists and ``overwrite`` is not set, or when it cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise ModelError(f"model file {path} exists already: remove it, choose another path or ask for overwriting")
+    weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(weights, temporary, metadata={"card": json.dumps(asdict(card), sort_keys=True)})
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise ModelError(
+            f"model file {path} cannot be written ({error}): choose a folder with write permission and space"
+        ) from error
+
+
+def load_model(path: str | Path, lattice: Lattice | None = None) -> tuple[nn.Module, Card]:
+    """The network in a model file, in eval mode and in the precision of its weights, and its card.
+
+    ``lattice`` is the one it is to run on, of the kind that the card names; without it the training lattice is built.
+    Raises :class:`ModelError` for a file that is missing, damaged, of a newer schema or does not fit this version.
+    """
+    path = Path(path)
+    card, weights = _read(path)
+    if lattice is not None and lattice.name != card.lattice:
+        raise ModelError(
+            f"model file {path} is made for the {card.lattice} lattice, not for the {lattice.name} lattice: "
+            f"set lattice kind to '{card.lattice}' or train a model for the {lattice.name} lattice"
+        )
+    if lattice is None:
+        lattice = import_module(f"hpc_holstein.lattice.{card.lattice}").build(card.extent)
+    module = _rebuild(path, card, lattice)
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in weights.items()}
+    odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    if odd:
+        raise ModelError(
+            f"the weights in {path} do not fit architecture '{card.architecture}' (names or shapes differ: {', '.join(odd)}): "
+            f"{_REMEDY}"
+        )
+    module.load_state_dict(weights)
+    return module.eval(), card
+
+
+def read_card(path: str | Path) -> Card:
+    """The card of a model file; raises :class:`ModelError` as :func:`load_model` does."""
+    return _read(Path(path))[0]
+
+
+def default_model_path() -> Path:
+    """The model that comes with the package, for the preset ``paper-2601.04104``."""
+    path = Path(str(resources.files(hpc_holstein) / "data" / _DEFAULT_MODEL))
+    if not path.is_file():
+        raise ModelError(
+            f"this installation has no default model ({path} is missing): reinstall the package, "
+            "or train a model with 'hpc-holstein train' and give its path as model"
+        )
+    return path
+
+
+def model_hash(path: str | Path) -> str:
+    """SHA-256 of a model file, which data files and summaries record."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"model file {path} cannot be read ({error.strerror}): give the path of a model file") from error
+
+
+def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice: Lattice) -> None:
+    """Raise :class:`ModelError`, naming every difference, when the model was made for another system.
+
+    The density as a function of the shifted field depends on the electrons alone: the classical ``k`` and ``kappa`` and the
+    filling do not enter then.
+    """
+    electrons_only = card.predicts == "density" and card.field == "shifted"
+    ignored = {"k", "kappa"} if electrons_only else set()
+    here: dict[str, Any] = {"hamiltonian": hamiltonian.name, "lattice": lattice.name, "kT": ensemble.kT}
+    model: dict[str, Any] = {"hamiltonian": card.hamiltonian, "lattice": card.lattice, "kT": card.kT}
+    if not electrons_only:
+        here |= {"ensemble": ensemble.kind, "filling": ensemble.filling}
+        model |= {"ensemble": card.ensemble, "filling": card.filling}
+    here |= {name: value for name, value in hamiltonian.parameters.items() if name not in ignored}
+    model |= {name: value for name, value in card.parameters.items() if name not in ignored}
+    names = [name for name in dict.fromkeys([*here, *model]) if not _same(here.get(name), model.get(name))]
+    if names:
+        told = ", ".join(f"{name} is {model.get(name)} in the model and {here.get(name)} in this run" for name in names)
+        raise ModelError(
+            f"the model is made for another system: {told}; give this run the values of the model, "
+            "or train a model for it with 'hpc-holstein train'"
+        )
+
+
+def describe(card: Card) -> str:
+    """The card in words, one fact a line."""
+    system = ", ".join(f"{name} = {value:g}" for name, value in card.parameters.items())
+    cells = "x".join(map(str, card.extent))
+    lines = {
+        "network": f"{card.architecture}, {card.dtype} ({_named(card.options)})",
+        "predicts": f"{card.predicts} from the {card.field} field, {card.reach} cells around a site",
+        "lattice": f"{card.lattice}, point group of order {len(card.group)}, trained on {cells} cells",
+        "hamiltonian": f"{card.hamiltonian}, {system}, kT = {card.kT:g}",
+        "ensemble": f"{card.ensemble}, filling {card.filling:g}",
+        "units": card.units,
+        "metrics": ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items()) or "none",
+        "training": f"seed {card.seed}, data SHA-256 {card.data_hash or 'unknown'}",
+        "versions": _named(card.versions) or "unknown",
+    }
+    return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
+
+
+_REMEDY = "use the version of the package that wrote it or train the model again"
+
+
+def _read(path: Path) -> tuple[Card, dict[str, torch.Tensor]]:
+    if not path.is_file():
+        raise ModelError(f"model file {path} does not exist: give the path of a model file or 'default'")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("card")
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise ModelError(
+            f"{path} is not a whole safetensors file ({error}): it is truncated or of another kind, copy or train it again"
+        ) from error
+    broken = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise ModelError(f"the weights {', '.join(broken)} in {path} are not finite: train the model again")
+    return _parse(path, text), weights
+
+
+def _parse(path: Path, text: str | None) -> Card:
+    if text is None:
+        raise ModelError(f"{path} has weights but no card: give a model file that this package wrote")
+    try:
+        card = json.loads(text)
+        schema = card["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"the card in {path} cannot be read ({error}): {_REMEDY}") from error
+    if schema != SCHEMA:
+        raise ModelError(
+            f"the card in {path} has schema version {schema}, this package reads version {SCHEMA}: "
+            "install the version of the package that wrote it"
+        )
+    known = {f.name for f in fields(Card)}
+    if set(card) != known:
+        odd = ", ".join(sorted(set(card) ^ known))
+        raise ModelError(f"the card in {path} has missing or unknown members ({odd}): {_REMEDY}")
+    return Card(**{name: value if name == "metrics" else _tuples(value) for name, value in card.items()})
+
+
+def _rebuild(path: Path, card: Card, lattice: Lattice) -> nn.Module:
+    """The network with fresh weights, checked against the facts on the card."""
+    known = [m.name for m in pkgutil.iter_modules(models.__path__) if not m.name.startswith("_")]
+    if card.architecture not in known:
+        raise ModelError(
+            f"architecture '{card.architecture}' of {path} is not known, valid are {', '.join(sorted(known))}: {_REMEDY}"
+        )
+    source = import_module(f"{models.__name__}.{card.architecture}")
+    try:
+        module: nn.Module = source.build(source.Options(**card.options), lattice)
+    except (TypeError, ValueError, HolsteinError) as error:
+        raise ModelError(f"the options in {path} do not fit architecture '{card.architecture}' ({error}): {_REMEDY}") from error
+    for name, here in (("reach", module.reach), ("field", module.field), ("predicts", module.predicts)):
+        if getattr(card, name) != here:
+            raise ModelError(f"{name} is {getattr(card, name)} on the card in {path} but {here} in this version: {_REMEDY}")
+    if card.group != lattice.point_group.matrices:
+        raise ModelError(f"the weights in {path} refer to another order of the {lattice.name} point group: {_REMEDY}")
+    dtype = getattr(torch, card.dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ModelError(f"dtype '{card.dtype}' on the card in {path} is not a precision: {_REMEDY}")
+    return module.to(dtype)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON lists back to tuples, at any depth."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return math.isclose(a, b, rel_tol=_SAME, abs_tol=_SAME)
+    return bool(a == b)
+
+
+def _named(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

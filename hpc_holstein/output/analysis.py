@@ -1,0 +1,124 @@
+"""What a stored run says: order maps, correlations, structure factor, growth of the domains."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_holstein.interfaces import Lattice
+from hpc_holstein.output import observables
+from hpc_holstein.output.hdf5 import Trajectory
+
+Array = NDArray[np.float64]
+
+_WINDOW = 0.5  # half width in ln t of the window that a local exponent is fitted in
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Some snapshots of a run and what follows from each.
+
+    times              ``[frame]`` [hbar/t_nn]
+    phi                ``[frame, y, x]``, local CDW order of the density
+    radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``
+    structure          ``[frame, y, x]``, ``S(q)`` in FFT order
+    lengths            ``[frame]`` [a], half height of ``C(r)``
+    """
+
+    steps: NDArray[np.int64]
+    times: Array
+    phi: Array
+    radii: Array
+    correlation: Array
+    structure: Array
+    lengths: Array
+
+
+def choose_frames(steps: NDArray[np.int64], count: int) -> list[int]:
+    """Indices of ``count`` snapshots from first to last, evenly in ``log(step + last/50)``: domains grow fast at first."""
+    last = int(steps[-1])
+    if len(steps) <= count or last <= int(steps[0]):
+        return list(range(len(steps)))[-count:]
+    offset = max(last / 50, 1.0)
+    wanted = np.geomspace(steps[0] + offset, last + offset, count) - offset
+    return sorted({int(np.argmin(np.abs(steps - step))) for step in wanted})
+
+
+def frames(trajectory: Trajectory, lattice: Lattice, count: int = 6) -> Frames:
+    """Order, correlations and structure factor of ``count`` snapshots.
+
+    Raises ConfigError for a lattice that the checkerboard does not fit, DataError for a damaged snapshot.
+    """
+    observables.require_commensurate(lattice)
+    snapshots = [trajectory.snapshot(index) for index in choose_frames(trajectory.steps, count)]
+    density = np.stack([s.density for s in snapshots]).astype(np.float64)
+    phi = observables.local_order(density, lattice)
+    radii, averages = observables.radial_average(observables.correlation(phi, lattice), lattice)
+    return Frames(
+        steps=np.array([s.step for s in snapshots]),
+        times=np.array([s.time for s in snapshots]),
+        phi=phi.numpy(),
+        radii=radii.numpy(),
+        correlation=averages.numpy(),
+        structure=observables.structure_factor(density, lattice).numpy(),
+        lengths=observables.domain_length(phi, lattice)["half_height"].numpy(),
+    )
+
+
+def local_exponent(times: Array, lengths: Array) -> Array:
+    """``d ln L / d ln t``: slope of the line through the points within half a unit of ``ln t``, NaN where they are few."""
+    usable = (times > 0) & np.isfinite(lengths) & (lengths > 0)
+    exponent = np.full(len(times), math.nan)
+    if usable.sum() < 3:
+        return exponent
+    x, y = np.log(times[usable]), np.log(lengths[usable])
+    first, last = np.searchsorted(x, x - _WINDOW), np.searchsorted(x, x + _WINDOW, side="right")
+    sums = {name: np.concatenate([[0.0], np.cumsum(v)]) for name, v in {"x": x, "y": y, "xx": x * x, "xy": x * y}.items()}
+    n, sx, sy, sxx, sxy = (last - first, *(sums[name][last] - sums[name][first] for name in ("x", "y", "xx", "xy")))
+    spread = n * sxx - sx**2
+    fitted = np.where((n >= 3) & (spread > 1e-9), (n * sxy - sx * sy) / np.where(spread > 1e-9, spread, 1.0), math.nan)
+    exponent[usable] = fitted
+    return exponent
+
+
+def digest(trajectory: Trajectory, chosen: Frames) -> dict[str, Any]:
+    """The numbers of an analysis, ready for JSON: first and last observables, growth, correlations of the frames."""
+    series = trajectory.series()
+    lengths = series["domain_length_inverse_moment"]
+    exponents = local_exponent(series["time"], lengths)
+    ends = {name: {"first": finite(row[0]), "last": finite(row[-1])} for name, row in series.items() if len(row)}
+    frame_rows = [
+        {
+            "step": int(step),
+            "time": float(time),
+            "order_parameter": float(abs(phi.mean())),
+            "correlation_at_zero": float(c[0]),
+            "domain_length_half_height": finite(length),
+        }
+        for step, time, phi, c, length in zip(
+            chosen.steps, chosen.times, chosen.phi, chosen.correlation, chosen.lengths, strict=True
+        )
+    ]
+    return {
+        "trajectory": str(trajectory.path),
+        "snapshots": len(trajectory),
+        "steps": int(trajectory.steps[-1]),
+        "units": {"time": "hbar/t_nn", "length": "a", "energy": "t_nn"},
+        "observables": ends,
+        "growth_exponent": finite(_last_finite(exponents)),  # d ln L / d ln t of the inverse moment
+        "frames": frame_rows,
+    }
+
+
+def finite(value: float) -> float | None:
+    """A number that JSON knows: None for NaN and infinity."""
+    return float(value) if math.isfinite(value) else None
+
+
+def _last_finite(values: Array) -> float:
+    kept = values[np.isfinite(values)]
+    return float(kept[-1]) if len(kept) else math.nan

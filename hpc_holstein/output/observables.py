@@ -1,0 +1,255 @@
+"""Observables of the charge density wave: local order, structure factor, correlations, domain length, energies.
+
+Two sorts of functions.  *Global fields* ``[*batch, *extent]`` (torch or NumPy, one site a cell, any batch of snapshots)
+come with their lattice: order, spectra and lengths of stored trajectories.  *Owned tiles* ``[*batch, *cells, basis,
+components]`` come with their domain: the scalars of a running simulation, reduced over its ranks, the same on all of them.
+
+    phi_i = (n_i - mean of n over nn(i)) exp(i K.r_i),   S(q) = |n_q|^2 / N,   C(r) = <phi_i^* phi_{i+r}>
+
+Sources: arXiv 2601.04104 for ``phi``, arXiv 2303.03493 for ``C(r)`` and the domain length.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, Lattice, State
+
+Field = Tensor | NDArray[np.floating]
+
+_PHASE_ERROR = 1e-9  # radians
+
+
+def require_commensurate(lattice: Lattice) -> None:
+    """Raise ConfigError where the order ``exp(i K.r)`` does not close on a periodic axis: a checkerboard of odd extent."""
+    for cells, periodic, phase in zip(lattice.extent, lattice.periodic, lattice.ordering_vector, strict=True):
+        turns = cells * phase / (2 * math.pi)
+        if periodic and abs(turns - round(turns)) > _PHASE_ERROR:
+            period = round(2 * math.pi / phase)
+            shown = "x".join(map(str, lattice.extent))
+            raise ConfigError(
+                f"lattice extent {shown} does not hold an order of period {period}: "
+                f"give every periodic axis a multiple of {period} cells, or leave out the observables of this order"
+            )
+
+
+def local_order(field: Field, lattice: Lattice) -> Tensor:
+    """Local CDW order ``phi`` of a global field, ``n`` or ``Q``; ``[*batch, *extent]``, real for a checkerboard.
+
+    Raises ConfigError for a periodic axis that the order does not fit.
+    """
+    field = torch.as_tensor(field)
+    domain = CartesianDomain(lattice, SerialTransport(), device=field.device)
+    return owned_local_order(field.unsqueeze(-1), domain)[..., 0]
+
+
+def order_parameter(phi: Field, lattice: Lattice) -> Tensor:
+    """``|mean phi|`` over the sites, ``[*batch]``: 1 for the density 0, 1, 0, 1 of a perfect checkerboard."""
+    return torch.as_tensor(phi).mean(dim=_cell_axes(lattice)).abs()
+
+
+def structure_factor(field: Field, lattice: Lattice) -> Tensor:
+    """``S(q) = |sum_i (n_i - mean n) exp(-i q.r_i)|^2 / N``, ``[*batch, *extent]``.
+
+    On ``q = 2 pi (j_y / Y, j_x / X)`` in FFT order.  Sum rule: the mean of ``S`` over ``q`` is the variance of ``n``.
+    Raises ConfigError for an open axis.
+    """
+    _require_periodic(lattice, "S(q)")
+    field, axes = torch.as_tensor(field), _cell_axes(lattice)
+    amplitude = torch.fft.fftn(field - field.mean(dim=axes, keepdim=True), dim=axes)
+    return amplitude.abs().square() / lattice.sites
+
+
+def correlation(phi: Field, lattice: Lattice) -> Tensor:
+    """``C(r) = mean_i phi_i^* phi_{i+r}`` for every displacement in FFT order, real part, ``[*batch, *extent]``.
+
+    ``C(0)`` is the mean square of ``phi``.  Raises ConfigError for an open axis.
+    """
+    _require_periodic(lattice, "C(r)")
+    phi, axes = torch.as_tensor(phi), _cell_axes(lattice)
+    power = torch.fft.fftn(phi, dim=axes).abs().square() / lattice.sites
+    return torch.fft.ifftn(power, dim=axes).real
+
+
+def radial_average(values: Field, lattice: Lattice) -> tuple[Tensor, Tensor]:
+    """Mean over directions of a function of displacement, in rings of width 1 out to half of the shortest axis.
+
+    ``[*batch, *extent]`` in FFT order -> mean radius of each ring ``[ring]`` (lattice constants), averages
+    ``[*batch, ring]``.  Ring 0 is ``r = 0`` alone.
+    """
+    values, axes = torch.as_tensor(values), len(lattice.extent)
+    sides = np.asarray(lattice.vectors) * np.asarray(lattice.extent)[:, None]
+    radius = _shortest_image(lattice, sides).flatten().to(values.device)
+    rings = min(lattice.extent) // 2 + 1
+    ring = radius.round().long()
+    kept = ring < rings
+    ring, radius = ring[kept], radius[kept]
+    counts = torch.bincount(ring, minlength=rings)
+    sums = values.new_zeros((*values.shape[:-axes], rings)).index_add_(-1, ring, values.flatten(-axes)[..., kept])
+    filled = counts > 0
+    return (torch.bincount(ring, weights=radius, minlength=rings) / counts)[filled], (sums / counts)[..., filled]
+
+
+def first_crossing(radii: Tensor, averages: Tensor, level: float) -> Tensor:
+    """Radius where a radial average first falls to ``level * C(0)``, interpolated linearly, ``[*batch]``.
+
+    ``level = 0`` gives the first zero and 0.5 the half height; infinite where there is no crossing within half of the box.
+    """
+    height = averages - level * averages[..., :1]
+    below = height <= 0
+    last = torch.argmax(below.to(torch.int8), dim=-1, keepdim=True).clamp(min=1)
+    before, after = height.gather(-1, last - 1), height.gather(-1, last)
+    inner, outer = radii[last - 1], radii[last]
+    crossing = inner + (outer - inner) * before / (before - after)
+    return torch.where(below.any(dim=-1), crossing[..., 0], torch.inf)
+
+
+def domain_length(phi: Field, lattice: Lattice) -> dict[str, Tensor]:
+    """Domain length by three definitions, each ``[*batch]`` in lattice constants.
+
+    ``first_zero`` and ``half_height`` of the radial ``C(r)``, and ``inverse_moment = sum_q S / sum_q |q| S`` with ``S`` the
+    power spectrum of ``phi``, that is ``S(q - K)`` of the density.  All are infinite for perfect order.
+    """
+    phi = torch.as_tensor(phi)
+    radii, averages = radial_average(correlation(phi, lattice), lattice)
+    axes = _cell_axes(lattice)
+    power = torch.fft.fftn(phi, dim=axes).abs().square()
+    reciprocal = 2 * math.pi * np.linalg.inv(np.asarray(lattice.vectors)).T
+    moment = (power * _shortest_image(lattice, reciprocal).to(power)).sum(dim=axes)
+    return {
+        "first_zero": first_crossing(radii, averages, 0.0),
+        "half_height": first_crossing(radii, averages, 0.5),
+        "inverse_moment": power.sum(dim=axes) / moment,
+    }
+
+
+def wall_density(phi: Field, lattice: Lattice) -> Tensor:
+    """Part of the nearest-neighbour bonds whose ends have opposite order, ``Re phi_i^* phi_j < 0``, ``[*batch]``.
+
+    0 in one domain, about 1/2 without any order.
+    """
+    phi = torch.as_tensor(phi)
+    domain = CartesianDomain(lattice, SerialTransport(), device=phi.device)
+    parts = torch.view_as_real(phi) if phi.is_complex() else phi.unsqueeze(-1)
+    ghosted, there = domain.pad(parts.unsqueeze(-2), 1), _existing_cells(domain, parts)
+    walls, bonds = parts.new_zeros(()), parts.new_zeros(())
+    for bond in lattice.bonds(1):
+        overlap = (parts * _displaced(ghosted, bond.offset)[..., 0, :]).sum(dim=-1)
+        walls = walls + (overlap < 0).sum(dim=_cell_axes(lattice))
+        bonds = bonds + _displaced(there, bond.offset).sum()
+    return walls / bonds
+
+
+def owned_local_order(density: Tensor, domain: Domain) -> Tensor:
+    """Local CDW order of an owned density ``[*batch, *cells, basis]``, of the same shape; neighbours come from other ranks.
+
+    Neighbours beyond an open edge do not count in the mean.  Raises ConfigError for a periodic axis that the order does
+    not fit.
+    """
+    require_commensurate(domain.lattice)
+    ghosted, there = domain.pad(density.unsqueeze(-1), 1), _existing_cells(domain, density)
+    total, count = torch.zeros_like(density), torch.zeros_like(density)
+    for bond in domain.lattice.bonds(1):
+        back = tuple(-step for step in bond.offset)
+        for site, neighbour, offset in ((bond.source, bond.target, bond.offset), (bond.target, bond.source, back)):
+            total[..., site] += _displaced(ghosted, offset)[..., neighbour, 0]
+            count[..., site] += _displaced(there, offset)[..., 0, 0]
+    return (density - total / count.clamp(min=1)) * _phase(domain, density).unsqueeze(-1)
+
+
+def owned_order_parameter(density: Tensor, domain: Domain) -> Tensor:
+    """``|mean phi|`` over the whole lattice from the owned density ``[*batch, *cells, basis]``, ``[*batch]``."""
+    phi = owned_local_order(density, domain)
+    return (_sum(phi, domain, fields=1) / domain.lattice.sites).abs()
+
+
+def electron_number(density: Tensor, domain: Domain) -> Tensor:
+    """Number of electrons on the whole lattice from the owned density ``[*batch, *cells, basis]``, ``[*batch]`` float64."""
+    return _sum(density, domain, fields=1)
+
+
+def kinetic_temperature(velocity: Tensor, mass: float, domain: Domain) -> Tensor:
+    """``m <v^2>`` over all coordinates of the lattice, ``[*batch]`` float64: ``kT`` in equilibrium."""
+    return mass * _sum(velocity.to(torch.float64).square(), domain) / (domain.lattice.sites * velocity.shape[-1])
+
+
+def energies(state: State, mass: float, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> dict[str, Tensor]:
+    """Energies per site of the whole lattice, each ``[*batch]`` float64, in units of ``t_nn``.
+
+    ``kinetic``, ``classical`` (the potential ``V(q)``) and, where the force provider knows the grand potential, ``electronic``
+    (``Omega + mu N_e`` canonical, ``Omega`` grand-canonical) and ``total``, which NVE dynamics conserves.
+    """
+    sites, halo = domain.lattice.sites, hamiltonian.reach
+    q, velocity = state.q.to(torch.float64), state.velocity.to(torch.float64)
+    potential = hamiltonian.classical(domain.pad(q, halo), halo)[0]
+    found = {
+        "kinetic": 0.5 * mass * _sum(velocity.square(), domain) / sites,
+        "classical": _sum(potential, domain, fields=0) / sites,
+    }
+    if state.forces is not None and state.forces.grand_potential is not None:
+        electronic = state.forces.grand_potential / sites
+        if ensemble.kind == "canonical":
+            electronic = electronic + ensemble.filling * state.forces.chemical_potential
+        found["electronic"] = electronic
+        found["total"] = found["kinetic"] + found["classical"] + electronic
+    return found
+
+
+def _sum(owned: Tensor, domain: Domain, fields: int = 2) -> Tensor:
+    """Sum over the cells of all ranks and over the last ``fields`` axes (basis, components), in double precision."""
+    wide = torch.complex128 if owned.is_complex() else torch.float64
+    axes = tuple(range(-len(domain.lattice.extent) - fields, 0))
+    return domain.allsum(owned.to(wide).sum(dim=axes))
+
+
+def _phase(domain: Domain, like: Tensor) -> Tensor:
+    """``exp(i K.r)`` of the owned cells, ``[*cells]``; the signs +-1 where every component of ``K`` is 0 or pi."""
+    vector = torch.tensor(domain.lattice.ordering_vector, dtype=torch.float64)
+    ranges = [torch.arange(start, stop, dtype=torch.float64) for start, stop in domain.owned]
+    angle = sum(k * r for k, r in zip(vector, torch.meshgrid(*ranges, indexing="ij"), strict=True))
+    real = bool(((vector / math.pi).round() * math.pi - vector).abs().max() < _PHASE_ERROR)
+    phase = torch.cos(angle).round() if real else torch.polar(torch.ones_like(angle), angle)
+    return phase.to(device=like.device, dtype=like.dtype if real else like.dtype.to_complex())
+
+
+def _existing_cells(domain: Domain, like: Tensor) -> Tensor:
+    """1 on every cell of the lattice and 0 beyond its open edges, with a halo of 1: ``[*ghosted cells, 1, 1]``."""
+    return domain.pad(like.new_ones((*domain.local_extent, 1, 1)), 1)
+
+
+def _displaced(ghosted: Tensor, offset: tuple[int, ...]) -> Tensor:
+    """View of the owned cells moved by ``offset``, in a field with a halo of 1 and trailing basis and component axes."""
+    for axis, step in enumerate(offset):
+        dim = ghosted.ndim - 2 - len(offset) + axis
+        ghosted = ghosted.narrow(dim, 1 + step, ghosted.shape[dim] - 2)
+    return ghosted
+
+
+def _shortest_image(lattice: Lattice, sides: NDArray[np.float64]) -> Tensor:
+    """Length of the shortest periodic image of ``sum_a (j_a / extent_a) side_a``, ``[*extent]`` in FFT order.
+
+    ``sides``: those of the box for displacements, the reciprocal lattice vectors for wave vectors.
+    """
+    fractions = [torch.fft.fftfreq(cells, dtype=torch.float64) for cells in lattice.extent]
+    grid = torch.stack(torch.meshgrid(*fractions, indexing="ij"), dim=-1)
+    images = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), repeat=len(fractions))), dtype=torch.float64)
+    vectors = torch.from_numpy(np.ascontiguousarray(sides))
+    return torch.stack([((grid + image) @ vectors).norm(dim=-1) for image in images]).amin(dim=0)
+
+
+def _cell_axes(lattice: Lattice) -> tuple[int, ...]:
+    return tuple(range(-len(lattice.extent), 0))
+
+
+def _require_periodic(lattice: Lattice, name: str) -> None:
+    if not all(lattice.periodic):
+        raise ConfigError(f"{name} needs periodic axes and periodic = {list(lattice.periodic)}: analyze a periodic lattice")

@@ -1,0 +1,217 @@
+"""All figures: one look, axes with units, colours that colour-blind readers tell apart."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from numpy.typing import NDArray
+
+from hpc_holstein.output.analysis import Frames
+
+Array = NDArray[np.floating]
+Parameters = ParamSpec("Parameters")
+
+TIME = r"$t$ [$\hbar/t_\mathrm{nn}$]"
+FORCE = r"[$t_\mathrm{nn}/a$]"
+ENERGY = r"[$t_\mathrm{nn}$/site]"
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.prop_cycle": cycler(color=_COLOURS),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "lines.linewidth": 1.4,
+    "savefig.dpi": 160,
+    "figure.constrained_layout.use": True,
+}
+
+
+def _styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, None]:
+    """Draw in the style of the package and write; the first argument is the path."""
+
+    @functools.wraps(draw)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        path = Path(str(args[0]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with mpl.rc_context(_STYLE):
+            figure = draw(*args, **kwargs)
+            FigureCanvasAgg(figure).print_figure(path)
+
+    return wrapped
+
+
+@_styled
+def force_parity(
+    path: Path, predicted: Array, reference: Array, metrics: Mapping[str, float | None], names: tuple[str, str]
+) -> Figure:
+    """Predicted against reference force of every site, as a logarithmic density; ``names`` of the two providers.
+
+    ``metrics``: ``mse`` and ``r2``, which stand in the title.
+    """
+    figure = Figure(figsize=(4.2, 3.7))
+    axes = figure.add_subplot()
+    low, high = float(min(predicted.min(), reference.min())), float(max(predicted.max(), reference.max()))
+    bins = axes.hexbin(reference.ravel(), predicted.ravel(), gridsize=90, bins="log", mincnt=1, cmap="viridis", linewidths=0.1)
+    axes.plot([low, high], [low, high], color="0.35", linewidth=0.7, linestyle="--")
+    axes.set(xlabel=f"{names[1]} force {FORCE}", ylabel=f"{names[0]} force {FORCE}", aspect="equal")
+    shown = "" if metrics["r2"] is None else f",  $R^2$ = {metrics['r2']:.6f}"
+    axes.set_title(f"MSE = {metrics['mse']:.2e} $(t_\\mathrm{{nn}}/a)^2${shown}", fontsize=9)
+    figure.colorbar(bins, ax=axes, label="sites in a bin")
+    return figure
+
+
+@_styled
+def force_errors(path: Path, steps: Array, mse: Array, regimes: Mapping[str, tuple[int, int | None]]) -> Figure:
+    """Mean squared force error of each snapshot against its step in the quench, the regimes shaded."""
+    figure = Figure(figsize=(5.2, 3.2))
+    axes = figure.add_subplot()
+    axes.semilogy(steps, np.maximum(mse, np.finfo(np.float64).tiny), "o", markersize=3.5, alpha=0.8)
+    last = float(max(steps.max(), 1))
+    for shade, (name, (first, end)) in zip(("0.86", "0.92", "0.97"), regimes.items(), strict=False):
+        stop = min(last if end is None else end, last)
+        if first < stop:
+            axes.axvspan(first, stop, color=shade, zorder=0, linewidth=0)
+            axes.text((first + stop) / 2, 0.98, name, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8)
+    axes.set(xlabel="step of the quench", ylabel=r"force MSE [$(t_\mathrm{nn}/a)^2$]", xlim=(-0.02 * last, 1.02 * last))
+    return figure
+
+
+@_styled
+def order_maps(path: Path, frames: Frames) -> Figure:
+    """Local CDW order of each frame: the two signs are the two ordered domains."""
+    count = len(frames.times)
+    columns = min(3, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(2.5 * columns + 0.7, 2.5 * rows))
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[count:]:
+        panel.set_axis_off()
+    for panel, time, phi in zip(panels, frames.times, frames.phi, strict=False):
+        image = panel.imshow(phi, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower", interpolation="nearest")
+        panel.set_title(f"$t$ = {time:g} $\\hbar/t_\\mathrm{{nn}}$", fontsize=9)
+        panel.set(xlabel="$x$ [$a$]", ylabel="$y$ [$a$]")
+        panel.grid(visible=False)
+    figure.colorbar(image, ax=panels.tolist(), label=r"local CDW order $\phi$", shrink=0.8)
+    return figure
+
+
+@_styled
+def domain_growth(path: Path, series: Mapping[str, Array]) -> Figure:
+    """Order parameter and domain length against time, both axes logarithmic for the length."""
+    figure = Figure(figsize=(7.6, 3.2))
+    order, length = figure.subplots(1, 2)
+    order.plot(series["time"], series["order_parameter"])
+    order.set(xlabel=TIME, ylabel=r"order parameter $|\langle\phi\rangle|$", ylim=(0, 1.05))
+    labels = {
+        "domain_length_inverse_moment": r"1 / first moment of $S(|q-K|)$",
+        "domain_length_half_height": r"half height of $C(r)$",
+        "domain_length_first_zero": r"first zero of $C(r)$",
+    }
+    drawn = [_loglog(length, series["time"], series[name], label) for name, label in labels.items()]
+    length.set(xlabel=TIME, ylabel="domain length $L$ [$a$]")
+    if any(drawn):
+        length.set(xscale="log", yscale="log")
+        _square_root_guide(length, series["time"], series["domain_length_inverse_moment"])
+        length.legend(fontsize=7.5)
+    return figure
+
+
+@_styled
+def energies_and_temperature(path: Path, series: Mapping[str, Array], kT: float) -> Figure:
+    """Energies per site, kinetic temperature against the bath, and the chemical potential."""
+    figure = Figure(figsize=(7.6, 3.2))
+    energy, temperature = figure.subplots(1, 2)
+    for name in ("kinetic_energy", "classical_energy", "electronic_energy", "total_energy"):
+        if np.isfinite(series[name]).any():
+            energy.plot(series["time"], series[name], label=name.removesuffix("_energy"))
+    energy.set(xlabel=TIME, ylabel=f"energy {ENERGY}")
+    energy.legend(fontsize=8)
+    temperature.plot(series["time"], series["kinetic_temperature"], label=r"kinetic, $m\langle v^2\rangle$")
+    temperature.axhline(kT, color="0.3", linestyle="--", linewidth=0.9, label="bath")
+    temperature.set(xlabel=TIME, ylabel=r"temperature $kT$ [$t_\mathrm{nn}$]", yscale="log")
+    temperature.legend(fontsize=8)
+    return figure
+
+
+@_styled
+def structure_factor(path: Path, frames: Frames) -> Figure:
+    """``S(q)`` of the last frame over the Brillouin zone, on a logarithmic scale."""
+    figure = Figure(figsize=(4.2, 3.5))
+    axes = figure.add_subplot()
+    values = frames.structure[-1]
+    floor = max(float(values.max()) * 1e-6, 1e-12)
+    half_y, half_x = np.pi / values.shape[0], np.pi / values.shape[1]
+    box = (-half_x, 2 * np.pi - half_x, -half_y, 2 * np.pi - half_y)
+    image = axes.imshow(np.log10(np.maximum(values, floor)), origin="lower", extent=box, cmap="magma", interpolation="nearest")
+    ticks = ([0, np.pi, 2 * np.pi * (1 - 0.5 / max(values.shape))], ["0", r"$\pi$", r"$2\pi$"])
+    axes.set_xticks(*ticks)
+    axes.set_yticks(*ticks)
+    axes.set(xlabel="$q_x$ [$1/a$]", ylabel="$q_y$ [$1/a$]")
+    axes.set_title(f"$t$ = {frames.times[-1]:g} $\\hbar/t_\\mathrm{{nn}}$", fontsize=9)
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, label=r"$\log_{10}\, S(q)$ [electrons$^2$/site]")
+    return figure
+
+
+@_styled
+def correlations(path: Path, frames: Frames) -> Figure:
+    """``C(r)`` of the frames, and scaled by its value at zero and by the domain length."""
+    figure = Figure(figsize=(7.6, 3.2))
+    plain, scaled = figure.subplots(1, 2)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.88, len(frames.times)))
+    for time, row, length, colour in zip(frames.times, frames.correlation, frames.lengths, colours, strict=True):
+        plain.plot(frames.radii, row, color=colour, label=f"{time:g}")
+        if np.isfinite(length) and length > 0:
+            scaled.plot(frames.radii / length, row / row[0], color=colour)
+    plain.set(xlabel="$r$ [$a$]", ylabel="$C(r)$")
+    plain.legend(title=TIME, fontsize=7.5, title_fontsize=8)
+    scaled.set(xlabel="$r / L$", ylabel="$C(r) / C(0)$", xlim=(0, 4))
+    return figure
+
+
+@_styled
+def training_curve(path: Path, history: Sequence[Mapping[str, float]], baseline: float) -> Figure:
+    """Force error on the training and validation sets and the learning rate, against the epoch."""
+    figure = Figure(figsize=(5.2, 3.4))
+    axes = figure.add_subplot()
+    epochs = [row["epoch"] for row in history]
+    for name, label in (("training_mse", "training"), ("validation_mse", "validation"), ("best_mse", "best validation")):
+        axes.semilogy(epochs, [row[name] for row in history], label=label, linestyle="--" if name == "best_mse" else "-")
+    axes.axhline(baseline, color="0.45", linestyle=":", linewidth=1.0, label="baseline")
+    axes.set(xlabel="epoch", ylabel=r"force MSE [$(t_\mathrm{nn}/a)^2$]")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _loglog(axes: Axes, times: Array, lengths: Array, label: str) -> bool:
+    """Draw the points that a logarithm can show; whether there were any."""
+    usable = (times > 0) & np.isfinite(lengths) & (lengths > 0)
+    if usable.any():
+        axes.plot(times[usable], lengths[usable], label=label)
+    return bool(usable.any())
+
+
+def _square_root_guide(axes: Axes, times: Array, lengths: Array) -> None:
+    """``t^(1/2)``, the Allen-Cahn law, through the middle of a curve."""
+    usable = (times > 0) & np.isfinite(lengths) & (lengths > 0)
+    if usable.sum() > 2:
+        t, length = times[usable], lengths[usable]
+        middle = len(t) // 2
+        guide = length[middle] * np.sqrt(t / t[middle])
+        axes.plot(t, guide, color="0.5", linestyle=":", linewidth=1.0, label=r"$\propto t^{1/2}$")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

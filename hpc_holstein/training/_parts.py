@@ -1,0 +1,72 @@
+"""Finished pieces of a long job, kept beside its output until the output is complete."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_holstein.errors import DataError
+
+
+class Parts:
+    """Named sets of arrays in files ``.<output>.<name>.part``, each of which carries the key of its job.
+
+    The key is a digest of everything that determines the result, so that a job never continues another one.
+    """
+
+    def __init__(self, output: Path, job: Mapping[str, Any]) -> None:
+        self._output = output
+        self._key = hashlib.sha256(json.dumps(job, sort_keys=True, default=str).encode()).hexdigest()
+
+    def save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write or replace one part, whole or not at all."""
+        path = self._path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, key=np.array(self._key), **arrays)
+        temporary.replace(path)
+
+    def load(self, pattern: str) -> list[dict[str, NDArray[Any]]]:
+        """All parts whose name matches ``pattern`` (as in shells).
+
+        Errors: :class:`DataError` for a part that is damaged or belongs to another job.
+        """
+        return [self._read(path) for path in self._found(pattern)]
+
+    def check(self) -> None:
+        """Raise what :meth:`load` would raise for any part, before work begins."""
+        self.load("*")
+
+    def clear(self) -> None:
+        """Remove every part: the output is complete."""
+        for path in self._found("*"):
+            path.unlink()
+
+    def _found(self, pattern: str) -> list[Path]:
+        return sorted(self._output.parent.glob(f".{glob.escape(self._output.name)}.{pattern}.part"))
+
+    def _path(self, name: str) -> Path:
+        return self._output.with_name(f".{self._output.name}.{name}.part")
+
+    def _read(self, path: Path) -> dict[str, NDArray[Any]]:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path} cannot be read ({error}): remove it, and its share of the work is done again") from error
+        if str(arrays.pop("key", "")) != self._key:
+            raise DataError(
+                f"{path} was left by a job with other states or settings: remove it to start afresh, "
+                "choose another output, or repeat that job to continue it"
+            )
+        return arrays

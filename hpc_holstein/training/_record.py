@@ -1,0 +1,178 @@
+"""How a training goes: its loss curve, the detection of a collapse, what is shown, and the file that continues it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from hpc_holstein.errors import DataError
+
+_LOG = logging.getLogger(__name__)
+_LOG_LINES = 40  # lines of a whole training where there is no terminal
+_FAR_ABOVE_BEST = 10.0
+# Names in the history, and the column heads of the CSV file.
+COLUMNS = {
+    "epoch": "epoch",
+    "step": "step",
+    "elapsed_s": "elapsed [s]",
+    "learning_rate": "learning rate",
+    "training_mse": "training force MSE [(t_nn/a)^2]",
+    "validation_mse": "validation force MSE [(t_nn/a)^2]",
+    "best_mse": "best validation force MSE [(t_nn/a)^2]",
+}
+_NOT_IN_KEY = frozenset({"epochs", "time_limit_s", "device", "threads"})  # may change when a training is continued
+
+
+@dataclass
+class Record:
+    """Where a training stands; plain values only, so that it can be stored.
+
+    ``baseline`` is the validation MSE of a prediction that needs no training: what a collapsed network falls back to.
+    """
+
+    baseline: float
+    epoch: int = 0
+    step: int = 0
+    elapsed_s: float = 0.0
+    rate_scale: float = 1.0
+    restarts: int = 0
+    above: int = 0
+    best_mse: float = float("inf")
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, training_mse: float, validation_mse: float, learning_rate: float) -> bool:
+        """Record one validation; returns whether it is the best so far."""
+        improved = validation_mse < self.best_mse  # False for NaN
+        if improved:
+            self.best_mse, self.best_epoch = validation_mse, self.epoch
+        far_above = not validation_mse < min(max(self.baseline, 2 * self.best_mse), _FAR_ABOVE_BEST * self.best_mse)
+        self.above = self.above + 1 if far_above and not improved else 0
+        values = (self.epoch, self.step, self.elapsed_s, learning_rate, training_mse, validation_mse, self.best_mse)
+        self.history.append(dict(zip(COLUMNS, values, strict=True)))
+        return improved
+
+    def collapsed(self, patience: int) -> bool:
+        """Whether the last ``patience`` validations stayed above the baseline, or ten times the best, with no new best.
+
+        The threshold is at least twice the best, so that a network that never beats the baseline is left to learn.
+        """
+        return self.above >= patience
+
+    def restart(self) -> str:
+        """Halve the learning rate of what follows; returns the warning that says so."""
+        self.rate_scale *= 0.5
+        self.restarts += 1
+        self.above = 0
+        last = self.history[-1]["validation_mse"]
+        return (
+            f"the training collapsed: validation force MSE {last:.2e} at epoch {self.epoch}, against {self.best_mse:.2e} "
+            f"at epoch {self.best_epoch} and {self.baseline:.2e} of the baseline; continuing from the best weights at "
+            f"{self.rate_scale:g} times the learning rate"
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What a model card says about the training."""
+        return {
+            "baseline_mse": self.baseline,
+            "best_epoch": self.best_epoch,
+            "epochs": self.epoch,
+            "steps": self.step,
+            "restarts": self.restarts,
+            "elapsed_s": self.elapsed_s,
+        }
+
+
+class Report:
+    """Shows a training on rank 0: a bar of the spent budget on a terminal, else log lines; and keeps the CSV file."""
+
+    def __init__(self, root: bool, curve_file: Path | None) -> None:
+        self._root = root
+        self._curve_file = curve_file if root else None
+        self._bar = tqdm(total=100, unit="%", desc="train", disable=not (root and sys.stderr.isatty()), leave=True)
+        self._lines = 0
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.close()
+
+    def validated(self, record: Record, spent: float) -> None:
+        """Show and write the last line of the history; ``spent`` is the fraction of the budget."""
+        if not self._root:
+            return
+        last = record.history[-1]
+        text = f"training MSE {last['training_mse']:.2e}, validation {last['validation_mse']:.2e}, best {record.best_mse:.2e}"
+        self._bar.set_postfix_str(text, refresh=False)
+        self._bar.update(round(100 * min(spent, 1.0), 2) - self._bar.n)
+        if self._bar.disable and (spent >= 1 or spent * _LOG_LINES >= self._lines):
+            self._lines = int(spent * _LOG_LINES) + 1
+            _LOG.info("epoch %d (%.0f %%, %.0f s): %s", record.epoch, 100 * spent, record.elapsed_s, text)
+        if self._curve_file:
+            write_curve(self._curve_file, record.history)
+
+    def warn(self, message: str) -> None:
+        """Say something that the user must see."""
+        if self._root:
+            with tqdm.external_write_mode():
+                _LOG.warning(message)
+
+
+def write_curve(path: Path, history: list[dict[str, float]]) -> None:
+    """The loss curve as CSV, one validation a row, columns with units; replaced as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(COLUMNS.values())
+        rows.writerows([row[name] for name in COLUMNS] for row in history)
+    temporary.replace(path)
+
+
+class TrainingFile:
+    """The full state of a training, with a key of the data and options that it belongs to."""
+
+    def __init__(self, path: Path, job: Mapping[str, Any]) -> None:
+        self._path = path
+        kept = {name: value for name, value in job.items() if name not in _NOT_IN_KEY}
+        self._key = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state, or None where there is no file yet.
+
+        Errors: :class:`DataError` for a file that is damaged or belongs to another training.
+        """
+        if not self._path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+            key = state.pop("key")
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+            raise DataError(f"{self._path} is no usable training state ({error}): remove it to start afresh") from error
+        if key != self._key:
+            raise DataError(
+                f"{self._path} belongs to a training with other data, model or options: remove it to start afresh, "
+                "or name another state file"
+            )
+        return state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write the state, whole or not at all."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
+        torch.save({"key": self._key, **state}, temporary)
+        temporary.replace(self._path)

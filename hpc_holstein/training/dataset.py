@@ -1,0 +1,287 @@
+"""The one schema of snapshot files, HDF5, for states that this package makes and for states from anywhere else.
+
+=====================  ==========================  ============================================================
+dataset                shape                       meaning
+=====================  ==========================  ============================================================
+``q``                  ``[snapshot, y, x]``        lattice coordinates, float32 or float64 (components last if > 1); required
+``force``              as ``q``                    total adiabatic force ``-dE/dq``, units of ``t_nn / a``
+``density``            ``[snapshot, y, x]``        electron density ``n_i``, electrons per site
+``chemical_potential`` ``[snapshot]``              units of ``t_nn`` (NaN where a provider does not know it)
+``quench``             ``[snapshot]``              integer id of the quench, -1 for a random snapshot (default)
+``step``               ``[snapshot]``              time step within the quench (default 0)
+=====================  ==========================  ============================================================
+
+Attributes of the file say units, lattice, extent and how the states were made; attributes of ``force``, ``density`` and
+``chemical_potential`` say who labelled.  Labelling thus adds three datasets and changes nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from hpc_holstein.errors import DataError
+from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
+
+SCHEMA = "hpc_holstein snapshots 1"
+UNITS = "t_nn = hbar = k_B = a = 1"
+LABELS = ("force", "density", "chemical_potential")
+_UNIT_OF = {"q": "a", "force": "t_nn/a", "density": "electrons/site", "chemical_potential": "t_nn", "quench": "1", "step": "dt"}
+_AXES = ("snapshot", "y", "x", "component")
+_OWN = frozenset({"units", "DIMENSION_LABELS"})  # attributes of a dataset that describe itself, not who labelled it
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """States of one lattice and, where they are labelled, their forces; arrays as in the table of this module.
+
+    ``attributes`` belong to the file, ``label_attributes`` to the labels.  Make one with :meth:`of`, which checks it.
+    """
+
+    q: NDArray[np.floating]
+    quench: NDArray[np.int64]
+    step: NDArray[np.int64]
+    force: NDArray[np.floating] | None = None
+    density: NDArray[np.floating] | None = None
+    chemical_potential: NDArray[np.floating] | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    label_attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        q: NDArray[np.floating],
+        quench: ArrayLike = -1,
+        step: ArrayLike = 0,
+        source: str = "the snapshots",
+        **members: Any,
+    ) -> Snapshots:
+        """Checked snapshots from arrays; scalars of ``quench`` and ``step`` are repeated. ``source`` names them in errors.
+
+        Errors: :class:`DataError` for a wrong type or shape, or for NaN and infinity, naming the snapshot and site.
+        """
+        ids = np.broadcast_to(np.asarray(quench), q.shape[:1]) if np.ndim(quench) == 0 else np.asarray(quench)
+        steps = np.broadcast_to(np.asarray(step), q.shape[:1]) if np.ndim(step) == 0 else np.asarray(step)
+        made = cls(q=q, quench=ids, step=steps, **members)
+        _check(made, source)
+        return replace(made, quench=ids.astype(np.int64), step=steps.astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.q)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """Cells along y and x."""
+        return self.q.shape[1], self.q.shape[2]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether force, density and chemical potential are all there."""
+        return all(getattr(self, name) is not None for name in LABELS)
+
+    def fields(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+        """Coordinates in the layout of the force providers, ``[snapshot, y, x, basis=1, components]``."""
+        return torch.as_tensor(self.q, dtype=dtype).reshape(*self.q.shape[:3], 1, -1)
+
+    def select(self, index: ArrayLike) -> Snapshots:
+        """The snapshots of an index array or mask, in that order."""
+        chosen = np.asarray(index)
+        arrays = {name: getattr(self, name) for name in ("q", "quench", "step", *LABELS)}
+        return replace(self, **{name: a[chosen] for name, a in arrays.items() if a is not None})
+
+    def of_quench(self, *ids: int) -> Snapshots:
+        """The snapshots of some quenches (-1: the random ones), in the order of the file."""
+        return self.select(np.isin(self.quench, ids))
+
+    @property
+    def data_hash(self) -> str:
+        """sha256 over names, types, shapes and bytes of all arrays: what a model card records."""
+        digest = hashlib.sha256()
+        for name in ("q", "quench", "step", *LABELS):
+            array = getattr(self, name)
+            if array is not None:
+                digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def read(path: Path | str, require_labels: bool = False) -> Snapshots:
+    """Read and check a snapshot file.
+
+    Errors: :class:`DataError` where the file is missing, truncated, without ``q`` (or without labels, if required), of a
+    wrong shape, or holds NaN or infinity.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"the snapshot file {path} does not exist: give the path of an HDF5 file with a dataset q")
+    try:
+        with h5py.File(path, "r") as file:
+            if not isinstance(file.get("q"), h5py.Dataset):
+                names = ", ".join(file) or "nothing"
+                raise DataError(f"{path} has no dataset q (it holds {names}): store the coordinates as q[snapshot, y, x]")
+            arrays = {name: _native(file[name][...]) for name in ("q", "quench", "step", *LABELS) if name in file}
+            attributes = _attributes(file)
+            labels = _attributes(file["force"]) if "force" in file else {}
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        # h5py raises any of these on a damaged file; TypeError where a name holds a group instead of a dataset
+        raise DataError(f"{path} cannot be read as HDF5 ({error}): it is truncated, damaged or of another format") from error
+    missing = [name for name in LABELS if name not in arrays]
+    if require_labels and missing:
+        raise DataError(f"{path} is not labelled (no {', '.join(missing)}): run `hpc-holstein label --input {path}` first")
+    return Snapshots.of(source=str(path), attributes=attributes, label_attributes=labels, **arrays)
+
+
+def write(path: Path | str, snapshots: Snapshots) -> None:
+    """Write a new snapshot file under a temporary name, then rename it: a file that exists is complete.
+
+    Errors: :class:`DataError` where ``path`` exists already.
+    """
+    with _new_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+        attributes = {"schema": SCHEMA, "units": UNITS, "index_order": "q[snapshot, y, x]", "extent": list(snapshots.extent)}
+        for name, value in {**attributes, **snapshots.attributes}.items():
+            file.attrs[name] = value
+        for name in ("q", "quench", "step"):
+            _add(file, name, getattr(snapshots, name), {})
+        _add_labels(file, snapshots)
+
+
+def write_labelled(source: Path | str, target: Path | str, labelled: Snapshots) -> None:
+    """Copy the file ``source`` to ``target`` and add the labels of ``labelled``; nothing else is changed.
+
+    Errors: :class:`DataError` where ``target`` exists, or ``source`` is labelled already (:func:`refuse_labelled`).
+    """
+    refuse_labelled(source)
+    with _new_file(Path(target)) as temporary:
+        shutil.copyfile(source, temporary)  # bytes: chunks, compression, groups and attributes stay as they are
+        with h5py.File(temporary, "r+") as file:
+            _add_labels(file, labelled)
+
+
+def refuse_existing(path: Path | str) -> None:
+    """Raise :class:`DataError` where an output would overwrite something."""
+    if Path(path).exists():
+        raise DataError(f"{path} exists already and is never overwritten: remove it or choose another output")
+
+
+def refuse_labelled(path: Path | str) -> None:
+    """Raise :class:`DataError` where a file holds one of the datasets that labelling adds."""
+    with h5py.File(path, "r") as file:
+        present = [name for name in LABELS if name in file]
+    if present:
+        raise DataError(
+            f"{path} holds {', '.join(present)} already, and labelling changes nothing that exists: give a file without them"
+        )
+
+
+def physics_attributes(lattice: Lattice, hamiltonian: Hamiltonian, ensemble: Ensemble) -> dict[str, Any]:
+    """Attributes that say what the numbers of a file belong to: lattice, Hamiltonian, ensemble, units and versions."""
+    electrons = "filling" if ensemble.kind == "canonical" else "chemical_potential"
+    return {
+        "units": UNITS,
+        "lattice": lattice.name,
+        "extent": list(lattice.extent),
+        "periodic": list(lattice.periodic),
+        "hamiltonian": hamiltonian.name,
+        **{f"hamiltonian.{name}": value for name, value in hamiltonian.parameters.items()},
+        "ensemble": ensemble.kind,
+        f"ensemble.{electrons}": getattr(ensemble, electrons),
+        "kT": ensemble.kT,
+        **{f"version.{name}": version(name) for name in ("hpc_holstein", "torch", "numpy", "h5py")},
+        "version.python": platform.python_version(),
+    }
+
+
+def _check(snapshots: Snapshots, source: str) -> None:
+    q = snapshots.q
+    if q.dtype not in (np.float32, np.float64):
+        raise DataError(f"q of {source} has type {q.dtype}: store float32 or float64")
+    if q.ndim not in (3, 4) or 0 in q.shape:
+        raise DataError(f"q of {source} has shape {list(q.shape)}: give [snapshot, y, x], none of them empty")
+    stated = snapshots.attributes.get("extent", list(q.shape[1:3]))
+    if stated != list(q.shape[1:3]):
+        raise DataError(f"q of {source} has {q.shape[1]}x{q.shape[2]} cells but its attribute extent says {stated}: correct it")
+    expected = {"force": q.shape, "density": q.shape[:3]}
+    for name in ("quench", "step", *LABELS):
+        array = getattr(snapshots, name)
+        shape = expected.get(name, q.shape[:1])
+        if array is not None and array.shape != shape:
+            raise DataError(f"{name} of {source} has shape {list(array.shape)}: q with {list(q.shape)} needs {list(shape)}")
+        if array is not None and array.dtype.kind not in ("iu" if name in ("quench", "step") else "f"):
+            kind = "integers" if name in ("quench", "step") else "floating-point numbers"
+            raise DataError(f"{name} of {source} has type {array.dtype}: store {kind}")
+    for name in ("q", "force", "density"):
+        _check_finite(name, getattr(snapshots, name), source)
+
+
+def _check_finite(name: str, array: NDArray[np.floating] | None, source: str) -> None:
+    if array is None:
+        return
+    finite = np.isfinite(array)
+    if not finite.all():
+        first = np.unravel_index(int(np.argmin(finite)), array.shape)
+        snapshot, y, x = (int(i) for i in first[:3])
+        raise DataError(
+            f"{name} of {source} is {array[first]} in snapshot {snapshot} at site (y, x) = ({y}, {x}), "
+            f"one of {int((~finite).sum())} values that are not finite: remove or repair these snapshots"
+        )
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` that becomes ``path`` when the body succeeds, and vanishes when it fails."""
+    refuse_existing(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error}): choose an output in a folder with space and permission") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _add(file: h5py.File, name: str, array: NDArray[Any], attributes: Mapping[str, Any]) -> None:
+    dataset = file.create_dataset(name, data=array)
+    dataset.attrs["units"] = _UNIT_OF[name]
+    for axis, label in zip(range(dataset.ndim), _AXES, strict=False):
+        dataset.dims[axis].label = label
+    for key in attributes.keys() - _OWN:
+        dataset.attrs[key] = attributes[key]
+
+
+def _add_labels(file: h5py.File, snapshots: Snapshots) -> None:
+    for name in LABELS:
+        array = getattr(snapshots, name)
+        if array is not None:
+            _add(file, name, array, snapshots.label_attributes)
+
+
+def _attributes(holder: h5py.File | h5py.Dataset) -> dict[str, Any]:
+    """Attributes as plain Python values, without those that describe a dataset itself."""
+    skipped = _OWN if isinstance(holder, h5py.Dataset) else frozenset()
+    found = {}
+    for name, value in holder.attrs.items():
+        if name not in skipped:
+            plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+            found[name] = plain.decode() if isinstance(plain, bytes) else plain
+    return found
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """The array in the byte order of this machine."""
+    return array.astype(array.dtype.newbyteorder("="), copy=False)

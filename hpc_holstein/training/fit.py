@@ -1,0 +1,328 @@
+"""Fit a network to labelled snapshots: minimise the mean squared error of the force.
+
+    loss = g^2 <(n_model - n)^2>   (models of the density),     loss = <(F_model - F)^2>   (models of the force)
+
+The learning rate warms up and then follows a half cosine of the fraction of the budget that is spent; the budget is
+``epochs``, and with ``time_limit_s`` the larger of both fractions counts, so that the rate always ends at zero (such a
+run depends on the speed of the machine, all others repeat bitwise on one rank).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hpc_holstein.domain.transport import Transport, agreed
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.interfaces import Ensemble, Hamiltonian
+from hpc_holstein.training._fields import FieldData, split
+from hpc_holstein.training._record import Record, Report, TrainingFile
+from hpc_holstein.training.dataset import Snapshots
+from hpc_holstein.training.validation import force_metrics
+
+_ENDLESS_EPOCHS = 10**9
+_VALIDATION_CELLS = 1 << 15  # cells evaluated at once without gradients: enough to amortise the call, small enough for caches
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How to train.
+
+    epochs              passes through the training set; 0 = until ``time_limit_s``
+    learning_rate       of AdamW, at its maximum
+    warmup              fraction of the budget over which the rate rises linearly
+    batch               snapshots (or windows) in a step, over all ranks
+    crop                cells along each side of random periodic windows; 0 = whole snapshots
+    weight_decay        of AdamW
+    clip                largest norm of the gradient; 0 = no limit
+    average             decay per step of the running average of the weights that is validated and kept; 0 = no average
+    validation, test    fractions of the quenches (and of the random snapshots) that are held out
+    validate_every      epochs between two validations
+    patience            validations above the baseline after which a training counts as collapsed
+    seed                of the split, the order of the batches and the windows
+    time_limit_s        seconds of training after which it ends; 0 = no limit
+    dtype               of weights and fields, "float32" or "float64"
+    device, threads     where; ``threads`` of the CPU
+    """
+
+    epochs: int = 200
+    learning_rate: float = 2e-3
+    warmup: float = 0.03
+    batch: int = 4
+    crop: int = 0
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    average: float = 0.0
+    validation: float = 0.1
+    test: float = 0.1
+    validate_every: int = 1
+    patience: int = 10
+    seed: int = 0
+    time_limit_s: float = 0.0
+    dtype: str = "float32"
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        least = {"learning_rate": 1e-12, "batch": 1, "validate_every": 1, "patience": 1, "threads": 1}
+        for name in (f.name for f in fields(self) if f.name not in ("dtype", "device")):
+            value = getattr(self, name)
+            if not least.get(name, 0) <= value < math.inf:
+                raise ConfigError(f"{name} = {value} cannot train a network: give a number from {least.get(name, 0):g} on")
+        for name in ("warmup", "average", "validation", "test"):
+            if getattr(self, name) >= 1:
+                raise ConfigError(f"{name} = {getattr(self, name)} is not a fraction: give a number in [0, 1)")
+        if self.validation + self.test >= 1:
+            raise ConfigError(f"validation + test = {self.validation + self.test} leaves nothing to train on: keep it below 1")
+        if self.epochs == 0 and self.time_limit_s == 0:
+            raise ConfigError("epochs = 0 and time_limit_s = 0 would train forever: limit at least one of them")
+        if self.dtype not in ("float32", "float64"):
+            raise ConfigError(f'dtype = "{self.dtype}" cannot train a network: use "float32" or "float64"')
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The model with its best weights, what it achieves on each set, the loss curve, and the sets (snapshot numbers)."""
+
+    model: nn.Module
+    metrics: dict[str, Any]
+    history: list[dict[str, float]]
+    sets: dict[str, NDArray[np.int64]]
+
+
+def fit(
+    model: nn.Module,
+    snapshots: Snapshots,
+    hamiltonian: Hamiltonian,
+    ensemble: Ensemble,
+    options: FitOptions,
+    transport: Transport,
+    state_file: Path | None = None,
+    curve_file: Path | None = None,
+) -> FitResult:
+    """Train ``model`` (changed in place), alone or data-parallel over the ranks of ``transport``.
+
+    Each rank takes its share of every batch, and gradients are summed.  ``state_file`` continues a training that was
+    interrupted, at the last validation; ``curve_file`` receives the loss curve as CSV.
+    Errors: :class:`DataError` where the snapshots have no labels or allow no validation set, or where ``state_file``
+    belongs to another training; :class:`ConfigError` for windows larger than the lattice.
+    """
+    if options.crop > min(snapshots.extent):
+        cells = "x".join(map(str, snapshots.extent))
+        raise ConfigError(f"crop = {options.crop} exceeds the {cells} cells of the snapshots: use 0 or a smaller one")
+    torch.set_num_threads(options.threads)
+    training = _Training(model, snapshots, hamiltonian, ensemble, options, transport)
+    training.run(state_file, curve_file)
+    return training.result(snapshots)
+
+
+class _Training:
+    """A training under way: everything that a state file must restore, and the steps that change it."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        snapshots: Snapshots,
+        hamiltonian: Hamiltonian,
+        ensemble: Ensemble,
+        options: FitOptions,
+        transport: Transport,
+    ) -> None:
+        self.options, self.transport = options, transport
+        self.sets = split(snapshots, options.validation, options.test, options.seed)
+        dtype, device = getattr(torch, options.dtype), torch.device(options.device)
+        self.data = FieldData(snapshots, model, hamiltonian.parameters["g"], dtype, device)
+        self.model = model.to(device=device, dtype=dtype)
+        calibrate = getattr(model, "calibrate", None)  # of architectures that scale their input by the data
+        if calibrate is not None:
+            calibrate(self.data.whole(self._index("training"))[0])
+        self.model.load_state_dict(transport.bcast(self.model.state_dict()))
+        self.averaged = copy.deepcopy(self.model) if options.average else self.model
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = self._new_optimiser()
+        self.best_weights = copy.deepcopy(self.averaged.state_dict())
+        self.record = Record(baseline=self.data.baseline(ensemble.kT, self._index("validation")))
+        self.key = {"data": snapshots.data_hash, "shapes": [list(p.shape) for p in self.parameters], **asdict(options)}
+        self.started = time.monotonic()
+
+    def run(self, state_file: Path | None, curve_file: Path | None) -> None:
+        """Train until the budget is spent, validating and saving as the options say."""
+        file = TrainingFile(state_file, self.key) if state_file else None
+        with agreed(self.transport):
+            self._restore(file.load() if file else None)
+        self.started = time.monotonic() - self.record.elapsed_s
+        with Report(self.transport.rank == 0, curve_file) as report:
+            while self._spent() < 1 and self.record.epoch < self._epochs:
+                training_mse = self._train_epoch()
+                done = self._spent() >= 1 or self.record.epoch == self._epochs
+                if done or self.record.epoch % self.options.validate_every == 0:
+                    self._validate(training_mse, report)
+                    if file and self.transport.rank == 0:
+                        file.save(self._state())
+
+    @property
+    def _epochs(self) -> int:
+        return self.options.epochs or _ENDLESS_EPOCHS
+
+    @property
+    def _steps_per_epoch(self) -> int:
+        return -(-len(self.sets["training"]) // self.options.batch)
+
+    def _spent(self) -> float:
+        """Fraction of the budget that is spent; seconds are those of rank 0, which every rank has from the last step."""
+        of_steps = self.record.step / (self._epochs * self._steps_per_epoch)
+        limit = self.options.time_limit_s
+        return max(of_steps, self.record.elapsed_s / limit) if limit else of_steps
+
+    def _rate(self) -> float:
+        """Learning rate of the coming step."""
+        spent = self._spent() + 1 / (self._epochs * self._steps_per_epoch)
+        rising = min(1.0, spent / self.options.warmup) if self.options.warmup else 1.0
+        return self.options.learning_rate * self.record.rate_scale * rising * 0.5 * (1 + math.cos(math.pi * min(spent, 1.0)))
+
+    def _train_epoch(self) -> float:
+        """One pass through the training set; returns its mean squared force error on the way.
+
+        The order and the windows are functions of (seed, epoch), so that nothing but the epoch need be restored.
+        """
+        self.model.train()
+        numbers = self.sets["training"]
+        generator = np.random.default_rng((self.options.seed, self.record.epoch))
+        order = generator.permutation(numbers)
+        extent = (self.data.inputs.shape[1], self.data.inputs.shape[2])
+        origins = generator.integers(0, extent, size=(len(order), 2)) if self.options.crop else np.zeros((len(order), 2), int)
+        cells = (self.options.crop, self.options.crop) if self.options.crop else extent
+        total, count = 0.0, 0
+        for first in range(0, len(order), self.options.batch):
+            chosen = slice(first, min(first + self.options.batch, len(order)))
+            total += self._step(order[chosen], origins[chosen], cells) * (chosen.stop - first)
+            count += chosen.stop - first
+            if self._spent() >= 1:
+                break
+        self.record.epoch += 1
+        return total / count
+
+    def _step(self, chosen: NDArray[np.int64], origins: NDArray[np.int64], cells: tuple[int, int]) -> float:
+        """One step of the optimiser; returns the loss of the batch, over all ranks."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        self.optimiser.zero_grad(set_to_none=True)
+        share = slice(self.transport.rank, None, self.transport.size)
+        loss = torch.zeros((), dtype=self.data.inputs.dtype, device=self.data.inputs.device)
+        if len(chosen[share]):
+            inputs, targets = self.data.batch(torch.from_numpy(chosen[share]), torch.from_numpy(origins[share]), cells)
+            cells_in_batch = len(chosen) * cells[0] * cells[1]
+            loss = (self.model(inputs) - targets).square().sum() * (self.data.scale**2 / cells_in_batch)
+            loss.backward()
+        value = self._sum_over_ranks(loss.detach())
+        if self.options.clip:
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
+            usable = bool(torch.isfinite(norm))
+        else:
+            usable = math.isfinite(value)
+        if usable:  # a step along NaN would spoil the optimiser for good; the validation notices what led there
+            self.optimiser.step()
+            self._average()
+        self.record.step += 1
+        return value
+
+    def _sum_over_ranks(self, loss: Tensor) -> float:
+        """Sum gradients and loss over the ranks, in one message that also carries the clock of rank 0."""
+        elapsed = time.monotonic() - self.started
+        if self.transport.size == 1:
+            self.record.elapsed_s = elapsed
+            return float(loss)
+        clock = loss.new_tensor([elapsed if self.transport.rank == 0 else 0.0])
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        summed = self.transport.allsum(torch.cat([*(g.reshape(-1) for g in gradients), loss.reshape(1), clock]))
+        pieces = torch.split(summed, [p.numel() for p in self.parameters] + [1, 1])
+        for parameter, piece in zip(self.parameters, pieces, strict=False):
+            parameter.grad = piece.reshape(parameter.shape)
+        self.record.elapsed_s = float(pieces[-1])
+        return float(pieces[-2])
+
+    def _average(self) -> None:
+        """Running average of the weights, of shorter memory at first."""
+        if self.options.average:
+            decay = min(self.options.average, (1 + self.record.step) / (10 + self.record.step))
+            with torch.no_grad():
+                for mean, weights in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+                    mean.lerp_(weights, 1 - decay)
+
+    def _validate(self, training_mse: float, report: Report) -> None:
+        """Measure, keep the best weights, and start again from them where the training has collapsed."""
+        error = self._errors("validation")
+        mse = float(error.square().mean()) * self.data.scale**2
+        rate = self.optimiser.param_groups[0]["lr"]
+        improved = self.record.add(training_mse, mse, rate)
+        if improved:
+            self.best_weights = copy.deepcopy(self.averaged.state_dict())
+        report.validated(self.record, self._spent())
+        if self.record.collapsed(self.options.patience):
+            report.warn(self.record.restart())
+            self.model.load_state_dict(self.best_weights)
+            self.averaged.load_state_dict(self.best_weights)
+            self.optimiser = self._new_optimiser()
+
+    def _errors(self, name: str) -> Tensor:
+        """Model minus target ``[snapshot, y, x]`` on one of the sets, spread over ranks, complete on each."""
+        self.averaged.eval()
+        index = self._index(name)
+        errors = torch.zeros(len(index), *self.data.targets.shape[1:], dtype=torch.float64)
+        mine = torch.arange(self.transport.rank, len(index), self.transport.size)
+        size = max(1, _VALIDATION_CELLS // self.data.targets[0].numel())
+        with torch.no_grad():
+            for rows in torch.split(mine, size):
+                inputs, targets = self.data.whole(index[rows])
+                errors[rows] = (self.averaged(inputs) - targets).double().cpu()
+        return self.transport.allsum(errors)
+
+    def _index(self, name: str) -> Tensor:
+        return torch.from_numpy(self.sets[name])
+
+    def _new_optimiser(self) -> torch.optim.AdamW:
+        rate, decay = self.options.learning_rate, self.options.weight_decay
+        return torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay)
+
+    def _state(self) -> dict[str, Any]:
+        """All that :meth:`_restore` needs, as tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "best_weights": self.best_weights,
+            "optimiser": self.optimiser.state_dict(),
+            "record": asdict(self.record),
+        }
+
+    def _restore(self, state: Mapping[str, Any] | None) -> None:
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.best_weights = state["best_weights"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.record = Record(**state["record"])
+
+    def result(self, snapshots: Snapshots) -> FitResult:
+        """The best weights in the model, and their metrics on each set."""
+        self.model.load_state_dict(self.best_weights)
+        self.averaged = self.model
+        metrics: dict[str, Any] = {name: self._metrics(name, snapshots) for name in self.sets if len(self.sets[name])}
+        self.model.eval()
+        return FitResult(self.model, {**metrics, **self.record.summary()}, self.record.history, self.sets)
+
+    def _metrics(self, name: str, snapshots: Snapshots) -> dict[str, dict[str, float | None]]:
+        chosen = snapshots.select(self.sets[name])
+        reference = np.asarray(chosen.force, dtype=np.float64)
+        predicted = reference + self.data.scale * self._errors(name).numpy()
+        return force_metrics(predicted, reference, chosen.quench, chosen.step)

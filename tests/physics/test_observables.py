@@ -1,0 +1,243 @@
+"""Observables on fields whose order, spectrum, walls and energies are known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport, run_in_process
+from hpc_holstein.dynamics import langevin
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.forces import exact
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Ensemble, State
+from hpc_holstein.lattice import square
+from hpc_holstein.output import observables
+
+EXTENT = (12, 16)
+LATTICE = square.build(EXTENT)
+
+
+def signs(extent=EXTENT) -> Tensor:
+    y, x = np.indices(extent)
+    return torch.from_numpy((-1.0) ** (y + x))
+
+
+def checkerboard(extent=EXTENT) -> Tensor:
+    return 0.5 + 0.5 * signs(extent)
+
+
+def noise(extent=EXTENT, seed=0) -> Tensor:
+    return torch.randn(extent, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def wall_pair(first=4, second=11) -> Tensor:
+    """Sign of the order in each column: minus in [first, second)."""
+    columns = torch.ones(EXTENT[1], dtype=torch.float64)
+    columns[first:second] = -1
+    return columns
+
+
+# --- local order ------------------------------------------------------------------------------------------------------
+
+
+def test_checkerboard_is_one_domain_of_order_one():
+    phi = observables.local_order(checkerboard(), LATTICE)
+    torch.testing.assert_close(phi, torch.ones(EXTENT, dtype=torch.float64), rtol=0, atol=1e-15)
+    assert float(observables.order_parameter(phi, LATTICE)) == 1
+    assert float(observables.wall_density(phi, LATTICE)) == 0
+    for length in observables.domain_length(phi, LATTICE).values():
+        assert float(length) > 1e6
+
+
+def test_local_order_is_the_formula_site_by_site():
+    n = noise().numpy()
+    phi = observables.local_order(n, LATTICE)
+    for y in range(EXTENT[0]):
+        for x in range(EXTENT[1]):
+            around = [n[(y + 1) % 12, x], n[y - 1, x], n[y, (x + 1) % 16], n[y, x - 1]]
+            assert float(phi[y, x]) == pytest.approx((n[y, x] - np.mean(around)) * (-1) ** (y + x), abs=1e-14)
+
+
+def test_uniform_density_has_no_order():
+    phi = observables.local_order(torch.full(EXTENT, 0.3, dtype=torch.float64), LATTICE)
+    assert float(phi.abs().max()) < 1e-15
+
+
+def test_open_edges_average_over_the_neighbours_that_exist():
+    lattice = square.build((3, 5), (False, False))
+    torch.testing.assert_close(
+        observables.local_order(checkerboard((3, 5)), lattice), torch.ones(3, 5, dtype=torch.float64), rtol=0, atol=1e-15
+    )
+
+
+@pytest.mark.parametrize("extent", [(11, 16), (12, 15)])
+def test_odd_periodic_extent_is_refused(extent):
+    with pytest.raises(ConfigError, match="x".join(map(str, extent)) + ".* multiple of 2"):
+        observables.local_order(noise(extent), square.build(extent))
+
+
+def test_straight_walls():
+    """Two straight walls cut Y horizontal bonds each; the four columns beside them have phi = 3/4 instead of 1."""
+    phi = observables.local_order(0.5 + 0.5 * signs() * wall_pair(), LATTICE)
+    assert float(observables.wall_density(phi, LATTICE)) == 2 * EXTENT[0] / (2 * EXTENT[0] * EXTENT[1])
+    expected = wall_pair()
+    expected[[3, 4, 10, 11]] *= 0.75
+    torch.testing.assert_close(phi, expected.expand(EXTENT), rtol=0, atol=1e-15)
+    assert float(observables.order_parameter(phi, LATTICE)) == pytest.approx((9 - 0.5 - (7 - 0.5)) / 16)
+
+
+def test_walls_of_random_signs_cut_half_of_the_bonds():
+    lattice = square.build((200, 200))
+    walls = observables.wall_density(noise((3, 200, 200)).sign(), lattice)
+    assert walls.shape == (3,)
+    np.testing.assert_allclose(walls, 0.5, atol=5 * 0.5 / math.sqrt(2 * 40_000))
+
+
+# --- spectra and correlations -----------------------------------------------------------------------------------------
+
+
+def test_structure_factor_of_the_checkerboard_is_one_peak_at_K():
+    s = observables.structure_factor(checkerboard(), LATTICE)
+    assert float(s[6, 8]) == pytest.approx(LATTICE.sites / 4)
+    assert float(s.sum() - s[6, 8]) == pytest.approx(0, abs=1e-12)
+
+
+def test_structure_factor_sum_rule():
+    n = noise((2, *EXTENT)) + 3.0
+    s = observables.structure_factor(n, LATTICE)
+    torch.testing.assert_close(s.mean(dim=(-2, -1)), n.var(dim=(-2, -1), correction=0), rtol=1e-13, atol=0)
+    assert float(s[..., 0, 0].abs().max()) < 1e-20
+
+
+def test_correlation_is_the_plain_average():
+    phi = noise()
+    c = observables.correlation(phi, LATTICE)
+    for dy, dx in ((0, 0), (1, 0), (-3, 5), (6, 8)):
+        expected = (phi * torch.roll(phi, (-dy, -dx), (0, 1))).mean()
+        assert float(c[dy, dx]) == pytest.approx(float(expected), abs=1e-14)
+
+
+def test_radial_average_in_rings():
+    """Ring 1 holds the 4 nearest and 4 diagonal neighbours; a function of the radius keeps its ring means."""
+    lattice = square.build((8, 8))
+    y, x = np.minimum(np.indices((8, 8)), 8 - np.indices((8, 8)))
+    r = np.hypot(y, x)
+    radii, values = observables.radial_average(np.stack([r, np.ones_like(r)]), lattice)
+    assert radii.shape == (5,)
+    np.testing.assert_allclose(radii[:2], [0, (1 + math.sqrt(2)) / 2], atol=1e-14)
+    np.testing.assert_allclose(values[0], radii, atol=1e-14)
+    np.testing.assert_allclose(values[1], 1)
+
+
+def test_length_of_a_known_modulation():
+    """phi = cos(2 pi x / 40): C = cos(2 pi dx / 40) / 2, one wave number, so 1 / moment = 40 / 2 pi."""
+    lattice = square.build((40, 40))
+    x = torch.arange(40, dtype=torch.float64)
+    phi = torch.cos(2 * math.pi * x / 40).expand(40, 40)
+    lengths = observables.domain_length(phi, lattice)
+    assert float(lengths["inverse_moment"]) == pytest.approx(40 / (2 * math.pi), rel=1e-12)
+    bessel_zero, bessel_half = 2.404825557695773, 1.521147  # the mean of cos(k.r) over directions is J0(k r)
+    assert float(lengths["first_zero"]) == pytest.approx(bessel_zero * 40 / (2 * math.pi), rel=0.01)
+    assert float(lengths["half_height"]) == pytest.approx(bessel_half * 40 / (2 * math.pi), rel=0.01)
+
+
+def test_domain_length_takes_the_order_at_K_out_of_the_density():
+    """A density modulated around K has the length of its envelope, and batches keep their shape."""
+    lattice = square.build((32, 32))
+    x = torch.arange(32, dtype=torch.float64)
+    n = 0.5 + 0.4 * signs((32, 32)) * torch.stack([torch.cos(2 * math.pi * m * x / 32).expand(32, 32) for m in (1, 2)])
+    lengths = observables.domain_length(observables.local_order(n, lattice), lattice)
+    np.testing.assert_allclose(lengths["inverse_moment"], [32 / (2 * math.pi), 16 / (2 * math.pi)], rtol=1e-12)
+    assert lengths["first_zero"].shape == (2,)
+    assert lengths["first_zero"][0] > 1.8 * lengths["first_zero"][1]
+
+
+def test_first_crossing_interpolates_linearly():
+    radii = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    averages = torch.tensor([[1.0, 0.75, 0.25, -0.25], [1.0, 0.9, 0.8, 0.7]])
+    np.testing.assert_allclose(observables.first_crossing(radii, averages, 0.0), [2.5, np.inf])
+    np.testing.assert_allclose(observables.first_crossing(radii, averages, 0.5), [1.5, np.inf])
+
+
+@pytest.mark.parametrize("function", [observables.structure_factor, observables.correlation])
+def test_spectra_refuse_open_axes(function):
+    with pytest.raises(ConfigError, match="periodic"):
+        function(noise(), square.build(EXTENT, (True, False)))
+
+
+# --- scalars of a running simulation ----------------------------------------------------------------------------------
+
+
+def test_energies_in_closed_form():
+    """Staggered Q in the atomic limit t = 0 at kT = 0: Omega = -sum of g |Q| on the filled half."""
+    lattice, q0, mass = square.build((4, 4)), 1.5, 5.0
+    hamiltonian = holstein.build(holstein.Options(t=0.0), lattice)
+    domain, ensemble = CartesianDomain(lattice, SerialTransport()), Ensemble("canonical", 0.0)
+    state = State(q=q0 * signs((4, 4))[..., None, None], velocity=torch.full((4, 4, 1, 1), 0.3, dtype=torch.float64))
+    before = observables.energies(state, mass, hamiltonian, domain, ensemble)
+    assert set(before) == {"kinetic", "classical"}
+    state = state.moved(forces=exact.build(exact.Options(), hamiltonian, domain, ensemble)(state))
+    found = observables.energies(state, mass, hamiltonian, domain, ensemble)
+    assert float(found["kinetic"]) == pytest.approx(0.5 * mass * 0.09)
+    assert float(found["classical"]) == pytest.approx(0.5 * q0**2 - 2 * 0.18 * q0**2)
+    assert float(found["electronic"]) == pytest.approx(-3.5 * q0 / 2)
+    assert float(found["total"]) == pytest.approx(float(found["kinetic"] + found["classical"] + found["electronic"]))
+    assert float(observables.electron_number(state.forces.density, domain)) == pytest.approx(8)
+    assert float(observables.kinetic_temperature(state.velocity, mass, domain)) == pytest.approx(mass * 0.09)
+
+
+@pytest.mark.parametrize(("kind", "kT"), [("canonical", 0.0), ("canonical", 0.3), ("grand-canonical", 0.3)])
+def test_nve_dynamics_conserves_the_total_energy(kind, kT):
+    """Force, grand potential, mu N, V and kinetic energy together: the drift falls with dt^2."""
+    lattice, mass = square.build((4, 4)), 5.0
+    hamiltonian, ensemble = holstein.build(holstein.Options(), lattice), Ensemble(kind, kT, chemical_potential=0.2)
+    domain = CartesianDomain(lattice, SerialTransport())
+    provider = exact.build(exact.Options(), hamiltonian, domain, ensemble)
+
+    def drift(dt: float) -> float:
+        integrator = langevin.build("verlet-ou", mass, 0.0, dt, kT)
+        state = integrator.init(State(noise((4, 4))[..., None, None], 0.5 * noise((4, 4), 1)[..., None, None]), provider)
+        start, worst = observables.energies(state, mass, hamiltonian, domain, ensemble)["total"], 0.0
+        for _ in range(round(2.0 / dt)):
+            state = integrator.step(state, provider, lambda step: torch.zeros(()))
+            now = observables.energies(state, mass, hamiltonian, domain, ensemble)["total"]
+            worst = max(worst, float(abs(now - start)))
+        return worst
+
+    coarse, fine = drift(0.04), drift(0.02)
+    assert coarse < 5e-3
+    assert coarse / fine == pytest.approx(4, rel=0.15)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_scalars_of_a_decomposed_run_are_those_of_the_whole(ranks):
+    """On tiles of odd width, so that the sign of the order differs between the first cells of two tiles."""
+    lattice = square.build((10, 14))
+    q, n = noise((2, 10, 14))[..., None, None], noise((2, 10, 14), 1).sigmoid()[..., None]
+    hamiltonian, ensemble = holstein.build(holstein.Options(), lattice), Ensemble("canonical", 0.1)
+
+    def body(transport):
+        domain = CartesianDomain(lattice, transport)
+        tile = tuple(slice(*span) for span in domain.owned)
+        state = State(q[:, *tile].contiguous(), 0.5 * q[:, *tile].contiguous())
+        density = n[:, *tile].contiguous()
+        return {
+            "order": observables.owned_order_parameter(density, domain),
+            "electrons": observables.electron_number(density, domain),
+            "temperature": observables.kinetic_temperature(state.velocity, 5.0, domain),
+            **observables.energies(state, 5.0, hamiltonian, domain, ensemble),
+        }
+
+    whole = run_in_process(1, body)[0]
+    phi = observables.local_order(n[..., 0], lattice)
+    torch.testing.assert_close(whole["order"], observables.order_parameter(phi, lattice), rtol=0, atol=1e-14)
+    for part in run_in_process(ranks, body):
+        assert part.keys() == whole.keys()
+        for name, value in part.items():
+            torch.testing.assert_close(value, whole[name], rtol=1e-13, atol=1e-14)

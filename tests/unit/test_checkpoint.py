@@ -1,0 +1,223 @@
+"""Model files: what is written comes back, and whatever does not fit is named in one sentence."""
+
+import dataclasses
+import json
+import re
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hpc_holstein.errors import ModelError
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Ensemble
+from hpc_holstein.lattice import square
+from hpc_holstein.network import checkpoint, models
+
+STAND_IN = '''
+from dataclasses import dataclass
+import torch
+
+@dataclass(frozen=True)
+class Options:
+    channels: int = 3
+    radii: tuple[int, ...] = (1, 1)
+
+class Net(torch.nn.Module):
+    field, predicts = "shifted", "density"
+
+    def __init__(self, options):
+        super().__init__()
+        assert isinstance(options.radii, tuple)
+        self.reach = sum(options.radii)
+        self.first = torch.nn.Conv2d(1, options.channels, 2 * options.radii[0] + 1)
+        self.last = torch.nn.Conv2d(options.channels, 1, 2 * options.radii[1] + 1)
+
+    def forward(self, x):
+        return torch.sigmoid(self.last(torch.tanh(self.first(x[:, None]))))[:, 0]
+
+def build(options, lattice):
+    return Net(options)
+'''
+
+LATTICE = square.build((8, 6))
+HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
+ENSEMBLE = Ensemble("canonical", kT=0.1)
+
+
+@pytest.fixture
+def standin(tmp_path, monkeypatch):
+    folder = tmp_path / "architectures"
+    folder.mkdir()
+    (folder / "standin.py").write_text(STAND_IN)
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder)])
+    yield __import__("hpc_holstein.network.models.standin", fromlist=["build"])
+    sys.modules.pop("hpc_holstein.network.models.standin", None)
+
+
+@pytest.fixture
+def saved(standin, tmp_path):
+    torch.manual_seed(0)
+    options = standin.Options(channels=4)
+    module = standin.build(options, LATTICE)
+    card = checkpoint.make_card(
+        module, "standin", options, HAMILTONIAN, LATTICE, ENSEMBLE, data_hash="ab12", seed=7, metrics={"force MSE": 1e-3}
+    )
+    path = tmp_path / "folder" / "model.safetensors"
+    checkpoint.save_model(path, module, card)
+    return path, module, card
+
+
+def rewrite(path, **changes):
+    """The same weights under a changed card."""
+    module, card = checkpoint.load_model(path)
+    text = json.dumps({**dataclasses.asdict(card), **changes})
+    save_file(module.state_dict(), path, metadata={"card": text})
+
+
+def one_sentence(error):
+    text = str(error.value)
+    return "\n" not in text and ". " not in text and ": " in text  # what is wrong: the remedy
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_round_trip(saved, standin, tmp_path, dtype):
+    _, module, card = saved
+    module = module.to(dtype)
+    card = dataclasses.replace(card, dtype=str(dtype)[6:])
+    path = tmp_path / "again.safetensors"
+    checkpoint.save_model(path, module, card)
+    back, back_card = checkpoint.load_model(path, square.build((5, 5)))
+    assert back_card == card
+    assert checkpoint.read_card(path) == card
+    assert not back.training
+    field = torch.randn(2, 9, 10, dtype=dtype)
+    assert torch.equal(back(field), module(field))
+
+
+def test_card_states_the_facts(saved):
+    _, module, card = saved
+    assert (card.reach, card.field, card.predicts) == (2, "shifted", "density")
+    assert card.parameters == {"t": 1.0, "g": 3.5, "k": 1.0, "kappa": 0.18}
+    assert card.group == LATTICE.point_group.matrices
+    assert card.versions["torch"] == torch.__version__
+    text = checkpoint.describe(card)
+    for word in ("standin", "channels 4", "shifted", "kappa = 0.18", "kT = 0.1", "force MSE 0.001", "ab12", "8x6", "order 8"):
+        assert word in text
+
+
+def test_no_silent_overwrite_and_no_leftovers(saved):
+    path, module, card = saved
+    before = checkpoint.model_hash(path)
+    with pytest.raises(ModelError, match="exists already"):
+        checkpoint.save_model(path, module, card)
+    assert checkpoint.model_hash(path) == before
+    checkpoint.save_model(path, module, dataclasses.replace(card, seed=8), overwrite=True)
+    assert checkpoint.read_card(path).seed == 8
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_unwritable_folder(saved, tmp_path):
+    _, module, card = saved
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ModelError, match="cannot be written") as error:
+        checkpoint.save_model(tmp_path / "file" / "model.safetensors", module, card)
+    assert one_sentence(error)
+
+
+def test_damaged_files(saved, tmp_path):
+    path, _, _ = saved
+    whole = path.read_bytes()
+    with pytest.raises(ModelError, match="does not exist"):
+        checkpoint.load_model(tmp_path / "none.safetensors")
+    for damaged in (whole[: len(whole) // 2], whole[:-1], whole[:4], b"", b"PK\x03\x04 not a model" * 40):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match="truncated") as error:
+            checkpoint.load_model(path)
+        assert str(path) in str(error.value)
+
+
+def test_weights_without_card_or_not_finite(saved):
+    path, module, card = saved
+    save_file(module.state_dict(), path)
+    with pytest.raises(ModelError, match="no card"):
+        checkpoint.load_model(path)
+    with torch.no_grad():
+        module.first.weight[0, 0, 0, 0] = torch.nan
+    checkpoint.save_model(path, module, card, overwrite=True)
+    with pytest.raises(ModelError, match=r"first\.weight .* not finite"):
+        checkpoint.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"schema": 99}, "schema version 99, this package reads version 1"),
+        ({"novelty": 1}, "novelty"),
+        ({"architecture": "unheard"}, "'unheard' .* valid are .*enn"),
+        ({"options": {"channels": 5}}, r"first\.weight"),
+        ({"options": {"width": 5}}, "width"),
+        ({"reach": 9}, "reach is 9 on the card .* but 2"),
+        ({"group": [[[1, 0], [0, 1]]]}, "point group"),
+        ({"dtype": "float7"}, "float7"),
+    ],
+)
+def test_card_that_does_not_fit(saved, changes, told):
+    path, _, _ = saved
+    rewrite(path, **changes)
+    with pytest.raises(ModelError, match=told) as error:
+        checkpoint.load_model(path)
+    assert one_sentence(error)
+
+
+def test_other_lattice_kind(saved):
+    path, _, _ = saved
+    chain = dataclasses.replace(LATTICE, name="chain")
+    with pytest.raises(ModelError, match="made for the square lattice, not for the chain"):
+        checkpoint.load_model(path, chain)
+
+
+def test_check_card_names_every_difference(saved):
+    _, _, card = saved
+    checkpoint.check_card(card, HAMILTONIAN, ENSEMBLE, LATTICE)
+    other = holstein.build(holstein.Options(g=3.0, t=0.5), LATTICE)
+    with pytest.raises(ModelError) as error:
+        checkpoint.check_card(card, other, Ensemble("canonical", kT=0.2), dataclasses.replace(LATTICE, name="triangular"))
+    for told in (
+        "kT is 0.1 in the model and 0.2 in this run",
+        "g is 3.5 in the model and 3.0",
+        "t is 1.0 in the model and 0.5",
+        "lattice is square in the model and triangular",
+    ):
+        assert told in str(error.value)
+    assert "kappa" not in str(error.value)
+    assert one_sentence(error)
+
+
+def test_classical_parameters_matter_to_a_force_model_only(saved):
+    _, _, card = saved
+    softer = holstein.build(holstein.Options(k=0.5, kappa=0.1), LATTICE)
+    doped = Ensemble("canonical", kT=0.1, filling=0.4)
+    checkpoint.check_card(card, softer, doped, LATTICE)
+    whole = dataclasses.replace(card, predicts="force", field="plain")
+    checkpoint.check_card(whole, HAMILTONIAN, ENSEMBLE, LATTICE)
+    with pytest.raises(ModelError) as error:
+        checkpoint.check_card(whole, softer, doped, LATTICE)
+    assert re.search(r"filling .* k is 1\.0 in the model and 0\.5 .* kappa is", str(error.value))
+
+
+def test_default_model_that_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr(checkpoint.resources, "files", lambda package: tmp_path)
+    with pytest.raises(ModelError, match="reinstall the package"):
+        checkpoint.default_model_path()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "paper-2601.04104.safetensors").write_bytes(b"")
+    assert checkpoint.default_model_path().parent == tmp_path / "data"
+
+
+def test_hash_is_that_of_the_file(saved, tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert checkpoint.model_hash(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    with pytest.raises(ModelError, match="cannot be read"):
+        checkpoint.model_hash(tmp_path / "none")

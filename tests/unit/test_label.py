@@ -1,0 +1,288 @@
+"""Making and labelling snapshots: the same on any number of ranks, and after an interruption."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from hpc_holstein.domain.transport import SerialTransport, run_in_process
+from hpc_holstein.dynamics import langevin
+from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.forces import atomic, exact
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Ensemble
+from hpc_holstein.lattice import square
+from hpc_holstein.training import dataset
+from hpc_holstein.training._parts import Parts
+from hpc_holstein.training.dataset import LABELS, Snapshots
+from hpc_holstein.training.label import label, label_file, make_file
+from hpc_holstein.training.paths import QuenchPlan, RandomPlan, early_dense_steps, even_steps, quench_snapshots, random_snapshots
+
+LATTICE = square.build((4, 6))
+HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
+ENSEMBLE = Ensemble("canonical", kT=0.1)
+INTEGRATOR = langevin.build("verlet-ou", mass=5.0, gamma=0.2, dt=0.05, kT=0.1)
+
+
+def make_exact(domain):
+    return exact.build(exact.Options(), HAMILTONIAN, domain, ENSEMBLE)
+
+
+def make_atomic(domain):
+    return atomic.build(atomic.Options(), HAMILTONIAN, domain, Ensemble("grand-canonical", kT=0.1))
+
+
+class Interrupted(Exception):
+    """Stands for the end of a job's time."""
+
+
+def stopping(make_forces, calls):
+    """The provider of ``make_forces``, which fails after so many calls."""
+    left = [calls]
+
+    def make(domain):
+        forces = make_forces(domain)
+
+        def call(state):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Interrupted
+            return forces(state)
+
+        return call
+
+    return make
+
+
+def counting(make_forces, log):
+    def make(domain):
+        forces = make_forces(domain)
+        return lambda state: (log.append(1), forces(state))[1]
+
+    return make
+
+
+def plan(**changes):
+    values = {"count": 3, "steps": (0, 1, 4, 9), "q_std": 5.27, "velocity_std": 1.0, "seed": 7, "integrator": INTEGRATOR}
+    return QuenchPlan(**{**values, "make_forces": make_atomic, "path": "atomic", **changes})
+
+
+def reference_labels(q):
+    """Force, density and mu by plain loops and bisection, one snapshot."""
+    ny, nx = q.shape
+    h = np.diag(-3.5 * q.reshape(-1))
+    elastic = np.zeros_like(q)
+    for y in range(ny):
+        for x in range(nx):
+            for dy, dx in ((0, 1), (1, 0)):
+                b = ((y + dy) % ny, (x + dx) % nx)
+                i, j = y * nx + x, b[0] * nx + b[1]
+                h[i, j] -= 1.0
+                h[j, i] -= 1.0
+                elastic[y, x] += q[b]
+                elastic[b] += q[y, x]
+    e, v = np.linalg.eigh(h)
+    low, high = e[0] - 1, e[-1] + 1
+    for _ in range(100):
+        mu = (low + high) / 2
+        f = 0.5 * (1 - np.tanh((e - mu) / 0.2))
+        low, high = (mu, high) if f.sum() < q.size / 2 else (low, mu)
+    n = (v**2 @ f).reshape(q.shape)
+    return 3.5 * (n - 0.5) - q - 0.18 * elastic, n, mu
+
+
+def test_labels_agree_with_an_independent_diagonalization():
+    states = random_snapshots(RandomPlan(3, 2.0, seed=1), LATTICE)
+    made = label(states, LATTICE, SerialTransport(), make_exact, {"provider": "exact"})
+    for i, q in enumerate(states.q):
+        force, n, mu = reference_labels(q)
+        np.testing.assert_allclose(made.force[i], force, atol=1e-9)
+        np.testing.assert_allclose(made.density[i], n, atol=1e-9)
+        assert made.chemical_potential[i] == pytest.approx(mu, abs=1e-6)
+    assert made.label_attributes == {"provider": "exact"}
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5])
+def test_labels_do_not_depend_on_the_number_of_ranks(ranks):
+    states = random_snapshots(RandomPlan(4, 2.0, seed=1), LATTICE)
+    alone = label(states, LATTICE, SerialTransport(), make_exact, {})
+    for made in run_in_process(ranks, lambda t: label(states, LATTICE, t, make_exact, {})):
+        for name in LABELS:
+            np.testing.assert_array_equal(getattr(made, name), getattr(alone, name))
+
+
+def test_float32_states_get_labels_of_float64_accuracy():
+    q = random_snapshots(RandomPlan(1, 2.0, seed=1), LATTICE).q.astype(np.float32)
+    made = label(Snapshots.of(q), LATTICE, SerialTransport(), make_exact, {})
+    np.testing.assert_allclose(made.force[0], reference_labels(q[0].astype(np.float64))[0], atol=1e-9)
+
+
+def test_another_lattice_is_refused():
+    with pytest.raises(DataError, match=r"snapshots of 3x3 cells do not fit the lattice 4x6"):
+        label(Snapshots.of(np.zeros((1, 3, 3))), LATTICE, SerialTransport(), make_exact, {})
+
+
+def test_random_snapshots_are_keyed_by_seed_and_number():
+    few, more = (random_snapshots(RandomPlan(count, 5.27, seed=3), LATTICE) for count in (2, 400))
+    np.testing.assert_array_equal(more.q[:2], few.q)
+    assert more.quench.tolist() == [-1] * 400
+    assert more.q.std() == pytest.approx(5.27, rel=0.03)
+    assert abs(more.q.mean()) < 0.2
+    assert not np.array_equal(random_snapshots(RandomPlan(2, 5.27, seed=4), LATTICE).q, few.q)
+
+
+def test_schedules():
+    assert even_steps(60, 20) == (0, 20, 40, 60)
+    steps = early_dense_steps(2000, 60)
+    assert steps[0] == 0
+    assert steps[-1] == 2000
+    assert 50 <= len(steps) <= 60
+    gaps = np.diff(steps)
+    assert gaps.min() >= 1
+    assert np.all(gaps[1:] >= gaps[:-1] - 1)
+    assert sum(step <= 200 for step in steps) > len(steps) / 3
+
+
+@pytest.mark.parametrize("changes", [{"steps": ()}, {"steps": (3, 3)}, {"steps": (-1, 2)}, {"count": 0}, {"batch": 0}])
+def test_impossible_plans_are_refused(changes):
+    with pytest.raises(ConfigError):
+        plan(**changes)
+
+
+def test_quench_follows_the_published_scheme():
+    made = quench_snapshots(plan(count=1, steps=(0, 1, 2)), LATTICE, SerialTransport())
+    assert made.step.tolist() == [0, 1, 2]
+    q0, q1, q2 = made.q
+    assert q0.std() == pytest.approx(5.27, rel=0.5)
+
+    def force(q):
+        return label(Snapshots.of(q[None]), LATTICE, SerialTransport(), make_atomic, {}).force[0]
+
+    # The velocity before the first step follows from the first displacement, the noise from the second.
+    v0 = (q1 - q0) / 0.05 - 0.05 * force(q0) / 10
+    v1 = (q2 - q1) / 0.05 - 0.05 * force(q1) / 10
+    a = np.exp(-0.2 * 0.05)
+    xi = (v1 - a * (v0 + 0.05 * (force(q0) + force(q1)) / 10)) / np.sqrt((1 - a * a) * 0.1 / 5)
+    assert v0.std() == pytest.approx(1.0, rel=0.5)
+    assert xi.std() == pytest.approx(1.0, rel=0.5)
+    assert abs(np.corrcoef(v0.ravel(), q0.ravel())[0, 1]) < 0.6
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_quenches_do_not_depend_on_the_ranks_and_are_ordered(batch):
+    alone = quench_snapshots(plan(batch=batch), LATTICE, SerialTransport())
+    assert alone.quench.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert alone.step.tolist() == [0, 1, 4, 9] * 3
+    assert np.abs(alone.q[0] - alone.q[4]).max() > 1
+    for made in run_in_process(2, lambda t: quench_snapshots(plan(batch=batch), LATTICE, t)):
+        np.testing.assert_array_equal(made.q, alone.q)
+
+
+def test_batches_move_as_single_quenches_do():
+    together = quench_snapshots(plan(batch=3), LATTICE, SerialTransport())
+    single = quench_snapshots(plan(batch=1), LATTICE, SerialTransport())
+    np.testing.assert_allclose(together.q, single.q, atol=1e-9)
+
+
+def make(target, transport=None, make_forces=make_exact, **changes):
+    return make_file(
+        target,
+        LATTICE,
+        transport or SerialTransport(),
+        make_forces,
+        dataset.physics_attributes(LATTICE, HAMILTONIAN, ENSEMBLE),
+        {"provider": "exact"},
+        RandomPlan(5, 5.27, seed=2),
+        plan(**changes),
+    )
+
+
+def test_made_file_says_how_it_was_made(tmp_path):
+    seen = []
+    make_file(
+        tmp_path / "a.h5",
+        LATTICE,
+        SerialTransport(),
+        make_exact,
+        dataset.physics_attributes(LATTICE, HAMILTONIAN, ENSEMBLE),
+        {"provider": "exact"},
+        RandomPlan(2, 5.27, seed=2),
+        plan(),
+        progress=lambda *report: seen.append(report),
+    )
+    back = dataset.read(tmp_path / "a.h5", require_labels=True)
+    assert len(back) == 2 + 12
+    said = back.attributes
+    assert said["quench.path"] == "atomic"
+    assert (said["hamiltonian"], said["hamiltonian.g"], said["ensemble.filling"], said["kT"]) == ("holstein", 3.5, 0.5, 0.1)
+    assert said["random.seed"] == 2
+    assert {"version.torch", "version.h5py", "version.numpy", "version.hpc_holstein"} <= said.keys()
+    assert back.label_attributes["provider"] == "exact"
+    assert seen[0] == ("quench", 1, 12)
+    assert seen[-1] == ("label", 14, 14)
+    with pytest.raises(DataError, match="exists already"):
+        make(tmp_path / "a.h5")
+    with pytest.raises(ConfigError, match="neither"):
+        make_file(tmp_path / "b.h5", LATTICE, SerialTransport(), make_exact, {}, {})
+
+
+@pytest.mark.parametrize("calls", [3, 16])
+def test_interrupted_labels_continue_to_the_same_file(tmp_path, calls, monkeypatch):
+    monkeypatch.setattr("hpc_holstein.training.label._SAVE_EVERY", 2)
+    whole = make(tmp_path / "whole.h5")
+    target = tmp_path / "a.h5"
+    with pytest.raises(Interrupted):
+        make(target, make_forces=stopping(make_exact, calls))
+    assert not target.exists()
+    with pytest.raises(DataError, match="other states or settings"):
+        make(target, seed=8)
+    log = []
+    run_in_process(2, lambda t: make(target, t, counting(make_exact, log)))  # on another number of ranks
+    assert len(log) == 17 - 2 * (calls // 2)
+    back = dataset.read(target)
+    assert back.data_hash == whole.data_hash
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
+
+
+def test_interrupted_quench_continues_bitwise(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpc_holstein.training.paths._SAVE_EVERY", 2)
+    whole = quench_snapshots(plan(), LATTICE, SerialTransport())
+    parts = Parts(tmp_path / "a.h5", {})
+    log = []
+    for calls in (2, 8, 9):  # a quench takes 10 calls and is kept after steps 1 and 9
+        driver = counting(stopping(make_atomic, calls), log)
+        with pytest.raises(Interrupted):
+            quench_snapshots(plan(make_forces=driver), LATTICE, SerialTransport(), parts)
+    log.clear()
+    made = quench_snapshots(plan(make_forces=counting(make_atomic, log)), LATTICE, SerialTransport(), parts)
+    assert len(log) == 8 + 10  # 2 calls: nothing kept; 8: step 1 of quench 0; 9: all of quench 0 and step 1 of quench 1
+    np.testing.assert_array_equal(made.q, whole.q)
+
+
+def test_external_file_is_labelled_on_ranks_and_otherwise_unchanged(tmp_path):
+    with h5py.File(tmp_path / "in.h5", "w") as file:
+        file["q"] = random_snapshots(RandomPlan(3, 2.0, seed=1), LATTICE).q
+        file["theirs"] = np.arange(4)
+    run_in_process(2, lambda t: label_file(tmp_path / "in.h5", tmp_path / "out.h5", LATTICE, t, make_exact, {"provider": "exact"}))
+    with h5py.File(tmp_path / "out.h5") as file:
+        assert set(file) == {"q", "theirs", *LABELS}
+        np.testing.assert_allclose(file["force"][2], reference_labels(file["q"][2])[0], atol=1e-9)
+        assert file["density"].attrs["provider"] == "exact"
+    with pytest.raises(DataError, match="exists already"):
+        run_in_process(2, lambda t: label_file(tmp_path / "in.h5", tmp_path / "out.h5", LATTICE, t, make_exact, {}))
+    with pytest.raises(DataError, match="holds force"):
+        label_file(tmp_path / "out.h5", tmp_path / "again.h5", LATTICE, SerialTransport(), make_exact, {})
+
+
+def test_damaged_part_is_named(tmp_path):
+    (tmp_path / ".a.h5.labels-0-0.part").write_bytes(b"PK damaged")
+    with pytest.raises(DataError, match=r"labels-0-0\.part cannot be read"):
+        make(tmp_path / "a.h5")
+
+
+def test_states_keep_the_precision_of_the_path():
+    made = quench_snapshots(plan(count=1), LATTICE, SerialTransport())
+    assert made.q.dtype == np.float64
+    assert made.fields().dtype == torch.float64

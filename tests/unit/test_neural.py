@@ -1,0 +1,327 @@
+"""Network forces: the chemical potential, halos, chunks, precision and restarts; the atomic limit as a provider."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport, run_in_process
+from hpc_holstein.errors import DomainError, ModelError, SpectrumError
+from hpc_holstein.forces import _canonical, atomic, neural
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Ensemble, State
+from hpc_holstein.lattice import square
+
+G, KT = 3.5, 0.1
+CANONICAL = Ensemble("canonical", kT=KT)
+
+
+class StandIn(nn.Module):
+    """A smooth density of the shifted field that rises with mu: atomic sites at two scales, a field from neighbours."""
+
+    field, predicts, reach = "shifted", "density", 2
+
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(0.1 * torch.randn(1, 1, 5, 5, generator=torch.Generator().manual_seed(1)))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        around = torch.tanh(nn.functional.conv2d(x[:, None], self.kernel)[:, 0])
+        return 0.8 * torch.sigmoid(G * x[:, 2:-2, 2:-2] / KT + around) + 0.2 * torch.sigmoid(G * x[:, 2:-2, 2:-2] / 2)
+
+
+class PlainForce(nn.Module):
+    """A network as published: total force from the plain field."""
+
+    field, predicts, reach = "plain", "force", 1
+
+    def forward(self, x):
+        return -x[:, 1:-1, 1:-1] + 0.1 * x[:, :-2, 1:-1].tanh()
+
+
+def setup(extent=(12, 10), ensemble=CANONICAL, module=None, transport=None, grid=None, periodic=(True, True)):
+    lattice = square.build(extent, periodic)
+    domain = CartesianDomain(lattice, transport or SerialTransport(), grid=grid)
+    hamiltonian = holstein.build(holstein.Options(), lattice)
+    return neural.NeuralForces(module or StandIn(), hamiltonian, domain, ensemble)
+
+
+def random_q(extent=(12, 10), batch=(), seed=0, dtype=torch.float64, std=5.27):
+    generator = torch.Generator().manual_seed(seed)
+    return (std * torch.randn(*batch, *extent, 1, 1, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def plain_density(module, q, mu):
+    """One evaluation with periodic padding by torch, no domain."""
+    field = nn.functional.pad(q[None, None, ..., 0, 0] + mu / G, (2, 2, 2, 2), mode="circular")[:, 0]
+    return module.double()(field)[0]
+
+
+@pytest.mark.parametrize("filling", [0.5, 0.3, 0.9])
+def test_canonical_conserves_the_electrons(filling):
+    q = random_q()
+    result = setup(ensemble=Ensemble("canonical", KT, filling=filling))(State.at_rest(q))
+    assert abs(float(result.density.mean()) - filling) <= 1e-10
+    assert result.info["residual"] <= 1e-10
+    with torch.no_grad():
+        expected = plain_density(StandIn(), q, result.chemical_potential)
+    assert torch.allclose(result.density[..., 0], expected, atol=1e-5)
+    assert result.density.shape == q.shape[:-1]
+    assert result.force.shape == q.shape
+
+
+def test_force_is_that_of_the_density():
+    q = random_q()
+    result = setup(ensemble=Ensemble("grand-canonical", KT, chemical_potential=0.4))(State.at_rest(q))
+    Q, n = q[..., 0, 0], result.density[..., 0]
+    neighbours = sum(Q.roll(s, d) for s in (1, -1) for d in (0, 1))
+    assert torch.allclose(result.force[..., 0, 0], G * (n - 0.5) - Q - 0.18 * neighbours, atol=1e-12)
+    assert result.info["evaluations"] == 1
+    with torch.no_grad():
+        assert torch.allclose(n, plain_density(StandIn(), q, 0.4), atol=1e-13)
+    assert float(result.chemical_potential) == 0.4
+
+
+def test_a_step_costs_two_evaluations():
+    provider = setup((64, 64))
+    q = random_q((64, 64))
+    velocity = random_q((64, 64), seed=1, std=0.5)
+    state, spent = State.at_rest(q), []
+    for _ in range(30):
+        forces = provider(state)
+        spent.append(forces.info["evaluations"])
+        assert forces.info["residual"] <= 1e-10
+        state = State(q=state.q + 0.05 * velocity, velocity=velocity, forces=forces)
+    assert spent[0] <= 8  # a cold start
+    assert sum(spent[2:]) / len(spent[2:]) <= 2.4
+
+
+def test_result_depends_on_the_state_alone():
+    """A second provider that is given the previous forces continues bit by bit."""
+    first = setup()
+    warm = first(State.at_rest(random_q()))
+    later = State(q=random_q() + 0.01, velocity=random_q(), forces=warm)
+    for _ in range(3):
+        first(State.at_rest(random_q(seed=5)))
+    copied = dataclasses.replace(warm, info=dict(warm.info), chemical_potential=warm.chemical_potential.clone())
+    a, b = first(later), setup()(dataclasses.replace(later, forces=copied))
+    assert torch.equal(a.force, b.force)
+    assert a.info == b.info
+
+
+@pytest.mark.parametrize("start", [-60.0, 40.0, math.nan])
+def test_any_warm_start_leads_to_the_solution(start):
+    q = random_q()
+    provider = setup()
+    cold = provider(State.at_rest(q))
+    wrong = dataclasses.replace(cold, chemical_potential=torch.tensor(start, dtype=torch.float64))
+    again = provider(State(q=q, velocity=q, forces=wrong))
+    assert torch.allclose(again.density, cold.density, atol=2e-5)
+    assert again.info["residual"] <= 1e-10
+
+
+def test_ordered_state_with_a_gap():
+    """A checkerboard fills no level near mu: any mu in the gap will do, and 1 or 2 evaluations find one."""
+    sign = 1 - 2 * (torch.arange(12)[:, None] + torch.arange(10)[None]).remainder(2).double()
+    q = (1.9 * sign)[..., None, None] + random_q(std=0.05)
+    provider = setup()
+    cold = provider(State.at_rest(q))
+    warm = provider(State(q=q + 1e-3, velocity=q, forces=cold))
+    assert max(cold.info["residual"], warm.info["residual"]) <= 1e-10
+    assert warm.info["evaluations"] <= 3
+
+
+def test_batch_equals_loop():
+    q = random_q(batch=(2, 3))
+    provider = setup()
+    together = provider(State.at_rest(q))
+    assert together.chemical_potential.shape == (2, 3)
+    for index in ((0, 0), (1, 2)):
+        alone = provider(State.at_rest(q[index]))
+        assert torch.allclose(together.force[index], alone.force, atol=1e-10)
+    warm = provider(State(q=q + 0.01, velocity=q, forces=together))
+    assert torch.allclose(warm.density.mean(dim=(-3, -2)), torch.full((2, 3, 1), 0.5).double(), atol=1e-10)
+
+
+@pytest.mark.parametrize("batch", [(), (3,)])
+@pytest.mark.parametrize("size", [64, 1000, 4096])
+def test_chunks_change_nothing(monkeypatch, batch, size):
+    q = random_q(batch=batch)
+    whole = setup()(State.at_rest(q))
+    monkeypatch.setattr(neural, "_CHUNK_BYTES", {"cpu": size})
+    module = StandIn()
+    parts = setup(module=module)(State.at_rest(q))
+    assert torch.allclose(parts.force, whole.force, atol=1e-12)
+
+
+def test_chunks_bound_what_the_network_sees(monkeypatch):
+    seen = []
+
+    class Watching(StandIn):
+        def forward(self, x):
+            seen.append(x.numel())
+            return super().forward(x)
+
+    monkeypatch.setattr(neural, "_CHUNK_BYTES", {"cpu": 8 * 14 * 3})
+    setup(module=Watching())(State.at_rest(random_q(batch=(4,))))
+    assert max(seen) == 14 * (3 + 4)  # three rows of 10 + 4 sites, and the halo
+
+
+def test_single_precision():
+    q = random_q()
+    double = setup()(State.at_rest(q))
+    module = StandIn()
+    provider = setup(module=module)
+    single = provider(State.at_rest(q.float()))
+    assert single.force.dtype == torch.float32
+    assert single.chemical_potential.dtype == torch.float64
+    assert single.info["residual"] <= 1e-7
+    assert torch.allclose(single.density.double(), double.density, atol=1e-3)  # the step is kT / g = 0.03 wide
+    assert module.kernel.dtype == torch.float32  # the module that was given is left alone
+
+
+@pytest.mark.parametrize(("size", "grid"), [(2, (1, 2)), (4, (2, 2)), (4, (4, 1))])
+def test_ranks_agree_with_one(size, grid):
+    q = random_q()
+    serial = setup()(State.at_rest(q))
+
+    def body(transport):
+        provider = setup(transport=transport, grid=grid)
+        (top, bottom), (left, right) = provider.domain.owned
+        return provider.domain.owned, provider(State.at_rest(q[top:bottom, left:right].contiguous()))
+
+    for ((top, bottom), (left, right)), result in run_in_process(size, body):
+        assert torch.allclose(result.force, serial.force[top:bottom, left:right], atol=1e-11)
+        assert torch.allclose(result.chemical_potential, serial.chemical_potential, atol=1e-11)
+
+
+def test_plain_force_network():
+    q = random_q()
+    result = setup(module=PlainForce())(State.at_rest(q))
+    Q = q[..., 0, 0]
+    assert torch.allclose(result.force[..., 0, 0], -Q + 0.1 * Q.roll(1, 0).tanh(), atol=1e-12)
+    neighbours = sum(Q.roll(s, d) for s in (1, -1) for d in (0, 1))
+    density = (result.force[..., 0, 0] + Q + 0.18 * neighbours) / G + 0.5
+    assert torch.allclose(result.density[..., 0], density, atol=1e-12)
+    assert torch.isnan(result.chemical_potential)
+
+
+def test_plain_density_network():
+    class PlainDensity(StandIn):
+        field = "plain"
+
+    q = random_q()
+    result = setup(module=PlainDensity())(State.at_rest(q))
+    with torch.no_grad():
+        assert torch.allclose(result.density[..., 0], plain_density(StandIn(), q, 0.0), atol=1e-13)
+    assert torch.isnan(result.chemical_potential)
+
+
+def test_refusals():
+    with pytest.raises(ModelError, match="open edges"):
+        setup(periodic=(True, False))
+    with pytest.raises(ModelError, match="half filling"):
+        setup(module=PlainForce(), ensemble=Ensemble("grand-canonical", KT))
+    with pytest.raises(ModelError, match=r"filling = 0\.4"):
+        setup(module=PlainForce(), ensemble=Ensemble("canonical", KT, filling=0.4))
+    odd = PlainForce()
+    odd.field = "shifted"
+    with pytest.raises(ModelError, match="not defined"):
+        setup(module=odd)
+    with pytest.raises(SpectrumError, match=r"filling = 1\.5"):
+        setup(ensemble=Ensemble("canonical", KT, filling=1.5))
+    q = random_q()
+    q[3, 4] = torch.nan
+    with pytest.raises(SpectrumError, match="NaN"):
+        setup()(State.at_rest(q))
+    with pytest.raises(ModelError, match="does not exist"):
+        neural.build(neural.Options(model="nowhere"), setup().hamiltonian, setup().domain, CANONICAL)
+
+
+def test_thin_tiles_are_refused_before_any_work():
+    def body(transport):
+        with pytest.raises(DomainError):
+            setup((12, 4), transport=transport, grid=(1, 4))
+
+    run_in_process(4, body)
+
+
+def test_network_that_never_reaches_the_filling():
+    class Half(StandIn):
+        def forward(self, x):
+            return 0.4 * super().forward(x)
+
+    with pytest.raises(SpectrumError, match=r"filling 0\.5"):
+        setup(module=Half())(State.at_rest(random_q()))
+
+
+def test_solver_fills_a_degenerate_level_in_part():
+    """Five sites at one energy between one below and two above, half filling at kT = 0: three electrons on five sites."""
+    energies = torch.tensor([[-1.0, 0.2, 0.2, 0.2, 0.2, 0.2, 3.0, 5.0]], dtype=torch.float64)
+    solved = _canonical.solve_chemical_potential(
+        density=lambda mu, rows: _canonical.occupation(energies[rows], mu, 0.0),
+        mean=lambda n: n.mean(dim=1),
+        filling=0.5,
+        kT=0.0,
+        guess=torch.zeros(1),
+        slope=torch.ones(1),
+        density_tolerance=0.0,
+    )
+    assert torch.allclose(solved.density, torch.tensor([[1.0, 0.6, 0.6, 0.6, 0.6, 0.6, 0.0, 0.0]]).double())
+    assert float(solved.chemical_potential) == pytest.approx(0.2, abs=1e-12)
+
+
+def atomic_forces(ensemble, extent=(12, 10)):
+    lattice = square.build(extent)
+    hamiltonian = holstein.build(holstein.Options(), lattice)
+    return atomic.build(atomic.Options(), hamiltonian, CartesianDomain(lattice, SerialTransport()), ensemble)
+
+
+@pytest.mark.parametrize("kT", [0.0, 0.1, 2.0])
+def test_atomic_closed_form(kT):
+    q = random_q()
+    result = atomic_forces(Ensemble("grand-canonical", kT, chemical_potential=1.5))(State.at_rest(q))
+    Q = q[..., 0, 0].numpy()
+    n = [[(1.0 if G * x + 1.5 > 0 else 0.0) if kT == 0 else 0.5 * (1 + math.tanh((G * x + 1.5) / (2 * kT))) for x in r] for r in Q]
+    assert torch.allclose(result.density[..., 0], torch.tensor(n, dtype=torch.float64), atol=1e-13)
+    omega = sum(min(-G * x - 1.5, 0.0) - (kT * math.log1p(math.exp(-abs(G * x + 1.5) / kT)) if kT else 0.0) for r in Q for x in r)
+    assert float(result.grand_potential) == pytest.approx(omega, abs=1e-9)
+
+
+@pytest.mark.parametrize("kT", [0.0, 1e-3, 0.1, 2.0])
+@pytest.mark.parametrize("filling", [0.5, 0.25, 0.7])
+def test_atomic_canonical(kT, filling):
+    q = random_q()
+    result = atomic_forces(Ensemble("canonical", kT, filling=filling))(State.at_rest(q))
+    assert float(result.density.sum()) == pytest.approx(filling * 120, abs=1e-10)
+    if kT == 0:  # the sites of largest Q hold an electron each
+        filled = q.flatten().argsort(descending=True)[: round(filling * 120)]
+        expected = torch.zeros(120).double().index_fill(0, filled, 1.0)
+        assert torch.allclose(result.density.flatten(), expected, atol=1e-12)
+
+
+def test_atomic_half_filling_is_odd():
+    q = random_q()
+    provider = atomic_forces(CANONICAL)
+    plus, minus = provider(State.at_rest(q)), provider(State.at_rest(-q))
+    assert torch.allclose(plus.force, -minus.force, atol=1e-10)
+
+
+def test_atomic_force_is_the_gradient_of_the_potential():
+    q, step = random_q(std=0.3), 1e-5
+    provider = atomic_forces(Ensemble("grand-canonical", 0.1, chemical_potential=0.2))
+    force = provider(State.at_rest(q)).force
+    for site in ((0, 0), (11, 9), (5, 3)):
+        energy = []
+        for sign in (1, -1):
+            moved = q.clone()
+            moved[site] += sign * step
+            ghosted = provider.domain.pad(moved, 1)
+            classical = provider.hamiltonian.classical(ghosted, 1)[0].sum()
+            energy.append(float(provider(State.at_rest(moved)).grand_potential + classical))
+        assert float(force[site]) == pytest.approx(-(energy[0] - energy[1]) / (2 * step), abs=1e-7)
