@@ -86,15 +86,25 @@ class State:
 
 
 class Lattice(Protocol):
-    """Geometry only: no global arrays, so that a lattice of any size costs nothing."""
+    """Geometry only: no global arrays, so that a lattice of any size costs nothing.
 
-    name: str
-    extent: tuple[int, ...]  # cells along each array axis
-    periodic: tuple[bool, ...]
-    vectors: tuple[tuple[float, ...], ...]  # primitive vector of each array axis, units of the lattice constant
-    basis: tuple[tuple[float, ...], ...]  # positions of the sites of one cell
-    ordering_vector: tuple[float, ...]  # phase per cell along each axis of the CDW order, (pi, pi) for the square lattice
+    extent, periodic   cells along each array axis, and whether it closes onto itself
+    vectors, basis     primitive vector of each array axis and positions of the sites of a cell, units of the lattice constant
+    ordering_vector    phase per cell along each axis of the CDW order, (pi, pi) for the square lattice
+    """
 
+    @property
+    def name(self) -> str: ...
+    @property
+    def extent(self) -> tuple[int, ...]: ...
+    @property
+    def periodic(self) -> tuple[bool, ...]: ...
+    @property
+    def vectors(self) -> tuple[tuple[float, ...], ...]: ...
+    @property
+    def basis(self) -> tuple[tuple[float, ...], ...]: ...
+    @property
+    def ordering_vector(self) -> tuple[float, ...]: ...
     @property
     def point_group(self) -> PointGroup: ...
     @property

@@ -175,7 +175,7 @@ class Recorder:
 def scalars(state: State, run: Simulation) -> dict[str, float]:
     """The scalars of :data:`output.hdf5.SERIES` for one state with forces; collective.
 
-    What needs the whole lattice (domain lengths and walls) is computed on rank 0 and absent on the others.
+    What needs the whole lattice (domain lengths, if it is periodic, and walls) is computed on rank 0, absent on the others.
     """
     assert state.forces is not None
     domain, density = run.domain, state.forces.density
@@ -191,8 +191,9 @@ def scalars(state: State, run: Simulation) -> dict[str, float]:
     whole = domain.gather(density.unsqueeze(-1))
     if whole is not None:
         phi = observables.local_order(whole[..., 0, 0].cpu(), domain.lattice)
-        lengths = observables.domain_length(phi, domain.lattice)
-        values |= {f"domain_length_{name}": value for name, value in lengths.items()}
+        if all(domain.lattice.periodic):
+            lengths = observables.domain_length(phi, domain.lattice)
+            values |= {f"domain_length_{name}": value for name, value in lengths.items()}
         values["domain_wall_density"] = observables.wall_density(phi, domain.lattice)
     return {name: float(value) for name, value in values.items()}
 

@@ -64,7 +64,9 @@ def execute(args: argparse.Namespace, session: Session) -> None:
         else:
             attributes = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
             made = make_file(args.output, attributes=attributes, **common, **_plans(args, config))
-    session.say(f"wrote {args.output}: {len(made)} snapshots of {'x'.join(map(str, made.extent))} cells, forces by {args.force}")
+    session.say(
+        f"wrote {args.output}: {len(made)} snapshots of {'x'.join(map(str, made.extent))} cells, forces by {args.force}"
+    )
 
 
 def _require_consistent(args: argparse.Namespace) -> None:
@@ -73,7 +75,9 @@ def _require_consistent(args: argparse.Namespace) -> None:
     if args.input is not None:
         odd = [name for name in (*_DRAWING, "lattice") if getattr(args, name)]
         if odd:
-            raise ConfigError(f"--{odd[0].replace('_', '-')} has no meaning with --input, which brings its own states: remove it")
+            raise ConfigError(
+                f"--{odd[0].replace('_', '-')} has no meaning with --input, which brings its own states: remove it"
+            )
     elif not making:
         raise ConfigError("nothing to label: give --input FILE, or --random N and --quenches N to make snapshots")
     driving = [name for name in _ALONG_QUENCHES if getattr(args, name)]
@@ -101,7 +105,10 @@ def _plans(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         plans["random"] = RandomPlan(args.random, q_std, seed)
     if args.quenches is not None:
         driver = args.path_force or args.force
-        path_config = load_config(args.config, default_preset(args), {**overrides(args), **force_overrides(driver)})
+        driving = force_overrides(driver)
+        if driving["force.kind"] == "neural":
+            driving["force.precision"] = "float32"  # where the path goes matters, not its last digits
+        path_config = load_config(args.config, default_preset(args), {**overrides(args), **driving})
         steps, count = args.quench_steps or _QUENCH_STEPS, args.per_quench or _PER_QUENCH
         plans["quenches"] = QuenchPlan(
             count=args.quenches,

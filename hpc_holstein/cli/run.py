@@ -14,7 +14,7 @@ from hpc_holstein.config.builders import build_simulation, initial_state, model_
 from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.hdf5 import TrajectoryWriter
 from hpc_holstein.output.observables import require_commensurate
-from hpc_holstein.output.provenance import provenance, refuse_existing, write_json
+from hpc_holstein.output.provenance import UNITS, provenance, refuse_existing, write_json
 from hpc_holstein.simulation import Progress, Recorder, Simulation, SnapshotWriter, Summary, clock
 
 HELP = "run the dynamics; writes trajectory.h5 and summary.json"
@@ -59,7 +59,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 
 def simulation_facts(config: Config) -> dict[str, Any]:
     """Attributes of a trajectory: the configuration as TOML, the seed, the model with its card, versions."""
-    return {"config": config.toml(), "seed": config.dynamics.seed, **model_facts(config.force), **provenance()}
+    return {"units": UNITS, "config": config.toml(), "seed": config.dynamics.seed, **model_facts(config.force), **provenance()}
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def _headline(config: Config, simulation: Simulation) -> str:
     extent, grid = ("x".join(map(str, numbers)) for numbers in (config.lattice.extent, simulation.domain.grid))
     parallel = config.parallel
     return (
-        f"{extent} {config.lattice.kind} lattice on {grid} ranks, {config.force.kind} forces, {config.dynamics.scheme}, "
+        f"{extent} {config.lattice.kind} lattice, rank grid {grid}, {config.force.kind} forces, {config.dynamics.scheme}, "
         f"{config.dynamics.steps} steps of dt = {config.dynamics.dt:g} hbar/t_nn, {parallel.dtype}, seed {config.dynamics.seed}"
     )
 
@@ -100,8 +100,8 @@ def _closing(summary: Summary, files: tuple[Path, Path]) -> str:
     lines = [
         f"{summary.steps} steps of {summary.sites} sites in {clock(summary.wall_seconds)}: "
         f"{summary.site_steps_per_second:.3g} site-steps/s",
-        f"time: forces {summary.force_seconds * share:.0f} %, communication {summary.communication_seconds * share:.0f} % "
-        "(mostly within forces)",
+        f"time of rank 0: forces {summary.force_seconds * share:.0f} %, communication of forces and observables "
+        f"{summary.communication_seconds * share:.0f} %",
         f"order parameter {found['order_parameter']:.4f}, kinetic temperature {found['kinetic_temperature']:.4f} t_nn, "
         f"electron number drift {summary.electron_number_drift:.1e} per site",
         "energy per site [t_nn]: "

@@ -83,6 +83,8 @@ class Session:
         count = threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, self.cores // self.local_size)
         torch.set_num_threads(count)
         chosen = self.device(device)
+        if chosen.startswith("cuda"):
+            torch.cuda.set_device(chosen)  # before CUDA is touched, so that no rank opens a context on the GPU of another
         taken = self.transport.allgather(chosen)
         ranks = f"{self.transport.size} rank{'s' if self.transport.size > 1 else ''}"
         hosts = f" on {self.hosts} hosts" if self.hosts > 1 else ""

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 
 from hpc_holstein.config import kinds
-from hpc_holstein.config.loading import FOLDERS, section_options
+from hpc_holstein.config.loading import FOLDERS, fit_options, section_options
 from hpc_holstein.config.schema import Config, InitialSection, KindSection
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError
-from hpc_holstein.forces import neural
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
 from hpc_holstein.output import hdf5
@@ -56,18 +55,34 @@ def model_facts(force: KindSection) -> dict[str, str]:
     """SHA-256 and card of the model that drives, as attributes of files; nothing for a provider without a model."""
     if force.kind != "neural":
         return {}
-    path = neural.model_path(section_options("force", force))
+    name = section_options("force", force).model
+    path = checkpoint.default_model_path() if name == "default" else Path(name)
     return {"model.sha256": checkpoint.model_hash(path), "model.card": json.dumps(asdict(checkpoint.read_card(path)))}
+
+
+def build_network(config: Config, system: System) -> tuple[torch.nn.Module, Any]:
+    """The network of ``[model]`` with fresh weights drawn from the seed of ``[training]``, and its options.
+
+    Parameters of the electrons that the architecture takes (``g``, ``kT``) are those of the system unless given.
+    """
+    module = kinds.resolve(FOLDERS["model"], config.model.kind, "model.kind")
+    physics = {**system.hamiltonian.parameters, "kT": system.ensemble.kT}
+    implied = {name: physics[name] for name in kinds.option_names(module.Options) if name in physics}
+    options = kinds.parse_options(module.Options, {**implied, **config.model.option_values}, "model")
+    torch.manual_seed(fit_options(config).seed)
+    return module.build(options, system.lattice), options
 
 
 def require_same_physics(attributes: Mapping[str, Any], source: Path, system: System) -> None:
     """Raise ConfigError where a data file says that it belongs to another system; what it does not say is not compared."""
     here = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
-    names = [name for name in here if name in ("lattice", "hamiltonian", "ensemble", "kT") or name.startswith(("hamiltonian.", "ensemble."))]
+    names = [name for name in here if name.partition(".")[0] in ("lattice", "hamiltonian", "ensemble", "kT")]
     odd = [name for name in names if name in attributes and not _equal(attributes[name], here[name])]
     if odd:
         told = ", ".join(f"{_key(name)} is {attributes[name]} there and {here[name]} here" for name in odd)
-        raise ConfigError(f"{source} belongs to another system: {told}; set the values of the file with --set, or use another file")
+        raise ConfigError(
+            f"{source} belongs to another system: {told}; set the values of the file with --set, or use another file"
+        )
 
 
 def _key(attribute: str) -> str:
@@ -128,11 +143,13 @@ def initial_state(config: Config, simulation: Simulation) -> State:
 
 
 def read_state(section: InitialSection, lattice: Lattice) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``q`` and, from a trajectory, ``velocity`` of a stored snapshot, ``[*extent, basis, components]``, float64.
+    """``q`` and, from a trajectory (file or folder of a run), ``velocity`` of a snapshot, ``[*extent, basis, components]``.
 
     Every rank reads, so that all of them see the same error.  Raises :class:`DataError`.
     """
     path = Path(section.file or "")
+    if path.is_dir():
+        path = path / "trajectory.h5"
     velocity = None
     if hdf5.is_trajectory(path):
         with hdf5.open_trajectory(path) as trajectory:

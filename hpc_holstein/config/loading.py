@@ -51,6 +51,11 @@ def load_config(path: Path | None = None, preset_name: str | None = None, overri
     return check(merged | ({"preset": name} if name is not None else {}))
 
 
+def config_of_text(text: str, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The configuration that :meth:`Config.toml` wrote, with some keys changed."""
+    return check(merge(tomllib.loads(text), nested(overrides or {})))
+
+
 def read_toml(path: Path) -> Layer:
     """The tables of a TOML file."""
     try:
@@ -82,6 +87,8 @@ def nested(flat: Mapping[str, Any]) -> Layer:
         table = layer
         for section in sections:
             table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{key} = {value!r} cannot be set: {section} is given as a value too, keep one of the two")
         table[last] = value
     return layer
 
@@ -106,6 +113,10 @@ def merge(below: Layer, above: Layer) -> Layer:
 
 def check(layer: Layer) -> Config:
     """Validate merged tables: pydantic for the sections, then the kinds and the options of each."""
+    for section in _WITH_OPTIONS:
+        table, default = layer.get(section), _default_kind(section)
+        if isinstance(table, dict) and default is not None:
+            layer = layer | {section: {"kind": default} | table}
     try:
         config = Config.model_validate_json(json.dumps(layer, default=str), strict=True)
     except ValidationError as error:

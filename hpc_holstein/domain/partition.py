@@ -24,8 +24,8 @@ def split(extent: int, parts: int) -> tuple[tuple[int, int], ...]:
 def choose_grid(size: int, extent: Sequence[int], halo: int = 1) -> tuple[int, ...]:
     """Rank grid with ``prod(grid) = size`` whose largest tile has the smallest halo.
 
-    No tile along an axis that is split is thinner than ``halo`` cells.  Among equals the grid with the thickest tiles
-    wins, then the one that splits the slowest array axis.  Raises :class:`DomainError` when there is none.
+    No tile along an axis that is split is thinner than ``halo`` cells.  Among equals the grid
+    that splits the slowest array axis wins.  Raises :class:`DomainError` when there is none.
     """
     fitting = [grid for grid in _factorizations(size, len(extent)) if _fits(grid, extent, halo)]
     if not fitting:
@@ -33,7 +33,7 @@ def choose_grid(size: int, extent: Sequence[int], halo: int = 1) -> tuple[int, .
             f"no grid of {size} ranks gives each a tile of {max(halo, 1)} or more cells of the {shown(extent)} lattice: "
             "use fewer ranks or a larger lattice"
         )
-    return min(fitting, key=lambda grid: (_surface(grid, extent), -_thinnest(grid, extent), tuple(-parts for parts in grid)))
+    return min(fitting, key=lambda grid: (_surface(grid, extent), tuple(-parts for parts in grid)))
 
 
 def check_grid(grid: Sequence[int], size: int, extent: Sequence[int]) -> tuple[int, ...]:
@@ -94,10 +94,6 @@ def _factorizations(size: int, axes: int) -> Iterator[tuple[int, ...]]:
 
 def _fits(grid: Sequence[int], extent: Sequence[int], halo: int) -> bool:
     return all(parts == 1 or cells // parts >= max(halo, 1) for parts, cells in zip(grid, extent, strict=True))
-
-
-def _thinnest(grid: Sequence[int], extent: Sequence[int]) -> int:
-    return min(cells // parts for parts, cells in zip(grid, extent, strict=True))
 
 
 def _surface(grid: Sequence[int], extent: Sequence[int]) -> int:

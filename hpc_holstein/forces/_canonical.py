@@ -27,8 +27,7 @@ Density = Callable[[Tensor, Tensor], Tensor]
 _MOST_EVALUATIONS = 200
 _FIRST_STEP = 1.0  # longest first step in mu, units of t_nn; doubles until the solution is bracketed
 _SECANT_ONLY = 6  # evaluations after which every other step halves the bracket
-_SMALLEST_SLOPE = 1e-12  # per site: below it a slope is noise
-_MEANINGFUL_STEP = 1e-7  # shorter steps in mu give a slope that is mostly round-off
+_NOISE = 10.0  # round-off of a mean density, in units of the machine epsilon
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ class _Search:
         self.mu0[rows], self.r0[rows], self.mu1[rows], self.r1[rows] = self.mu1[rows], self.r1[rows], mu, r
         self.low[rows] = torch.where(r < 0, torch.maximum(self.low[rows], mu), self.low[rows])
         self.high[rows] = torch.where(r > 0, torch.minimum(self.high[rows], mu), self.high[rows])
-        self._update_slope(rows)
+        self._update_slope(rows, n.dtype)
         active = rows[~self._solved(rows, n.dtype)]
         self._propose(active)
         return active
@@ -175,23 +174,29 @@ class _Search:
             self.n0 = self.n1 if self.rounds > 1 else n
             self.n1 = n if len(rows) == 1 else n.clone()
 
-    def _update_slope(self, rows: Tensor) -> None:
-        step = self.mu1[rows] - self.mu0[rows]
-        secant = (self.r1[rows] - self.r0[rows]) / step
-        good = (step.abs() > _MEANINGFUL_STEP) & (secant > _SMALLEST_SLOPE)  # False where there is no previous point
-        self.slope[rows] = torch.where(good, secant, self.slope[rows])
+    def _update_slope(self, rows: Tensor, dtype: torch.dtype) -> None:
+        """Secant slope; one that round-off hides, as in a gap, is taken for the largest that it can hide.
+
+        The slope of an exact density is positive; where that of a network is not, its size still tells how far to go.
+        """
+        step = (self.mu1[rows] - self.mu0[rows]).abs()
+        secant = (self.r1[rows] - self.r0[rows]).abs() / step
+        hidden = _NOISE * torch.finfo(dtype).eps / step
+        measured = torch.maximum(secant, hidden)
+        self.slope[rows] = torch.where(torch.isfinite(measured), measured, self.slope[rows])  # NaN: no previous point
 
     def _solved(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         mu0, mu1, r0, r1 = self.mu0[rows], self.mu1[rows], self.r0[rows], self.r1[rows]
         round_off = torch.finfo(dtype).eps
         enough = 1e-10 if dtype == torch.float64 else 1e-7
         if self.density_tolerance == 0:
-            enough = 4 * round_off * min(self.filling, 1 - self.filling)
+            enough = _NOISE * round_off * min(self.filling, 1 - self.filling)
         root = mu1 - r1 * (mu1 - mu0) / (r1 - r0)
         theta = (root - mu1) / (mu1 - mu0)
         curvature = 0.1 / self.kT**2 if self.kT else torch.inf
         bound = curvature * (root - mu1).abs() * (root - mu0).abs()
-        linear = (bound <= self.density_tolerance) & (theta.abs() <= 1) & (r1 != 0)  # False where NaN
+        # |theta| > 1 would amplify round-off; False where there is no previous point
+        linear = (bound <= self.density_tolerance) & (theta.abs() <= 1) & (r1 != 0)
         exact = r1.abs() <= enough
         self.theta[rows] = torch.where(linear & ~exact, theta, torch.zeros_like(theta))
         scale = mu1.abs().clamp_min(1.0)
@@ -201,9 +206,7 @@ class _Search:
     def _propose(self, rows: Tensor) -> None:
         """Secant step, kept inside the bracket and below the step limit; every other late step halves the bracket."""
         mu, r, low, high, limit = (x[rows] for x in (self.mu1, self.r1, self.low, self.high, self.limit))
-        good = self.slope[rows] > _SMALLEST_SLOPE
-        step = torch.where(good, -r / self.slope[rows], -r.sign() * limit)
-        trial = mu + torch.clamp(step, -limit, limit)
+        trial = mu + torch.clamp(-r / self.slope[rows], -limit, limit)
         bracketed = torch.isfinite(low) & torch.isfinite(high)
         late = self.rounds >= _SECANT_ONLY and self.rounds % 2 == 0
         halve = bracketed & ((trial <= low) | (trial >= high) | late)

@@ -17,7 +17,7 @@ import math
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -36,16 +36,22 @@ from hpc_holstein.network.checkpoint import check_card, default_model_path, load
 
 _DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu: it takes 2 evaluations a step at 200x200
 _SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
-_CHUNK_BYTES = {"cpu": 2**16, "cuda": 2**25}  # of the field per network evaluation: its activations stay in the cache
-# CPU: one core with 1 MB of L2, 512x512, convolutions 5-3-3-3 of 32 channels, float32: 2.6e6 sites/s in chunks of 24 to 96
-# rows, 0.9e6 without; CUDA: bounds the memory.
+_CHUNK_BYTES = {"cpu": 3 * 2**14, "cuda": 2**25}  # of the field per network evaluation
+# CPU: the activations stay in the cache.  The default network at 512x512 on one core with 1 MB of L2, float32: 2.4e6 sites/s in
+# chunks of 8 to 24 rows, 1e6 in one of 64 rows or more; float64 favours small chunks even more.  CUDA: bounds the memory.
 
 
 @dataclass(frozen=True)
 class Options:
-    """``model``: path of a model file, or ``"default"`` for the one that comes with the package."""
+    """Which network, and how it is evaluated.
+
+    model      path of a model file, or ``"default"`` for the one that comes with the package
+    precision  of the network: ``"state"`` (that of ``q``), or ``"float32"`` whatever the state has, which is several times
+               faster and keeps the sums over sites, and so the electron number, in the precision of the state
+    """
 
     model: str = "default"
+    precision: Literal["state", "float32"] = "state"
 
 
 class _HasDensity(Hamiltonian, Protocol):
@@ -65,13 +71,21 @@ class NeuralForces:
 
     tolerance = None
 
-    def __init__(self, module: torch.nn.Module, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        hamiltonian: Hamiltonian,
+        domain: Domain,
+        ensemble: Ensemble,
+        precision: Literal["state", "float32"] = "state",
+    ) -> None:
         require_filling(ensemble)
         _check_supported(module, hamiltonian, domain, ensemble)
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
         self.reach: int = module.reach  # type: ignore[assignment]
         self._width = max(self.reach, hamiltonian.reach)
         self._module = module
+        self._precision = precision
         self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
         domain.require_halo(self._width)
 
@@ -148,7 +162,8 @@ class NeuralForces:
         spare = self._width - self.reach
         field = ghosted[:, spare : ghosted.shape[1] - spare, spare : ghosted.shape[2] - spare]
         height, width = field.shape[1] - 2 * self.reach, field.shape[2] - 2 * self.reach
-        network = self._network(field)
+        dtype = torch.float32 if self._precision == "float32" else field.dtype
+        network = self._network(dtype, field.device)
         shift = (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, 1, 1)
         out = field.new_empty(len(rows), height, width, 1)
         cells = max(1, _CHUNK_BYTES[field.device.type] // field.element_size())
@@ -160,14 +175,14 @@ class NeuralForces:
                 index = rows[part].to(field.device)
                 for y in range(0, height, lines):
                     chunk = field[index, y : min(y + lines, height) + 2 * self.reach]
-                    out[part, y : y + lines, :, 0] = network(chunk + shift[part])
+                    out[part, y : y + lines, :, 0] = network((chunk + shift[part]).to(dtype))
         return out
 
-    def _network(self, like: Tensor) -> torch.nn.Module:
-        """The module in the precision and on the device of ``like``; the one that was given stays as it is."""
-        key = (like.dtype, like.device)
+    def _network(self, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+        """The module in a precision and on a device; the one that was given stays as it is."""
+        key = (dtype, device)
         if key not in self._converted:
-            self._converted[key] = deepcopy(self._module).to(dtype=like.dtype, device=like.device).eval()
+            self._converted[key] = deepcopy(self._module).to(dtype=dtype, device=device).eval()
         return self._converted[key]
 
 
@@ -199,4 +214,4 @@ def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: 
     path = default_model_path() if options.model == "default" else Path(options.model)
     module, card = load_model(path, domain.lattice)
     check_card(card, hamiltonian, ensemble, domain.lattice)
-    return NeuralForces(module, hamiltonian, domain, ensemble)
+    return NeuralForces(module, hamiltonian, domain, ensemble, options.precision)

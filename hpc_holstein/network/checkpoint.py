@@ -25,7 +25,6 @@ from safetensors import SafetensorError
 from safetensors.torch import safe_open, save_file
 from torch import nn
 
-import hpc_holstein
 from hpc_holstein.errors import HolsteinError, ModelError
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 from hpc_holstein.network import models
@@ -108,7 +107,7 @@ def make_card(
         seed=seed,
         metrics=dict(metrics),
         versions={
-            "hpc_holstein": hpc_holstein.__version__,
+            "hpc_holstein": metadata.version("hpc_holstein"),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "safetensors": metadata.version("safetensors"),
@@ -173,7 +172,7 @@ def read_card(path: str | Path) -> Card:
 
 def default_model_path() -> Path:
     """The model that comes with the package, for the preset ``paper-2601.04104``."""
-    path = Path(str(resources.files(hpc_holstein) / "data" / _DEFAULT_MODEL))
+    path = Path(str(resources.files("hpc_holstein") / "data" / _DEFAULT_MODEL))
     if not path.is_file():
         raise ModelError(
             f"this installation has no default model ({path} is missing): reinstall the package, "

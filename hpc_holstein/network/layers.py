@@ -1,13 +1,13 @@
 """Group convolutions: linear maps between regular representations of (point group) x (particle-hole Z2).
 
-A feature is a set of *copies* of the regular representation: channel ``(copy, s, g)`` with ``g`` an element of the point
-group ``G`` and ``s = 0, 1`` the particle-hole partner.  An element acts on a feature by moving sites and permuting
-channels, so every pointwise function is equivariant, and a linear map is equivariant exactly when
+A feature is a set of *copies* of the regular representation: channel ``(copy, x)`` with ``x`` an element of the group
+``G x Z2`` of :class:`ParticleHoleGroup`.  An element acts on a feature by moving sites and permuting channels, so every
+pointwise function is equivariant, and a linear map is equivariant exactly when
 
-    W[(o, s, g), (i, s', g'), d] = w[o, i, s + s' mod 2, g^-1 g', g^-1 d]
+    W[(o, x), (i, y), d] = w[o, i, x^-1 y, x^-1 d]
 
-for the stencil offsets ``d``.  Source: Cohen and Welling, arXiv 1602.07576; the internal Z2 is treated as one more
-factor of the group.
+for the stencil offsets ``d``, on which particle-hole exchange acts as the identity.  Source: Cohen and Welling,
+arXiv 1602.07576; the internal Z2 is one more factor of the group.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hpc_holstein.symmetry.internal import ParticleHoleGroup
 from hpc_holstein.symmetry.point_group import PointGroup
 
 
@@ -56,80 +57,75 @@ class _GroupKernel(nn.Module):
 
 
 class LiftingConv(_GroupKernel):
-    """From scalar fields that are odd under particle-hole to ``copies`` of the regular representation.
+    """From scalar fields that are odd under particle-hole exchange to ``copies`` of the regular representation.
 
-    ``W[(o, s, g), c, d] = (-1)^s w[o, c, g^-1 d]``; kernel ``[2 |G| copies, channels, *stencil]``.
+    ``W[(o, x), c, d] = parity(x) w[o, c, x^-1 d]``; kernel ``[2 |G| copies, channels, *stencil]``.
     """
 
-    def __init__(self, group: PointGroup, channels: int, copies: int, radius: int) -> None:
-        offsets = box_offsets(radius, group)
+    _parity: Tensor
+
+    def __init__(self, group: ParticleHoleGroup, channels: int, copies: int, radius: int) -> None:
+        offsets = box_offsets(radius, group.spatial)
         super().__init__(radius, offsets.shape[1], (copies, channels, len(offsets)), channels * len(offsets))
-        moved = group.site_permutations(offsets)[group.inverse]  # [g, d] -> index of g^-1 d
-        self._register(moved, offsets)
+        self._register(_moved_back(group, offsets), offsets)
+        self.register_buffer("_parity", torch.from_numpy(group.parity), persistent=False)
         self.bias = nn.Parameter(torch.zeros(copies))
-        self.regular = 2 * group.order
 
     def kernel(self) -> Tensor:
         """Dense kernel."""
-        spread = self.weight[:, :, self._index].transpose(1, 2)  # [o, g, c, d]
-        both = torch.stack([spread, -spread], dim=1)  # s = 0, 1
-        return self._dense(both.flatten(0, 2))
+        spread = self.weight[:, :, self._index].transpose(1, 2)  # [o, x, c, d]
+        return self._dense((spread * self._parity[:, None, None]).flatten(0, 1))
 
     def channel_bias(self) -> Tensor:
         """One bias a copy, spread over its channels."""
-        return self.bias.repeat_interleave(self.regular)
+        return self.bias.repeat_interleave(len(self._parity))
 
 
 class GroupConv(_GroupKernel):
     """Between regular representations; kernel ``[2 |G| out, 2 |G| in, *stencil]``."""
 
-    def __init__(self, group: PointGroup, copies_in: int, copies_out: int, radius: int) -> None:
-        offsets = box_offsets(radius, group)
-        order, n = group.order, len(offsets)
-        super().__init__(radius, offsets.shape[1], (copies_out, copies_in, 2 * order * n), copies_in * 2 * order * n)
-        relative = group.product_table[group.inverse]  # [g, g'] -> g^-1 g'
-        moved = group.site_permutations(offsets)[group.inverse]  # [g, d] -> g^-1 d
-        s = np.arange(2)
-        parity = (s[:, None] + s[None, :]) % 2
-        index = (
-            parity[:, None, :, None, None] * (order * n) + relative[None, :, None, :, None] * n + moved[None, :, None, None, :]
-        )  # [s, g, s', g', d]
-        self._register(index, offsets)
+    def __init__(self, group: ParticleHoleGroup, copies_in: int, copies_out: int, radius: int) -> None:
+        offsets = box_offsets(radius, group.spatial)
+        n = len(offsets)
+        super().__init__(radius, offsets.shape[1], (copies_out, copies_in, group.order * n), copies_in * group.order * n)
+        relative = group.product_table[group.inverse]  # [x, y] -> x^-1 y
+        self._register(relative[:, :, None] * n + _moved_back(group, offsets)[:, None, :], offsets)  # [x, y, d]
         self.bias = nn.Parameter(torch.zeros(copies_out))
-        self.regular = 2 * order
 
     def kernel(self) -> Tensor:
         """Dense kernel."""
-        spread = self.weight[:, :, self._index]  # [o, i, s, g, s', g', d]
-        spread = spread.permute(0, 2, 3, 1, 4, 5, 6)
-        return self._dense(spread.flatten(3, 5).flatten(0, 2))
+        spread = self.weight[:, :, self._index].transpose(1, 2)  # [o, x, i, y, d]
+        return self._dense(spread.flatten(2, 3).flatten(0, 1))
 
     def channel_bias(self) -> Tensor:
         """One bias a copy, spread over its channels."""
-        return self.bias.repeat_interleave(self.regular)
+        return self.bias.repeat_interleave(len(self._index))
 
 
 class ScalarHead(nn.Module):
-    """From the regular representation to scalars of the point group, some even and some odd under particle-hole.
+    """From the regular representation to scalars of the point group, some even and some odd under particle-hole exchange.
 
-    ``even = sum_{s,g} w f[s, g]``, ``odd = sum_{s,g} (-1)^s w f[s, g]``; returns a 1x1 kernel ``[even + odd, channels]``.
+    ``even = sum_x w f[x]``, ``odd = sum_x parity(x) w f[x]``.
     """
 
     _sign: Tensor
 
-    def __init__(self, group: PointGroup, copies: int, even: int, odd: int) -> None:
+    def __init__(self, group: ParticleHoleGroup, copies: int, even: int, odd: int) -> None:
         super().__init__()
-        order = group.order
-        self.weight = nn.Parameter(torch.randn(even + odd, copies) / math.sqrt(copies * 2 * order))
+        self.weight = nn.Parameter(torch.randn(even + odd, copies) / math.sqrt(copies * group.order))
         self.bias = nn.Parameter(torch.zeros(even))  # an odd scalar has no bias
-        sign = torch.ones(even + odd, 2 * order)
-        sign[even:, order:] = -1.0
-        self.register_buffer("_sign", sign, persistent=False)
+        sign = np.concatenate([np.ones((even, group.order)), np.tile(group.parity, (odd, 1))])
+        self.register_buffer("_sign", torch.from_numpy(sign).float(), persistent=False)
 
     def kernel(self) -> Tensor:
-        """``[even + odd, 2 |G| copies]``."""
+        """``[even + odd, 2 |G| copies]``, even scalars first."""
         return (self.weight[:, :, None] * self._sign[:, None, :]).flatten(1)
 
     def channel_bias(self) -> Tensor:
         """Bias of the even scalars, zero for the odd ones."""
         return torch.cat([self.bias, self.bias.new_zeros(len(self.weight) - len(self.bias))])
+
+
+def _moved_back(group: ParticleHoleGroup, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``[x, d]`` -> index of ``x^-1 d``."""
+    return np.tile(group.spatial.site_permutations(offsets)[group.spatial.inverse], (2, 1))

@@ -41,7 +41,7 @@ class Frames:
 def choose_frames(steps: NDArray[np.int64], count: int) -> list[int]:
     """Indices of ``count`` snapshots from first to last, evenly in ``log(step + last/50)``: domains grow fast at first."""
     last = int(steps[-1])
-    if len(steps) <= count or last <= int(steps[0]):
+    if len(steps) <= count or count == 1:
         return list(range(len(steps)))[-count:]
     offset = max(last / 50, 1.0)
     wanted = np.geomspace(steps[0] + offset, last + offset, count) - offset

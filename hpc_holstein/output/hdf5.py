@@ -86,10 +86,9 @@ class TrajectoryWriter:
         _create_layout(self._file, lattice.extent, np.dtype(number))
 
     def write_snapshot(self, state: State) -> None:
-        """Append ``q``, ``velocity`` and, from ``state.forces``, density and chemical potential."""
-        fields = {"q": state.q, "velocity": state.velocity}
-        if state.forces is not None:
-            fields["density"] = state.forces.density.unsqueeze(-1)
+        """Append ``q``, ``velocity``, and the density and chemical potential of ``state.forces``, which a running state has."""
+        assert state.forces is not None
+        fields = {"q": state.q, "velocity": state.velocity, "density": state.forces.density.unsqueeze(-1)}
         gathered = {name: self._domain.gather(field) for name, field in fields.items()}
         if self._file is None:
             return
@@ -97,9 +96,8 @@ class TrajectoryWriter:
         for name, value in gathered.items():
             if value is not None:
                 self._put(name, index, value.reshape(self._domain.lattice.extent).cpu().numpy())
-        self._put("step", index, state.step)
-        if state.forces is not None:
-            self._put("chemical_potential", index, float(state.forces.chemical_potential))
+        self._put("chemical_potential", index, float(state.forces.chemical_potential))
+        self._put("step", index, state.step)  # last: a reader counts snapshots by it
         self._file.flush()
 
     def write_series(self, step: int, values: Mapping[str, float]) -> None:

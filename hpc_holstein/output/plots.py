@@ -13,7 +13,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from hpc_holstein.output.analysis import Frames
@@ -86,7 +86,7 @@ def force_errors(path: Path, steps: Array, mse: Array, regimes: Mapping[str, tup
         stop = min(last if end is None else end, last)
         if first < stop:
             axes.axvspan(first, stop, color=shade, zorder=0, linewidth=0)
-            axes.text((first + stop) / 2, 0.98, name, transform=axes.get_xaxis_transform(), ha="center", va="top", fontsize=8)
+            axes.text((first + stop) / 2, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", fontsize=8)
     axes.set(xlabel="step of the quench", ylabel=r"force MSE [$(t_\mathrm{nn}/a)^2$]", xlim=(-0.02 * last, 1.02 * last))
     return figure
 
@@ -126,6 +126,10 @@ def domain_growth(path: Path, series: Mapping[str, Array]) -> Figure:
     length.set(xlabel=TIME, ylabel="domain length $L$ [$a$]")
     if any(drawn):
         length.set(xscale="log", yscale="log")
+        for axis in (length.xaxis, length.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
         _square_root_guide(length, series["time"], series["domain_length_inverse_moment"])
         length.legend(fontsize=7.5)
     return figure
@@ -207,11 +211,9 @@ def _loglog(axes: Axes, times: Array, lengths: Array, label: str) -> bool:
 
 
 def _square_root_guide(axes: Axes, times: Array, lengths: Array) -> None:
-    """``t^(1/2)``, the Allen-Cahn law, through the middle of a curve."""
+    """``t^(1/2)``, the Allen-Cahn law, along the later half of a curve."""
     usable = (times > 0) & np.isfinite(lengths) & (lengths > 0)
     if usable.sum() > 2:
-        t, length = times[usable], lengths[usable]
-        middle = len(t) // 2
-        guide = length[middle] * np.sqrt(t / t[middle])
-        axes.plot(t, guide, color="0.5", linestyle=":", linewidth=1.0, label=r"$\propto t^{1/2}$")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        late = times[usable] >= np.sqrt(times[usable][0] * times[usable][-1])  # of the logarithmic axis
+        t, length = times[usable][late], lengths[usable][late]
+        axes.plot(t, 0.8 * length[0] * np.sqrt(t / t[0]), color="0.5", linestyle=":", linewidth=1.0, label=r"$\propto t^{1/2}$")

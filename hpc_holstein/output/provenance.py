@@ -14,6 +14,7 @@ from typing import Any
 import hpc_holstein
 from hpc_holstein.errors import DataError
 
+UNITS = "t_nn = hbar = k_B = a = 1"
 _LIBRARIES = ("torch", "numpy", "scipy", "h5py", "mpi4py")
 
 

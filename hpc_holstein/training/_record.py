@@ -60,7 +60,7 @@ class Record:
         if improved:
             self.best_mse, self.best_epoch = validation_mse, self.epoch
         far_above = not validation_mse < min(max(self.baseline, 2 * self.best_mse), _FAR_ABOVE_BEST * self.best_mse)
-        self.above = self.above + 1 if far_above and not improved else 0
+        self.above = self.above + 1 if far_above else 0
         values = (self.epoch, self.step, self.elapsed_s, learning_rate, training_mse, validation_mse, self.best_mse)
         self.history.append(dict(zip(COLUMNS, values, strict=True)))
         return improved

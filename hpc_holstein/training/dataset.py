@@ -249,7 +249,7 @@ def _new_file(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}): choose an output in a folder with space and permission") from error
+        raise DataError(f"{path} cannot be written ({error}): choose a folder with space and permission") from error
     finally:
         with suppress(OSError):
             temporary.unlink()

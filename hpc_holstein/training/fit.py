@@ -185,8 +185,8 @@ class _Training:
         return max(of_steps, self.record.elapsed_s / limit) if limit else of_steps
 
     def _rate(self) -> float:
-        """Learning rate of the coming step."""
-        spent = self._spent() + 1 / (self._epochs * self._steps_per_epoch)
+        """Learning rate of the coming step, from the middle of it: neither the first nor the last step is void."""
+        spent = self._spent() + 0.5 / (self._epochs * self._steps_per_epoch)
         rising = min(1.0, spent / self.options.warmup) if self.options.warmup else 1.0
         return self.options.learning_rate * self.record.rate_scale * rising * 0.5 * (1 + math.cos(math.pi * min(spent, 1.0)))
 
@@ -292,7 +292,7 @@ class _Training:
 
     def _new_optimiser(self) -> torch.optim.AdamW:
         rate, decay = self.options.learning_rate, self.options.weight_decay
-        return torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay)
+        return torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)
 
     def _state(self) -> dict[str, Any]:
         """All that :meth:`_restore` needs, as tensors and plain values."""

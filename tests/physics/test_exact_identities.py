@@ -154,7 +154,7 @@ def test_zero_temperature_is_the_limit():
 
 
 class BondModel:
-    """``H = -sum_b (1 - alpha q_b) (c_i^+ c_j + h.c.) - 0.3 sum_i (-1)^y n_i`` and ``V = sum_b q_b^2 / 2``; one ``q`` a bond."""
+    """``H = -sum_b (1 - alpha q_b) (c_i^+ c_j + h.c.) - 0.3 sum_i (-1)^y n_i`` and ``V = sum_b q_b^2 / 2``."""
 
     name, components, reach, alpha = "bond model", 2, 0, 0.4
     parameters: ClassVar[dict[str, float]] = {}
@@ -191,3 +191,14 @@ def test_force_on_bond_coordinates(extent, periodic):
         sum(w * (free_energy(q + s * h * kicks) - free_energy(q - s * h * kicks)) for s, w in ((1, 8 / 12), (2, -1 / 12))) / h
     )
     np.testing.assert_allclose(provider(State.at_rest(q)).force.flatten(), -slope, atol=1e-8)
+    assert float(provider(State.at_rest(q)).density.sum()) == pytest.approx(electrons(provider, q), abs=1e-8)
+
+
+def electrons(provider: exact.ExactForces, q: Tensor) -> float:
+    """``-dOmega/dmu`` by central differences."""
+    mu, h = provider.ensemble.chemical_potential, 1e-5
+    omega = [
+        exact.build(exact.Options(), provider.hamiltonian, provider.domain, grand(mu + step))(State.at_rest(q)).grand_potential
+        for step in (h, -h)
+    ]
+    return float(omega[1] - omega[0]) / (2 * h)

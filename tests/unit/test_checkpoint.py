@@ -15,7 +15,7 @@ from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.lattice import square
 from hpc_holstein.network import checkpoint, models
 
-STAND_IN = '''
+STAND_IN = """
 from dataclasses import dataclass
 import torch
 
@@ -39,7 +39,7 @@ class Net(torch.nn.Module):
 
 def build(options, lattice):
     return Net(options)
-'''
+"""
 
 LATTICE = square.build((8, 6))
 HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
@@ -97,7 +97,7 @@ def test_round_trip(saved, standin, tmp_path, dtype):
 
 
 def test_card_states_the_facts(saved):
-    _, module, card = saved
+    _, _, card = saved
     assert (card.reach, card.field, card.predicts) == (2, "shifted", "density")
     assert card.parameters == {"t": 1.0, "g": 3.5, "k": 1.0, "kappa": 0.18}
     assert card.group == LATTICE.point_group.matrices

@@ -198,7 +198,6 @@ def test_gradient_reaches_every_weight():
     [
         ({"widths": ()}, "widths"),
         ({"widths": (4, 0)}, "widths"),
-        ({"field": "both"}, "'both'"),
         ({"radius_squared": 0.0}, "radius_squared"),
     ],
 )

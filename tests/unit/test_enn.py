@@ -41,6 +41,20 @@ def test_inference_kernels_follow_the_weights():
     torch.testing.assert_close(after, model(field).detach(), rtol=0, atol=1e-14)
 
 
+def test_inference_kernels_follow_a_fused_optimiser():
+    model = small()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    field = torch.randn(1, 16, 16, dtype=torch.float64)
+    for _ in range(2):
+        model.train()
+        model(field).square().sum().backward()
+        optimiser.step()
+        model.eval()
+        with torch.no_grad():
+            evaluated = model(field)
+        torch.testing.assert_close(evaluated, model(field).detach(), rtol=0, atol=1e-14)
+
+
 def test_weights_are_shared_over_the_group():
     model = small()
     dense = sum(layer.kernel().numel() for layer in model.layers)

@@ -136,7 +136,7 @@ def test_baseline_is_the_atomic_limit_or_the_mean():
 @pytest.mark.parametrize(("field", "predicts"), [("shifted", "density"), ("plain", "force"), ("shifted", "force")])
 def test_training_lowers_the_error_and_reports_it_truly(field, predicts):
     snapshots = data()
-    result = run(options(epochs=150, average=0.9), snapshots=snapshots, model=Stencil(field, predicts))
+    result = run(options(epochs=80, average=0.9), snapshots=snapshots, model=Stencil(field, predicts))
     assert result.metrics["validation"]["all"]["mse"] < 0.3 * result.history[0]["validation_mse"]
     assert result.metrics["validation"]["all"]["mse"] == pytest.approx(min(c[0] for c in curve(result, "validation_mse")))
     # The model of the result, on whole lattices, by a second route.
@@ -153,11 +153,17 @@ def test_training_lowers_the_error_and_reports_it_truly(field, predicts):
     assert not result.model.training
 
 
+@pytest.mark.parametrize("predicts", ["density", "force"])
+def test_loss_is_the_force_error(predicts):
+    result = run(options(epochs=1, learning_rate=1e-12, batch=3), model=Stencil(predicts=predicts))
+    assert result.history[0]["training_mse"] == pytest.approx(result.metrics["training"]["all"]["mse"], rel=1e-4)
+
+
 def test_rate_warms_up_then_falls_as_a_cosine():
     result = run(options(epochs=20, warmup=0.25, batch=100))
     rates = [c[0] for c in curve(result, "learning_rate")]
     for n, rate in enumerate(rates, 1):
-        spent = n / 20
+        spent = (n - 0.5) / 20
         assert rate == pytest.approx(1e-2 * min(1, spent / 0.25) * 0.5 * (1 + math.cos(math.pi * spent)))
 
 
@@ -224,7 +230,7 @@ def test_more_ranks_than_snapshots_in_a_batch():
 def test_time_limit_ends_the_training_and_the_schedule():
     result = run(options(epochs=0, time_limit_s=0.5))
     assert 0.4 < result.metrics["elapsed_s"] < 3
-    assert result.history[-1]["learning_rate"] < 1e-3 * 1e-2 * 100
+    assert result.history[-1]["learning_rate"] < 1e-3
     assert result.metrics["epochs"] > 2
 
 
@@ -272,7 +278,7 @@ def test_nan_never_reaches_the_weights():
     for clip in (0.0, 1.0):
         result = run(options(clip=clip), model=Poisoned())
         assert all(torch.isfinite(p).all() for p in result.model.parameters())
-        assert np.isfinite(result.metrics["test"]["all"]["mse"])
+        assert np.isfinite(curve(result, "validation_mse")).all()
 
 
 def test_collapse_rule():

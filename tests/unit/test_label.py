@@ -18,7 +18,14 @@ from hpc_holstein.training import dataset
 from hpc_holstein.training._parts import Parts
 from hpc_holstein.training.dataset import LABELS, Snapshots
 from hpc_holstein.training.label import label, label_file, make_file
-from hpc_holstein.training.paths import QuenchPlan, RandomPlan, early_dense_steps, even_steps, quench_snapshots, random_snapshots
+from hpc_holstein.training.paths import (
+    QuenchPlan,
+    RandomPlan,
+    early_dense_steps,
+    even_steps,
+    quench_snapshots,
+    random_snapshots,
+)
 
 LATTICE = square.build((4, 6))
 HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
@@ -34,7 +41,7 @@ def make_atomic(domain):
     return atomic.build(atomic.Options(), HAMILTONIAN, domain, Ensemble("grand-canonical", kT=0.1))
 
 
-class Interrupted(Exception):
+class InterruptedJobError(Exception):
     """Stands for the end of a job's time."""
 
 
@@ -48,7 +55,7 @@ def stopping(make_forces, calls):
         def call(state):
             left[0] -= 1
             if left[0] < 0:
-                raise Interrupted
+                raise InterruptedJobError
             return forces(state)
 
         return call
@@ -233,7 +240,7 @@ def test_interrupted_labels_continue_to_the_same_file(tmp_path, calls, monkeypat
     monkeypatch.setattr("hpc_holstein.training.label._SAVE_EVERY", 2)
     whole = make(tmp_path / "whole.h5")
     target = tmp_path / "a.h5"
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedJobError):
         make(target, make_forces=stopping(make_exact, calls))
     assert not target.exists()
     with pytest.raises(DataError, match="other states or settings"):
@@ -253,7 +260,7 @@ def test_interrupted_quench_continues_bitwise(tmp_path, monkeypatch):
     log = []
     for calls in (2, 8, 9):  # a quench takes 10 calls and is kept after steps 1 and 9
         driver = counting(stopping(make_atomic, calls), log)
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedJobError):
             quench_snapshots(plan(make_forces=driver), LATTICE, SerialTransport(), parts)
     log.clear()
     made = quench_snapshots(plan(make_forces=counting(make_atomic, log)), LATTICE, SerialTransport(), parts)
@@ -265,7 +272,9 @@ def test_external_file_is_labelled_on_ranks_and_otherwise_unchanged(tmp_path):
     with h5py.File(tmp_path / "in.h5", "w") as file:
         file["q"] = random_snapshots(RandomPlan(3, 2.0, seed=1), LATTICE).q
         file["theirs"] = np.arange(4)
-    run_in_process(2, lambda t: label_file(tmp_path / "in.h5", tmp_path / "out.h5", LATTICE, t, make_exact, {"provider": "exact"}))
+    run_in_process(
+        2, lambda t: label_file(tmp_path / "in.h5", tmp_path / "out.h5", LATTICE, t, make_exact, {"provider": "exact"})
+    )
     with h5py.File(tmp_path / "out.h5") as file:
         assert set(file) == {"q", "theirs", *LABELS}
         np.testing.assert_allclose(file["force"][2], reference_labels(file["q"][2])[0], atol=1e-9)

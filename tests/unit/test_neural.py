@@ -182,6 +182,7 @@ def test_single_precision():
     assert single.chemical_potential.dtype == torch.float64
     assert single.info["residual"] <= 1e-7
     assert torch.allclose(single.density.double(), double.density, atol=1e-3)  # the step is kT / g = 0.03 wide
+    assert torch.equal(provider(State.at_rest(q)).force, double.force)  # one provider, both precisions
     assert module.kernel.dtype == torch.float32  # the module that was given is left alone
 
 
@@ -198,6 +199,20 @@ def test_ranks_agree_with_one(size, grid):
     for ((top, bottom), (left, right)), result in run_in_process(size, body):
         assert torch.allclose(result.force, serial.force[top:bottom, left:right], atol=1e-11)
         assert torch.allclose(result.chemical_potential, serial.chemical_potential, atol=1e-11)
+
+
+def test_network_without_neighbours():
+    """A reach shorter than that of the classical force: the halo is that of the latter."""
+
+    class OneSite(StandIn):
+        reach = 0
+
+        def forward(self, x):
+            return torch.sigmoid(G * x / KT)
+
+    q = random_q()
+    result = setup(module=OneSite())(State.at_rest(q))
+    assert torch.allclose(result.force, atomic_forces(CANONICAL)(State.at_rest(q)).force, atol=1e-4)
 
 
 def test_plain_force_network():
@@ -276,6 +291,25 @@ def test_solver_fills_a_degenerate_level_in_part():
     assert float(solved.chemical_potential) == pytest.approx(0.2, abs=1e-12)
 
 
+@pytest.mark.parametrize("tilt", [1e-9, 0.0, -1e-9])
+@pytest.mark.parametrize("offset", [1e-9, -3e-8, 1e-5])
+@pytest.mark.parametrize("kT", [KT, 0.001])
+def test_solver_leaves_a_gap_that_holds_no_solution(kT, tilt, offset):
+    """Levels at +-6 and an error that offsets the count: the slope from before the gap opened is wrong by many orders."""
+    energies = torch.tensor([-6.0] * 50 + [6.0] * 50, dtype=torch.float64)[None]
+    solved = _canonical.solve_chemical_potential(
+        density=lambda mu, rows: _canonical.occupation(energies[rows], mu, kT) + offset + tilt * mu.tanh()[:, None],
+        mean=lambda n: n.mean(dim=1),
+        filling=0.5,
+        kT=kT,
+        guess=torch.zeros(1),
+        slope=torch.full((1,), 0.02),
+        density_tolerance=1e-5,
+    )
+    assert solved.residual <= 1e-10
+    assert solved.evaluations <= 40
+
+
 def atomic_forces(ensemble, extent=(12, 10)):
     lattice = square.build(extent)
     hamiltonian = holstein.build(holstein.Options(), lattice)
@@ -286,10 +320,10 @@ def atomic_forces(ensemble, extent=(12, 10)):
 def test_atomic_closed_form(kT):
     q = random_q()
     result = atomic_forces(Ensemble("grand-canonical", kT, chemical_potential=1.5))(State.at_rest(q))
-    Q = q[..., 0, 0].numpy()
-    n = [[(1.0 if G * x + 1.5 > 0 else 0.0) if kT == 0 else 0.5 * (1 + math.tanh((G * x + 1.5) / (2 * kT))) for x in r] for r in Q]
-    assert torch.allclose(result.density[..., 0], torch.tensor(n, dtype=torch.float64), atol=1e-13)
-    omega = sum(min(-G * x - 1.5, 0.0) - (kT * math.log1p(math.exp(-abs(G * x + 1.5) / kT)) if kT else 0.0) for r in Q for x in r)
+    above = [G * x + 1.5 for x in q.flatten().tolist()]  # mu - e of each site
+    n = [(1.0 if x > 0 else 0.0) if kT == 0 else 0.5 * (1 + math.tanh(x / (2 * kT))) for x in above]
+    assert torch.allclose(result.density.flatten(), torch.tensor(n, dtype=torch.float64), atol=1e-13)
+    omega = sum(-max(x, 0.0) - (kT * math.log1p(math.exp(-abs(x) / kT)) if kT else 0.0) for x in above)
     assert float(result.grand_potential) == pytest.approx(omega, abs=1e-9)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -26,12 +26,10 @@ class Options:
 
     radius_squared   neighbourhood: all sites with ``|r|^2`` up to this (squared lattice constants); 13 gives 45 sites
     widths           copies of every irrep in the hidden layers
-    field            input: ``plain`` is ``Q`` as published, ``shifted`` is ``Q + mu/g``
     """
 
     radius_squared: float = 13.0
     widths: tuple[int, ...] = (32, 8, 4)
-    field: Literal["plain", "shifted"] = "plain"
 
 
 def build(options: Options, lattice: Lattice) -> EFNN:
@@ -42,8 +40,6 @@ def build(options: Options, lattice: Lattice) -> EFNN:
         )
     if not options.widths or min(options.widths) < 1:
         raise ConfigError(f"widths = {list(options.widths)} of efnn is not valid: give at least one positive number of copies")
-    if options.field not in ("plain", "shifted"):
-        raise ConfigError(f"field = {options.field!r} of efnn is not valid: use 'plain' or 'shifted'")
     if not 1 <= options.radius_squared < np.inf:
         raise ConfigError(f"radius_squared = {options.radius_squared} of efnn is not valid: give a number of at least 1")
     return EFNN(options, lattice)
@@ -63,6 +59,7 @@ class EFNN(ConstantsModule):
     production: it is more accurate and faster.
     """
 
+    field = "plain"
     predicts = "force"
     filters: Tensor
     input_mean: Tensor
@@ -70,7 +67,6 @@ class EFNN(ConstantsModule):
 
     def __init__(self, options: Options, lattice: Lattice) -> None:
         super().__init__()
-        self.field = options.field
         irreps = real_irreps(lattice.point_group)
         vectors = np.asarray(lattice.vectors)
         offsets = np.concatenate(neighbour_shells(vectors @ vectors.T, options.radius_squared))

@@ -11,7 +11,9 @@ With ``e = -g Q'`` for all levels it is the atomic limit, where training starts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from torch.nn import functional as F
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.layers import GroupConv, LiftingConv, ScalarHead
+from hpc_holstein.symmetry.internal import ParticleHoleGroup
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Enn(nn.Module):
         if options.kT <= 0:
             raise ConfigError(f"kT = {options.kT} has no smooth density: give the network a temperature kT > 0")
         self.options = options
-        group = lattice.point_group
+        group = ParticleHoleGroup(lattice.point_group)
         self.reach = sum(options.radii)
         layers: list[LiftingConv | GroupConv] = [LiftingConv(group, len(options.scales), options.copies, options.radii[0])]
         layers += [GroupConv(group, options.copies, options.copies, radius) for radius in options.radii[1:]]
@@ -79,6 +82,11 @@ class Enn(nn.Module):
             x = F.silu(_conv(x, weight, bias))
         return self._levels(_conv(x, *kernels[-1]), energy)
 
+    def train(self, mode: bool = True) -> Enn:
+        """Switch between training and evaluation; forgets the kernels, since fused optimisers change weights unseen."""
+        self._inference_weights = ()
+        return super().train(mode)
+
     def _levels(self, scalars: Tensor, ghosted_energy: Tensor) -> Tensor:
         """Sum over levels: ``scalars [batch, 2 levels, *cells]``, even ones first."""
         own = ghosted_energy
@@ -95,14 +103,15 @@ class Enn(nn.Module):
         weights = tuple((p.data_ptr(), p._version) for p in self.parameters())
         if weights != self._inference_weights:
             self._inference_weights = weights
-            self._inference_kernels = [(_channels_last(w), b) for w, b in self._spread_kernels()]
+            self._inference_kernels = self._spread_kernels()
         return self._inference_kernels
 
     def _spread_kernels(self) -> list[tuple[Tensor, Tensor]]:
-        kernels = [(layer.kernel(), layer.channel_bias()) for layer in self.layers]
+        layers = cast(Sequence[LiftingConv | GroupConv], self.layers)
+        kernels = [(layer.kernel(), layer.channel_bias()) for layer in layers]
         head = self.head.kernel()
         kernels.append((head.reshape(*head.shape, *(1,) * (kernels[0][0].ndim - 2)), self.head.channel_bias()))
-        return kernels
+        return [(_channels_last(weight), bias) for weight, bias in kernels]
 
 
 def _channels_last(weight: Tensor) -> Tensor:

@@ -1,0 +1,98 @@
+# make demo   from nothing to a validated quench with figures in demo/ (about 6 minutes on two cores after the install)
+# make test   everything that a change must pass; make test-slow: the minutes-long physics checks
+# make help   all targets
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+RANKS ?= 2
+
+MPIRUN := $(BIN)/mpirun
+HOLSTEIN := $(BIN)/hpc-holstein
+PYTEST_MPI := $(BIN)/python -m mpi4py -m pytest --with-mpi -x --timeout 60 --timeout-method=thread tests/mpi
+
+# One thread a rank: several ranks share the cores.
+export OMP_NUM_THREADS := 1
+# Tests start commands of their own: those of this environment.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help install demo clean-demo test lint types contracts shellcheck test-serial test-mpi test-slow clean
+.NOTPARALLEL:
+
+help:
+	@echo "make demo        install into $(VENV), then label, train, quench on $(RANKS) ranks, validate, draw: demo/"
+	@echo "make test        lint, types, import contract, all tests, MPI tests on 2 and 4 ranks"
+	@echo "make test-slow   tests of minutes"
+	@echo "make install     only the install; make lint|types|contracts|shellcheck|test-serial|test-mpi: one part of make test"
+	@echo "make clean-demo  remove demo/; make clean: remove $(VENV) and all caches"
+
+# ---- install -------------------------------------------------------------------------------------------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mpi]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mpi,test]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+# ---- the main job at a small size, on the published parameters ----------------------------------------------------------
+
+demo: $(VENV)/.installed clean-demo
+	@mkdir demo && touch demo/.made-by-make
+	@echo "== 1/5 label: snapshots along thermal quenches, forces by exact diagonalization"
+	$(MPIRUN) -n $(RANKS) $(HOLSTEIN) label --preset paper-2601.04104 --lattice 24x24 --random 40 --quenches 16 --per-quench 40 \
+	    --path-force atomic --force exact --seed 11 --output demo/snapshots.h5
+	@echo "== 2/5 train: the equivariant network"
+	$(MPIRUN) -n $(RANKS) $(HOLSTEIN) train demo/snapshots.h5 --time-limit 160 --output demo/model
+	@echo "== 3/5 quench: 40x40, 2000 steps, the lattice split over $(RANKS) ranks"
+	$(MPIRUN) -n $(RANKS) $(HOLSTEIN) run --preset paper-2601.04104 --lattice 40x40 --steps 2000 --seed 2026 \
+	    --force demo/model/model.safetensors --set output.snapshot_every=20 --output demo/quench
+	@echo "== 4/5 validate: the forces of that run against exact diagonalization"
+	$(MPIRUN) -n $(RANKS) $(HOLSTEIN) validate --run demo/quench --reference exact --states 21 --output demo/validation
+	@echo "== 5/5 analyze: order, domain growth, energies"
+	$(HOLSTEIN) analyze demo/quench --output demo/figures
+	@echo "== done: what is in demo/" && find demo -type f ! -name '.*' | sort
+
+# Removes only a folder that `make demo` made.
+clean-demo:
+	@if [ -e demo ] && [ ! -e demo/.made-by-make ]; then \
+	    echo "demo/ was not made by make demo: move it away" >&2; exit 2; fi
+	@rm -rf demo
+
+# ---- tests ---------------------------------------------------------------------------------------------------------------
+
+test: lint types contracts shellcheck test-serial test-mpi
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+contracts: $(VENV)/.installed-test
+	$(BIN)/lint-imports
+
+shellcheck: $(VENV)/.installed-test
+	$(BIN)/shellcheck .ci/run slurm/*.sbatch
+
+test-serial: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+test-mpi: $(VENV)/.installed-test
+	$(MPIRUN) -n 2 $(PYTEST_MPI)
+	$(MPIRUN) -n 4 $(PYTEST_MPI)
+
+test-slow: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+clean: clean-demo
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

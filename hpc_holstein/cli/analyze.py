@@ -1,0 +1,57 @@
+"""``hpc-holstein analyze``: figures and numbers of a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hpc_holstein.cli.options import positive
+from hpc_holstein.cli.session import Session
+from hpc_holstein.config import config_of_text
+from hpc_holstein.config.builders import build_system
+from hpc_holstein.output.analysis import digest, frames
+from hpc_holstein.output.hdf5 import open_trajectory
+from hpc_holstein.output.provenance import refuse_existing, write_json
+
+HELP = "order, domain growth, correlations and energies of a run; writes figures and analysis.json"
+EXAMPLE = "example: hpc-holstein analyze quench"
+_FIGURES = ("cdw_maps.png", "domain_growth.png", "energies.png", "structure_factor.png", "correlations.png")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("run", type=Path, metavar="FOLDER", help="folder of a run")
+    parser.add_argument("--frames", type=positive, default=6, metavar="N", help="states that are shown (default: 6)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the figures (default: FOLDER/analysis)")
+
+
+def execute(args: argparse.Namespace, session: Session) -> None:
+    """Read, compute, draw; one rank does it."""
+    session.on_root(lambda: _analyze(args, session))
+
+
+def _analyze(args: argparse.Namespace, session: Session) -> None:
+    from hpc_holstein.output import plots  # here, so that runs on many ranks do not wait for matplotlib
+
+    folder = args.output or args.run / "analysis"
+    maps, growth, energies, structure, correlations = (folder / name for name in _FIGURES)
+    numbers = folder / "analysis.json"
+    refuse_existing(numbers, maps, growth, energies, structure, correlations)
+    with open_trajectory(args.run / "trajectory.h5") as trajectory:
+        config = config_of_text(trajectory.attributes["config"])
+        chosen, series = frames(trajectory, build_system(config).lattice, args.frames), trajectory.series()
+        content = digest(trajectory, chosen)
+    plots.order_maps(maps, chosen)
+    plots.domain_growth(growth, series)
+    plots.energies_and_temperature(energies, series, config.ensemble.kT)
+    plots.structure_factor(structure, chosen)
+    plots.correlations(correlations, chosen)
+    write_json(numbers, content)
+    session.say(f"{content['snapshots']} snapshots up to step {content['steps']}")
+    for row in content["frames"]:
+        length = row["domain_length_half_height"]
+        session.say(
+            f"t = {row['time']:>8g} hbar/t_nn  order parameter {row['order_parameter']:.4f}  "
+            f"domain length {'beyond the box' if length is None else f'{length:.2f} a'}"
+        )
+    session.say(f"wrote {numbers} and {len(_FIGURES)} figures beside it")

@@ -1,0 +1,83 @@
+"""``hpc-holstein show``: a model, a data file or a run in words."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpc_holstein.cli.session import Session
+from hpc_holstein.errors import DataError
+from hpc_holstein.network.checkpoint import default_model_path, describe, read_card
+from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory
+from hpc_holstein.training import dataset
+
+HELP = "say what a model, a snapshot file or a run is"
+EXAMPLE = "examples: hpc-holstein show default; hpc-holstein show data.h5; hpc-holstein show quench"
+_LONG = 100  # characters of an attribute that are shown on its line
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("what", metavar="PATH", help="model file, snapshot file, folder or trajectory.h5 of a run, or default")
+
+
+def execute(args: argparse.Namespace, session: Session) -> None:
+    """Say what is there; one rank does it."""
+    session.on_root(lambda: session.say(in_words(args.what)))
+
+
+def in_words(what: str) -> str:
+    """The card of a model, or what an HDF5 file holds."""
+    path = default_model_path() if what == "default" else Path(what)
+    if path.is_dir():
+        path = path / "trajectory.h5"
+    if path.suffix == ".safetensors":
+        return describe(read_card(path))
+    if is_trajectory(path):
+        return _trajectory(path)
+    if path.suffix not in (".h5", ".hdf5"):
+        raise DataError(f"{path} is neither a model (*.safetensors) nor an HDF5 file (*.h5): give one of them, or `default`")
+    return _snapshots(path)
+
+
+def _trajectory(path: Path) -> str:
+    with open_trajectory(path) as trajectory:
+        extent = "x".join(map(str, trajectory.extent))
+        lines = [
+            f"trajectory of {extent} cells: {len(trajectory)} snapshots, "
+            f"steps {trajectory.steps[0]} to {trajectory.steps[-1]}, "
+            f"t = {trajectory.times[0]:g} to {trajectory.times[-1]:g} hbar/t_nn",
+        ]
+        series = trajectory.series()
+        if len(series["time"]):
+            lines.append(f"last observables at t = {series['time'][-1]:g} hbar/t_nn:")
+            lines += [f"  {name:<30} {row[-1]:.6g}" for name, row in series.items() if np.isfinite(row[-1]) and name != "time"]
+        return "\n".join([*lines, *_attributes(trajectory.attributes)])
+
+
+def _snapshots(path: Path) -> str:
+    data = dataset.read(path)
+    quenches = np.unique(data.quench[data.quench != -1])
+    labels = f"forces by {data.label_attributes.get('provider', 'an unknown provider')}" if data.labelled else "not labelled"
+    lines = [
+        f"{len(data)} snapshots of {'x'.join(map(str, data.extent))} cells, {data.q.dtype}, {labels}",
+        f"{int((data.quench == -1).sum())} random, {len(quenches)} quenches, steps {data.step.min()} to {data.step.max()}",
+        f"data SHA-256 {data.data_hash}",
+    ]
+    return "\n".join([*lines, *_attributes(data.attributes)])
+
+
+def _attributes(attributes: Mapping[str, Any]) -> list[str]:
+    """One line each; texts of several lines (the configuration) below their name."""
+    lines = []
+    for name, value in attributes.items():
+        text = str(value)
+        if "\n" in text:
+            lines += [f"{name}:", *(f"  {line}" for line in text.splitlines())]
+        else:
+            lines.append(f"{name:<24} {text if len(text) <= _LONG else text[:_LONG] + ' ...'}")
+    return lines

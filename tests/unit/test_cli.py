@@ -1,0 +1,171 @@
+"""The commands, in this process: the whole path at a tiny size, and one sentence for everything that can be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import hpc_holstein
+from hpc_holstein.cli import COMMANDS, main
+
+PRESET = ["--preset", "paper-2601.04104"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # commands set the threads of this process
+    return tmp_path
+
+
+def write_states(path: Path, attributes: dict[str, Any] | None = None) -> np.ndarray:
+    q = 5 * np.random.default_rng(2).normal(size=(3, 6, 4))
+    with h5py.File(path, "w") as file:
+        file["q"] = q
+        file.attrs.update(attributes or {})
+    return q
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a refused command prints; it leaves with code 2."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    return message
+
+
+def test_from_labels_to_figures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = ["label", "--random", "2", "--quenches", "3", "--per-quench", "4", "--quench-steps", "20", "--path-force", "atomic"]
+    assert main([*made, "--lattice", "10x8", "--seed", "3", "--output", "data.h5"]) == 0
+    assert main(["train", "data.h5", "--model", "enn", "--epochs", "2", "--set", "model.copies=1", "--output", "model"]) == 0
+    assert {p.name for p in Path("model").iterdir()} == {"model.safetensors", "loss.csv", "loss.png", "metrics.json"}
+    model = "model/model.safetensors"
+    small = ["--lattice", "12x8", "--steps", "20", "--set", "output.snapshot_every=5"]
+    assert main(["run", *PRESET, *small, "--force", model, "--output", "quench"]) == 0
+    summary = json.loads(Path("quench/summary.json").read_text())
+    assert (summary["steps"], summary["lattice"], summary["ranks"]) == (20, [12, 8], 1)
+    assert summary["electron_number_drift"] < 1e-10
+    assert len(summary["model.sha256"]) == 64
+    assert main(["validate", "--run", "quench", "--states", "3"]) == 0
+    found = json.loads(Path("quench/validation/validation.json").read_text())
+    assert found["all"]["snapshots"] == 3
+    assert 0 < found["all"]["mse"] < 1
+    assert main(["validate", "--input", "data.h5", "--force", "exact", "--reference", "labels", "--output", "same"]) == 0
+    assert json.loads(Path("same/validation.json").read_text())["all"]["max_error"] < 1e-10
+    assert main(["analyze", "quench"]) == 0
+    assert len(list(Path("quench/analysis").glob("*.png"))) == 5
+    assert json.loads(Path("quench/analysis/analysis.json").read_text())["steps"] == 20
+    capsys.readouterr()
+    for what, word in ((model, "enn"), ("data.h5", "forces by exact"), ("quench", "trajectory of 12x8 cells: 5 snapshots")):
+        assert main(["show", what]) == 0
+        assert word in capsys.readouterr().out
+    assert "model is made for another system: kT" in refused(
+        capsys, "run", *PRESET, *small, "--force", model, "--set", "ensemble.kT=0.3", "--output", "other"
+    )
+    assert "kT is 0.1 there and 0.3 here" in refused(
+        capsys, "train", "data.h5", "--set", "ensemble.kT=0.3", "--output", "other"
+    )
+    for again in (["run", *PRESET, *small, "--output", "quench"], ["analyze", "quench"], ["validate", "--run", "quench"]):
+        assert "never overwritten" in refused(capsys, *again)
+    assert not Path("other").exists()
+
+
+def test_labels_are_added_and_nothing_else_changes(here: Path) -> None:
+    q = write_states(Path("states.h5"), {"note": "mine"})
+    assert main(["label", "--input", "states.h5", "--force", "exact", "--output", "labelled.h5"]) == 0
+    with h5py.File("labelled.h5") as file:
+        assert np.array_equal(file["q"], q)
+        assert file.attrs["note"] == "mine"
+        assert set(file) == {"q", "force", "density", "chemical_potential"}
+        assert file["force"].attrs["hamiltonian.g"] == 3.5
+        g, k, kappa = 3.5, 1.0, 0.18
+        neighbours = sum(np.roll(q, step, axis) for step in (1, -1) for axis in (1, 2))
+        expected = g * (file["density"][...] - 0.5) - k * q - kappa * neighbours
+        assert np.allclose(file["force"], expected, atol=1e-12)
+        assert np.allclose(file["density"][...].mean(axis=(1, 2)), 0.5, atol=1e-12)
+
+
+def test_a_run_continues_from_a_snapshot_of_another(here: Path) -> None:
+    common = [*PRESET, "--lattice", "6x6", "--force", "atomic"]
+    assert main(["run", *common, "--steps", "4", "--output", "first"]) == 0
+    assert main(["run", *common, "--steps", "2", "--set", "initial.file=first", "--output", "second"]) == 0
+    with h5py.File("first/trajectory.h5") as first, h5py.File("second/trajectory.h5") as second:
+        for name in ("q", "velocity"):
+            assert np.array_equal(second[name][0], first[name][-1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rum"], ["invalid choice: 'rum'"]),
+        (["run", "--prset", "x"], ["unknown option --prset", "did you mean --preset?"]),
+        (["run"], ["--preset paper-2601.04104"]),
+        (["run", *PRESET, "--steps", "0"], ["--steps", "'0'"]),
+        (["run", *PRESET, "--lattice", "40"], ["'40' is not ROWSxCOLUMNS"]),
+        (["run", *PRESET, "--set", "dynamics.dtt=1"], ["'dynamics.dtt'", "dynamics.dt"]),
+        (["run", *PRESET, "--set", "dynamics.dt=fast"], ["dynamics.dt = 'fast'", "a number"]),
+        (["run", *PRESET, "--force", "exakt"], ["'exakt'", "did you mean 'exact'?"]),
+        (["run", *PRESET, "--force", "gone.safetensors"], ["gone.safetensors does not exist"]),
+        (["run", *PRESET, "--force", "atomic", "--lattice", "7x8"], ["7x8", "period 2"]),
+        (["run", *PRESET, "--force", "atomic", "--grid", "2x1"], ["2x1", "1 rank"]),
+        (["run", *PRESET, "--force", "atomic", "--set", "initial.file=gone.h5"], ["gone.h5 does not exist"]),
+        (["run", *PRESET, "--force", "atomic", "--device", "cuda:99"], ["cuda:99", "use auto or cpu"]),
+        (["label", "--output", "x.h5"], ["nothing to label"]),
+        (["label", "--input", "gone.h5", "--output", "x.h5"], ["gone.h5 does not exist"]),
+        (["label", "--input", "states.h5", "--random", "3", "--output", "x.h5"], ["--random has no meaning with --input"]),
+        (["label", "--random", "3", "--even", "--output", "x.h5"], ["--even has no meaning without quenches"]),
+        (["label", "--input", "states.h5", "--output", "states.h5"], ["states.h5 exists already"]),
+        (["label", "--input", "nan.h5", "--output", "x.h5"], ["nan in snapshot 1 at site (y, x) = (2, 3)"]),
+        (["label", "--input", "half.h5", "--output", "x.h5"], ["half.h5", "truncated"]),
+        (["label", "--input", "soft.h5", "--output", "x.h5"], ["hamiltonian.g is 1.5 there and 3.5 here"]),
+        (["train", "states.h5", "--output", "m"], ["states.h5 is not labelled"]),
+        (["validate", "--input", "states.h5", "--reference", "labels"], ["states.h5 is not labelled"]),
+        (["validate", "--run", "nowhere"], ["nowhere/trajectory.h5 does not exist"]),
+        (["analyze", "nowhere"], ["nowhere/trajectory.h5 does not exist"]),
+        (["show", "README.txt"], ["neither a model"]),
+        (["show", "half.safetensors"], ["half.safetensors"]),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    q = write_states(here / "states.h5")
+    write_states(here / "soft.h5", attributes={"hamiltonian.g": 1.5})
+    (here / "half.h5").write_bytes((here / "states.h5").read_bytes()[:1200])
+    (here / "half.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    q[1, 2, 3] = np.nan
+    with h5py.File(here / "nan.h5", "w") as file:
+        file["q"] = q
+    before = sorted(path.name for path in here.iterdir())
+    message = refused(capsys, *arguments)
+    for word in words:
+        assert word in message
+    assert sorted(path.name for path in here.iterdir()) == before  # refused before any work
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_helps_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "example" in text
+    assert f"hpc-holstein {command}" in text
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"hpc-holstein {hpc_holstein.__version__}\n"
+
+
+def test_tasks_that_mpi_does_not_join_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert "Slurm started 4 tasks" in refused(capsys, "show", "default")

@@ -1,0 +1,134 @@
+"""The trajectory file: names, units, values, and what happens to files that are not one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
+from hpc_holstein.errors import DataError
+from hpc_holstein.interfaces import ForceResult, State
+from hpc_holstein.lattice import square
+from hpc_holstein.output.hdf5 import SERIES, TrajectoryWriter, is_trajectory, open_trajectory
+
+EXTENT = (4, 6)
+DT = 0.05
+
+
+def global_state(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(step)
+    return generator.normal(size=EXTENT), generator.normal(size=EXTENT), generator.uniform(size=EXTENT)
+
+
+def write(path: Path, transport: Transport, dtype: torch.dtype = torch.float64) -> None:
+    """Two snapshots, three rows of observables."""
+    domain = CartesianDomain(square.build(EXTENT), transport)
+    with TrajectoryWriter(path, domain, DT, dtype, {"config": "x = 1\n", "seed": 3}) as writer:
+        for step in (0, 50):
+            like = torch.zeros((*domain.local_extent, 1, 1), dtype=dtype)
+            q, velocity, n = (domain.scatter(torch.from_numpy(f)[..., None, None], like) for f in global_state(step))
+            forces = ForceResult(force=q, density=n[..., 0], chemical_potential=torch.tensor(0.25 + step))
+            writer.write_snapshot(State(q, velocity, step, forces))
+        for step in (0, 10, 20):
+            writer.write_series(step, {"order_parameter": 0.1 * step, "kinetic_temperature": 1.0})
+
+
+def test_xarray_finds_names_coordinates_and_units(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "trajectory.h5"
+    write(path, SerialTransport())
+    with xr.open_dataset(path, engine="h5netcdf") as data:
+        assert data.q.dims == ("time", "y", "x")
+        assert data.order_parameter.dims == ("observables_time",)
+        assert data.chemical_potential.dims == ("time",)
+        assert np.allclose(data.time, [0.0, 2.5])
+        assert np.allclose(data.observables_time, [0.0, 0.5, 1.0])
+        assert np.array_equal(data.x, np.arange(6.0))
+        units = {"time": "hbar/t_nn", "q": "a", "velocity": "a t_nn/hbar", "density": "electrons/site", "y": "a"}
+        assert {name: data[name].attrs["units"] for name in units} == units
+        assert all("units" in data[name].attrs for name in data.variables)
+        for name, expected in zip(("q", "velocity", "density"), global_state(50), strict=True):
+            assert np.array_equal(data[name].sel(time=2.5), expected)
+        assert np.array_equal(data.chemical_potential, [0.25, 50.25])
+        assert np.array_equal(data.step, [0, 50])
+        assert np.allclose(data.order_parameter, [0.0, 1.0, 2.0])
+        assert np.isnan(data.total_energy).all()
+        assert data.attrs["seed"] == 3
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_the_file_does_not_depend_on_the_ranks(tmp_path: Path, ranks: int) -> None:
+    write(tmp_path / "one.h5", SerialTransport())
+    run_in_process(ranks, lambda transport: write(tmp_path / "many.h5", transport))
+    with xr.open_dataset(tmp_path / "one.h5") as one, xr.open_dataset(tmp_path / "many.h5") as many:
+        xr.testing.assert_identical(one, many)
+
+
+def test_single_precision_is_stored_as_such(tmp_path: Path) -> None:
+    write(tmp_path / "t.h5", SerialTransport(), torch.float32)
+    with h5py.File(tmp_path / "t.h5") as file:
+        assert file["q"].dtype == np.float32
+
+
+def test_the_reader_gives_back_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    write(path, SerialTransport())
+    assert is_trajectory(path)
+    with open_trajectory(path) as trajectory:
+        assert len(trajectory) == 2
+        assert trajectory.extent == EXTENT
+        assert trajectory.attributes["config"] == "x = 1\n"
+        snapshot = trajectory.snapshot(-1)
+        assert (snapshot.step, snapshot.time, snapshot.chemical_potential) == (50, 2.5, 50.25)
+        assert np.array_equal(snapshot.velocity, global_state(50)[1])
+        series = trajectory.series()
+        assert set(series) == {"time", *SERIES}
+        assert {len(row) for row in series.values()} == {3}
+        with pytest.raises(DataError, match="snapshot 2 is not in"):
+            trajectory.snapshot(2)
+
+
+def test_what_was_flushed_survives_a_run_that_ends_early(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    domain = CartesianDomain(square.build(EXTENT), SerialTransport())
+    writer = TrajectoryWriter(path, domain, DT, torch.float64, {})
+    ones = torch.ones(*EXTENT, 1, 1)
+    writer.write_snapshot(State(ones, ones, forces=ForceResult(ones, ones[..., 0], torch.tensor(0.0))))
+    copy = tmp_path / "copy.h5"
+    copy.write_bytes(path.read_bytes())  # as the disk stands while the run goes on
+    writer.close()
+    with open_trajectory(copy) as trajectory:
+        assert np.array_equal(trajectory.snapshot(0).q, np.ones(EXTENT))
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    path.write_text("precious")
+    with pytest.raises(DataError, match="never overwritten"):
+        write(path, SerialTransport())
+    assert path.read_text() == "precious"
+
+
+def test_files_that_are_no_trajectory_are_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    with pytest.raises(DataError, match="does not exist"), open_trajectory(path):
+        pass
+    write(path, SerialTransport())
+    whole = path.read_bytes()
+    (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="truncated"), open_trajectory(tmp_path / "half.h5"):
+        pass
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["q"] = np.zeros((1, 2, 2))
+    assert not is_trajectory(tmp_path / "other.h5")
+    with pytest.raises(DataError, match="not a trajectory"), open_trajectory(tmp_path / "other.h5"):
+        pass
+    with h5py.File(path, "r+") as file:
+        file["q"][1, 2, 3] = np.nan
+    with open_trajectory(path) as trajectory, pytest.raises(DataError, match=r"snapshot 1 .*not finite"):
+        trajectory.snapshot(-1)
