@@ -105,10 +105,7 @@ def _plans(args: argparse.Namespace, config: Config) -> dict[str, Any]:
         plans["random"] = RandomPlan(args.random, q_std, seed)
     if args.quenches is not None:
         driver = args.path_force or args.force
-        driving = force_overrides(driver)
-        if driving["force.kind"] == "neural":
-            driving["force.precision"] = "float32"  # where the path goes matters, not its last digits
-        path_config = load_config(args.config, default_preset(args), {**overrides(args), **driving})
+        path_config = load_config(args.config, default_preset(args), {**overrides(args), **force_overrides(driver)})
         steps, count = args.quench_steps or _QUENCH_STEPS, args.per_quench or _PER_QUENCH
         plans["quenches"] = QuenchPlan(
             count=args.quenches,
@@ -117,7 +114,7 @@ def _plans(args: argparse.Namespace, config: Config) -> dict[str, Any]:
             velocity_std=config.initial.velocity_std,
             seed=seed,
             integrator=build_integrator(config),
-            make_forces=forces_maker(build_system(config), path_config.force),
+            make_forces=forces_maker(build_system(config), path_config.force, mixed=path_config.parallel.dtype == "mixed"),
             path=driver,
         )
     return plans

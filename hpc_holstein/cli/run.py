@@ -29,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, metavar="N", help="time steps")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the initial state and the noise")
     parser.add_argument("--force", metavar="KIND", help="force provider: exact, atomic, neural, or a model file *.safetensors")
-    parser.add_argument("--dtype", help="float64 or float32")
+    parser.add_argument(
+        "--dtype", metavar="NAME", help="mixed (networks in float32, the rest in float64: default), float64 or float32"
+    )
     parser.add_argument("--grid", type=cells, metavar="PxQ", help="ranks along rows and columns (default: smallest halo)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: run)")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,12 @@ def build_system(config: Config) -> System:
     return System(lattice, hamiltonian, config.ensemble.build())
 
 
-def forces_maker(system: System, force: KindSection) -> Callable[[Domain], ForceProvider]:
-    """``make(domain)`` builds the provider that ``force`` names."""
+def forces_maker(system: System, force: KindSection, mixed: bool = False) -> Callable[[Domain], ForceProvider]:
+    """``make(domain)`` builds the provider that ``force`` names; ``mixed``: its network, if it has one, in float32."""
     module = kinds.resolve(FOLDERS["force"], force.kind, "force.kind")
     options = section_options("force", force)
+    if mixed and "precision" in kinds.option_names(module.Options):
+        options = replace(options, precision="float32")
     return lambda domain: module.build(options, system.hamiltonian, domain, system.ensemble)
 
 
@@ -115,7 +117,7 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
         domain=domain,
         hamiltonian=system.hamiltonian,
         ensemble=system.ensemble,
-        forces=forces_maker(system, config.force)(domain),
+        forces=forces_maker(system, config.force, mixed=config.parallel.dtype == "mixed")(domain),
         integrator=build_integrator(config),
         noise=noise,
         mass=section.mass,

@@ -102,17 +102,21 @@ class OutputSection(Section):
 
 
 class ParallelSection(Section):
-    """Rank ``grid`` (chosen when absent), ``threads`` of each rank, arithmetic and device."""
+    """Rank ``grid`` (chosen when absent), ``threads`` of each rank, arithmetic and device.
+
+    ``dtype``: ``float64`` or ``float32`` throughout, or ``mixed``: networks in float32, the state, its integration and all
+    sums in float64, so that the electron number is kept to float64 round-off at the speed of float32.
+    """
 
     grid: tuple[Cells, ...] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
-    dtype: Literal["float64", "float32"] = "float64"
+    dtype: Literal["mixed", "float64", "float32"] = "mixed"
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The torch dtype that ``dtype`` names."""
-        return torch.float64 if self.dtype == "float64" else torch.float32
+        """The torch dtype of the state."""
+        return torch.float32 if self.dtype == "float32" else torch.float64
 
 
 class Config(Section):

@@ -19,7 +19,7 @@ from hpc_holstein.interfaces import Bond, Lattice
 
 @dataclass(frozen=True)
 class Options:
-    """Hopping ``t``, coupling ``g``, stiffness ``k`` and nearest-neighbour elastic coupling ``kappa``, in units of ``t_nn = 1``."""
+    """Hopping ``t``, coupling ``g``, stiffness ``k`` and elastic coupling ``kappa`` of nearest neighbours, in ``t_nn = 1``."""
 
     t: float = 1.0
     g: float = 3.5
