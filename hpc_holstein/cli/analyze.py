@@ -9,9 +9,10 @@ from hpc_holstein.cli.options import positive
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import config_of_text
 from hpc_holstein.config.builders import build_system
+from hpc_holstein.files import refuse_existing
 from hpc_holstein.output.analysis import digest, frames
 from hpc_holstein.output.hdf5 import open_trajectory
-from hpc_holstein.output.provenance import refuse_existing, write_json
+from hpc_holstein.output.provenance import write_json
 
 HELP = "order, domain growth, correlations and energies of a run; writes figures and analysis.json"
 EXAMPLE = "example: hpc-holstein analyze quench"

@@ -11,10 +11,11 @@ from hpc_holstein.cli.options import add_config, add_lattice, add_physics, cells
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, initial_state, model_facts
+from hpc_holstein.files import refuse_existing
 from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.hdf5 import TrajectoryWriter
 from hpc_holstein.output.observables import require_commensurate
-from hpc_holstein.output.provenance import UNITS, provenance, refuse_existing, write_json
+from hpc_holstein.output.provenance import UNITS, provenance, write_json
 from hpc_holstein.simulation import Progress, Recorder, Simulation, SnapshotWriter, Summary, clock
 
 HELP = "run the dynamics; writes trajectory.h5 and summary.json"

@@ -14,8 +14,9 @@ from hpc_holstein.cli.options import add_physics, default_preset, overrides, pos
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, fit_options, load_config
 from hpc_holstein.config.builders import build_network, build_system, require_same_physics
+from hpc_holstein.files import refuse_existing
 from hpc_holstein.network.checkpoint import describe, make_card, save_model
-from hpc_holstein.output.provenance import provenance, refuse_existing, write_json
+from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
 from hpc_holstein.training.fit import FitResult, fit
 from hpc_holstein.training.validation import summary

@@ -13,8 +13,9 @@ from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import Config, config_of_text, load_config
 from hpc_holstein.config.builders import build_system, forces_maker, model_facts, require_same_physics
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.files import refuse_existing
 from hpc_holstein.output.hdf5 import open_trajectory
-from hpc_holstein.output.provenance import provenance, refuse_existing, write_json
+from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.validation import REGIMES, Comparison, compare, summary

@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import pkgutil
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from dataclasses import field as member
 from importlib import import_module, metadata, resources
@@ -22,10 +20,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import safe_open, save_file
+from safetensors.torch import safe_open, save
 from torch import nn
 
 from hpc_holstein.errors import HolsteinError, ModelError
+from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 from hpc_holstein.network import models
 
@@ -124,17 +123,9 @@ def save_model(path: str | Path, module: nn.Module, card: Card, overwrite: bool 
     if path.exists() and not overwrite:
         raise ModelError(f"model file {path} exists already: remove it, choose another path or ask for overwriting")
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in module.state_dict().items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, temporary, metadata={"card": json.dumps(asdict(card), sort_keys=True)})
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise ModelError(
-            f"model file {path} cannot be written ({error}): choose a folder with write permission and space"
-        ) from error
+    content = save(weights, metadata={"card": json.dumps(asdict(card), sort_keys=True)})
+    with replaced(path, ModelError) as temporary:
+        temporary.write_bytes(content)  # not save_file, whose files are readable by their owner alone
 
 
 def load_model(path: str | Path, lattice: Lattice | None = None) -> tuple[nn.Module, Card]:

@@ -30,8 +30,8 @@ import torch
 from numpy.typing import NDArray
 
 from hpc_holstein.errors import DataError
+from hpc_holstein.files import exists_already
 from hpc_holstein.interfaces import Domain, State
-from hpc_holstein.output.provenance import exists_already
 
 SCHEMA = "hpc_holstein trajectory 1"
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,12 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, Lattice, State
 
 Field = Tensor | NDArray[np.floating]
+Vectors = tuple[tuple[float, ...], ...]
 
+_GEOMETRIES = 2  # lattices whose rings and wave numbers are kept: those of a run, at 16 bytes a cell
 _PHASE_ERROR = 1e-9  # radians
 
 
@@ -35,10 +40,9 @@ def require_commensurate(lattice: Lattice) -> None:
         turns = cells * phase / (2 * math.pi)
         if periodic and abs(turns - round(turns)) > _PHASE_ERROR:
             period = round(2 * math.pi / phase)
-            shown = "x".join(map(str, lattice.extent))
             raise ConfigError(
-                f"lattice extent {shown} does not hold an order of period {period}: "
-                f"give every periodic axis a multiple of {period} cells, or leave out the observables of this order"
+                f"lattice extent {shown(lattice.extent)} does not hold an order of period {period}: use "
+                f"{_nearest_extents(lattice, period)}, a multiple of {period} cells along each periodic axis"
             )
 
 
@@ -87,16 +91,10 @@ def radial_average(values: Field, lattice: Lattice) -> tuple[Tensor, Tensor]:
     ``[*batch, ring]``.  Ring 0 is ``r = 0`` alone.
     """
     values, axes = torch.as_tensor(values), len(lattice.extent)
-    sides = np.asarray(lattice.vectors) * np.asarray(lattice.extent)[:, None]
-    radius = _shortest_image(lattice, sides).flatten().to(values.device)
-    rings = min(lattice.extent) // 2 + 1
-    ring = radius.round().long()
-    kept = ring < rings
-    ring, radius = ring[kept], radius[kept]
-    counts = torch.bincount(ring, minlength=rings)
-    sums = values.new_zeros((*values.shape[:-axes], rings)).index_add_(-1, ring, values.flatten(-axes)[..., kept])
-    filled = counts > 0
-    return (torch.bincount(ring, weights=radius, minlength=rings) / counts)[filled], (sums / counts)[..., filled]
+    rings = _rings(tuple(lattice.extent), tuple(lattice.vectors))
+    ring, counts, radii = (tensor.to(values.device) for tensor in (rings.of_displacement, rings.counts, rings.radii))
+    sums = values.new_zeros((*values.shape[:-axes], len(counts) + 1)).index_add_(-1, ring, values.flatten(-axes))
+    return radii.clone(), sums[..., :-1] / counts
 
 
 def first_crossing(radii: Tensor, averages: Tensor, level: float) -> Tensor:
@@ -123,8 +121,7 @@ def domain_length(phi: Field, lattice: Lattice) -> dict[str, Tensor]:
     radii, averages = radial_average(correlation(phi, lattice), lattice)
     axes = _cell_axes(lattice)
     power = torch.fft.fftn(phi, dim=axes).abs().square()
-    reciprocal = 2 * math.pi * np.linalg.inv(np.asarray(lattice.vectors)).T
-    moment = (power * _shortest_image(lattice, reciprocal).to(power)).sum(dim=axes)
+    moment = (power * _wave_numbers(tuple(lattice.extent), tuple(lattice.vectors)).to(power)).sum(dim=axes)
     return {
         "first_zero": first_crossing(radii, averages, 0.0),
         "half_height": first_crossing(radii, averages, 0.5),
@@ -234,16 +231,51 @@ def _displaced(ghosted: Tensor, offset: tuple[int, ...]) -> Tensor:
     return ghosted
 
 
-def _shortest_image(lattice: Lattice, sides: NDArray[np.float64]) -> Tensor:
+class _Rings(NamedTuple):
+    """Displacements by length, in rings of width 1: ``of_displacement [cells]`` in FFT order, the last one is beyond."""
+
+    of_displacement: Tensor
+    counts: Tensor
+    radii: Tensor
+
+
+@lru_cache(maxsize=_GEOMETRIES)
+def _rings(extent: tuple[int, ...], vectors: Vectors) -> _Rings:
+    """The rings out to half of the shortest axis that hold a displacement, with their mean radii."""
+    radius = _shortest_image(extent, np.asarray(vectors) * np.asarray(extent)[:, None]).flatten()
+    beyond = min(extent) // 2 + 1
+    ring = radius.round().long().clamp(max=beyond)
+    counts = torch.bincount(ring, minlength=beyond + 1)[:beyond]
+    filled = counts > 0
+    number = torch.cat([filled.cumsum(0) - 1, filled.sum().reshape(1)])  # without the empty rings
+    radii = torch.bincount(ring, weights=radius, minlength=beyond + 1)[:beyond]
+    return _Rings(number[ring], counts[filled], radii[filled] / counts[filled])
+
+
+@lru_cache(maxsize=_GEOMETRIES)
+def _wave_numbers(extent: tuple[int, ...], vectors: Vectors) -> Tensor:
+    """``|q|`` in the first zone, ``[*extent]`` in FFT order."""
+    return _shortest_image(extent, 2 * math.pi * np.linalg.inv(np.asarray(vectors)).T)
+
+
+def _shortest_image(extent: tuple[int, ...], sides: NDArray[np.float64]) -> Tensor:
     """Length of the shortest periodic image of ``sum_a (j_a / extent_a) side_a``, ``[*extent]`` in FFT order.
 
     ``sides``: those of the box for displacements, the reciprocal lattice vectors for wave vectors.
     """
-    fractions = [torch.fft.fftfreq(cells, dtype=torch.float64) for cells in lattice.extent]
+    fractions = [torch.fft.fftfreq(cells, dtype=torch.float64) for cells in extent]
     grid = torch.stack(torch.meshgrid(*fractions, indexing="ij"), dim=-1)
     images = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), repeat=len(fractions))), dtype=torch.float64)
     vectors = torch.from_numpy(np.ascontiguousarray(sides))
     return torch.stack([((grid + image) @ vectors).norm(dim=-1) for image in images]).amin(dim=0)
+
+
+def _nearest_extents(lattice: Lattice, period: int) -> str:
+    """``6x8 or 8x8``: the extents below and above that hold an order of ``period`` cells."""
+    axes = list(zip(lattice.extent, lattice.periodic, strict=True))
+    below = tuple(cells // period * period if periodic else cells for cells, periodic in axes)
+    above = tuple(-(-cells // period) * period if periodic else cells for cells, periodic in axes)
+    return " or ".join(shown(extent) for extent in (below, above) if min(extent) > 0)
 
 
 def _cell_axes(lattice: Lattice) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hpc_holstein
-from hpc_holstein.errors import DataError
+from hpc_holstein.files import new_file
 
 UNITS = "t_nn = hbar = k_B = a = 1"
 _LIBRARIES = ("torch", "numpy", "scipy", "h5py", "mpi4py")
@@ -43,27 +43,8 @@ def git_revision() -> str | None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """A new JSON file; DataError where ``path`` exists."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, allow_nan=False)
-            file.write("\n")
-    except FileExistsError:
-        raise DataError(exists_already(path)) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}): choose another output") from None
-
-
-def refuse_existing(*paths: Path) -> None:
-    """Raise DataError where one of the outputs is there already."""
-    for path in paths:
-        if path.exists():
-            raise DataError(exists_already(path))
-
-
-def exists_already(path: Path) -> str:
-    """The sentence about an output that would be overwritten."""
-    return f"{path} exists already and is never overwritten: remove it or choose another output with --output"
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _now() -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_holstein.errors import DataError
+from hpc_holstein.files import replaced
 
 
 class Parts:
@@ -29,12 +29,8 @@ class Parts:
 
     def save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write or replace one part, whole or not at all."""
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
+        with replaced(self._path(name)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, key=np.array(self._key), **arrays)
-        temporary.replace(path)
 
     def load(self, pattern: str) -> list[dict[str, NDArray[Any]]]:
         """All parts whose name matches ``pattern`` (as in shells).

@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
 import pickle
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from hpc_holstein.errors import DataError
+from hpc_holstein.files import replaced
 
 _LOG = logging.getLogger(__name__)
 _LOG_LINES = 40  # lines of a whole training where there is no terminal
@@ -134,13 +134,10 @@ class Report:
 
 def write_curve(path: Path, history: list[dict[str, float]]) -> None:
     """The loss curve as CSV, one validation a row, columns with units; replaced as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="") as file:
+    with replaced(path) as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS.values())
         rows.writerows([row[name] for name in COLUMNS] for row in history)
-    temporary.replace(path)
 
 
 class TrainingFile:
@@ -172,7 +169,5 @@ class TrainingFile:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the state, whole or not at all."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
-        torch.save({"key": self._key, **state}, temporary)
-        temporary.replace(self._path)
+        with replaced(self._path) as temporary:
+            torch.save({"key": self._key, **state}, temporary)

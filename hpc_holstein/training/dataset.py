@@ -18,11 +18,9 @@ Attributes of the file say units, lattice, extent and how the states were made; 
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -34,6 +32,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from hpc_holstein.errors import DataError
+from hpc_holstein.files import new_file
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 
 SCHEMA = "hpc_holstein snapshots 1"
@@ -149,7 +148,7 @@ def write(path: Path | str, snapshots: Snapshots) -> None:
 
     Errors: :class:`DataError` where ``path`` exists already.
     """
-    with _new_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+    with new_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         attributes = {"schema": SCHEMA, "units": UNITS, "index_order": "q[snapshot, y, x]", "extent": list(snapshots.extent)}
         for name, value in {**attributes, **snapshots.attributes}.items():
             file.attrs[name] = value
@@ -164,16 +163,10 @@ def write_labelled(source: Path | str, target: Path | str, labelled: Snapshots) 
     Errors: :class:`DataError` where ``target`` exists, or ``source`` is labelled already (:func:`refuse_labelled`).
     """
     refuse_labelled(source)
-    with _new_file(Path(target)) as temporary:
+    with new_file(Path(target)) as temporary:
         shutil.copyfile(source, temporary)  # bytes: chunks, compression, groups and attributes stay as they are
         with h5py.File(temporary, "r+") as file:
             _add_labels(file, labelled)
-
-
-def refuse_existing(path: Path | str) -> None:
-    """Raise :class:`DataError` where an output would overwrite something."""
-    if Path(path).exists():
-        raise DataError(f"{path} exists already and is never overwritten: remove it or choose another output")
 
 
 def refuse_labelled(path: Path | str) -> None:
@@ -237,22 +230,6 @@ def _check_finite(name: str, array: NDArray[np.floating] | None, source: str) ->
             f"{name} of {source} is {array[first]} in snapshot {snapshot} at site (y, x) = ({y}, {x}), "
             f"one of {int((~finite).sum())} values that are not finite: remove or repair these snapshots"
         )
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that becomes ``path`` when the body succeeds, and vanishes when it fails."""
-    refuse_existing(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error}): choose a folder with space and permission") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _add(file: h5py.File, name: str, array: NDArray[Any], attributes: Mapping[str, Any]) -> None:

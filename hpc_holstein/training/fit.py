@@ -56,7 +56,7 @@ class FitOptions:
     """
 
     epochs: int = 200
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     warmup: float = 0.03
     batch: int = 4
     crop: int = 0

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, agreed
 from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.files import refuse_existing
 from hpc_holstein.interfaces import Lattice, State
 from hpc_holstein.training import dataset
 from hpc_holstein.training._parts import Parts
@@ -90,7 +91,7 @@ def label_file(
     with agreed(transport):
         snapshots = dataset.read(source)
         dataset.refuse_labelled(source)
-        dataset.refuse_existing(target)
+        refuse_existing(target)
         parts = Parts(target, {"states": snapshots.data_hash, "labels": dict(label_attributes)})
         parts.check()
     labelled = label(snapshots, lattice, transport, make_forces, label_attributes, parts, device, progress)
@@ -121,7 +122,7 @@ def make_file(
     steps = quenches.steps if quenches else ()
     parts = Parts(target, {"states": {**attributes, **plans}, "steps": steps, "labels": dict(label_attributes)})
     with agreed(transport):
-        dataset.refuse_existing(target)
+        refuse_existing(target)
         parts.check()
     made = [random_snapshots(random, lattice)] if random else []
     if quenches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -76,10 +77,19 @@ def test_open_edges_average_over_the_neighbours_that_exist():
     )
 
 
-@pytest.mark.parametrize("extent", [(11, 16), (12, 15)])
-def test_odd_periodic_extent_is_refused(extent):
-    with pytest.raises(ConfigError, match="x".join(map(str, extent)) + ".* multiple of 2"):
-        observables.local_order(noise(extent), square.build(extent))
+@pytest.mark.parametrize(
+    ("extent", "periodic", "remedy"),
+    [
+        ((11, 16), (True, True), "use 10x16 or 12x16, a multiple of 2 cells"),
+        ((12, 15), (False, True), "use 12x14 or 12x16, a"),
+        ((7, 9), (True, True), "use 6x8 or 8x10, a"),
+        ((7, 9), (True, False), "use 6x9 or 8x9, a"),
+        ((1, 4), (True, True), "use 2x4, a"),
+    ],
+)
+def test_odd_periodic_extent_is_refused_with_the_nearest_even_ones(extent, periodic, remedy):
+    with pytest.raises(ConfigError, match=f"extent {extent[0]}x{extent[1]} .* period 2: {remedy}"):
+        observables.local_order(noise(extent), square.build(extent, periodic))
 
 
 def test_straight_walls():
@@ -145,6 +155,18 @@ def test_length_of_a_known_modulation():
     bessel_zero, bessel_half = 2.404825557695773, 1.521147  # the mean of cos(k.r) over directions is J0(k r)
     assert float(lengths["first_zero"]) == pytest.approx(bessel_zero * 40 / (2 * math.pi), rel=0.01)
     assert float(lengths["half_height"]) == pytest.approx(bessel_half * 40 / (2 * math.pi), rel=0.01)
+
+
+def test_lengths_are_those_of_the_lattice_and_not_of_its_extent():
+    """Rows two lattice constants apart double the length of a modulation across them, whichever lattice came first."""
+    y = torch.arange(EXTENT[0], dtype=torch.float64)
+    phi = torch.cos(2 * math.pi * y / EXTENT[0])[:, None].expand(EXTENT)
+    apart = dataclasses.replace(LATTICE, vectors=((2.0, 0.0), (0.0, 1.0)))
+    for lattice, spacing in ((LATTICE, 1), (apart, 2), (LATTICE, 1)):
+        lengths = observables.domain_length(phi, lattice)
+        assert float(lengths["inverse_moment"]) == pytest.approx(spacing * EXTENT[0] / (2 * math.pi), rel=1e-12)
+        radii, _ = observables.radial_average(phi, lattice)
+        assert float(radii[1]) == pytest.approx(1.0 if spacing == 2 else (1 + math.sqrt(2)) / 2)
 
 
 def test_domain_length_takes_the_order_at_K_out_of_the_density():

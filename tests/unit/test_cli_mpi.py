@@ -12,12 +12,11 @@ import pytest
 import xarray as xr
 
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-pytestmark = pytest.mark.skipif(MPIRUN is None, reason="there is no mpirun")
 RUN = ["run", "--preset", "paper-2601.04104", "--lattice", "8x8", "--force", "atomic", "--steps", "10"]
 
 
 def start(folder: Path, ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    assert MPIRUN is not None
+    assert MPIRUN is not None, "there is no mpirun: install the extra mpi, or an MPI library"
     root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     command = [MPIRUN, "-n", str(ranks), sys.executable, "-m", "hpc_holstein", *arguments]

@@ -101,6 +101,16 @@ def test_a_step_costs_two_evaluations():
     assert sum(spent[2:]) / len(spent[2:]) <= 2.4
 
 
+def test_network_in_float32_keeps_the_electrons_of_a_float64_state():
+    q = random_q()
+    provider = setup()
+    mixed = neural.NeuralForces(StandIn(), provider.hamiltonian, provider.domain, CANONICAL, precision="float32")
+    full, rounded = provider(State.at_rest(q)), mixed(State.at_rest(q))
+    assert rounded.density.dtype == torch.float64
+    assert abs(float(rounded.density.mean()) - 0.5) <= 1e-10
+    assert 0 < (rounded.density - full.density).abs().max() < 1e-4
+
+
 def test_result_depends_on_the_state_alone():
     """A second provider that is given the previous forces continues bit by bit."""
     first = setup()

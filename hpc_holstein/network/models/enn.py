@@ -36,9 +36,9 @@ class Options:
     g, kT    coupling and electron temperature that the weights belong to
     """
 
-    copies: int = 2
+    copies: int = 4
     radii: tuple[int, ...] = (2, 1, 1, 0)
-    levels: int = 4
+    levels: int = 8
     scales: tuple[float, ...] = (16.0, 6.4, 2.5, 1.0, 0.4, 0.2)
     g: float = 3.5
     kT: float = 0.1

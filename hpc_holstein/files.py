@@ -1,0 +1,50 @@
+"""Output files that are whole or not there, and never overwritten unasked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from hpc_holstein.errors import DataError, HolsteinError
+
+
+@contextmanager
+def replaced(path: Path, refusal: type[HolsteinError] = DataError) -> Iterator[Path]:
+    """A temporary name beside ``path`` that becomes ``path`` when the body has written it, and vanishes when the body fails.
+
+    A reader sees the old file or the whole new one.  Folders are made as needed.  Raises ``refusal`` where the file cannot
+    be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise refusal(f"{path} cannot be written ({reason}): choose a folder with space and write permission") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """As :func:`replaced`, but raises :class:`DataError` where ``path`` exists."""
+    refuse_existing(path)
+    with replaced(path) as temporary:
+        yield temporary
+
+
+def refuse_existing(*paths: Path) -> None:
+    """Raise :class:`DataError` where one of the outputs is there already."""
+    for path in paths:
+        if path.exists():
+            raise DataError(exists_already(path))
+
+
+def exists_already(path: Path) -> str:
+    """The sentence about an output that would be overwritten."""
+    return f"{path} exists already and is never overwritten: remove it or choose another output with --output"

@@ -1,0 +1,127 @@
+"""Output files: whole or not there, never overwritten, and with the permissions that the umask gives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.errors import DataError, ModelError
+from hpc_holstein.files import new_file, refuse_existing, replaced
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Ensemble
+from hpc_holstein.lattice import square
+from hpc_holstein.network.checkpoint import make_card, save_model
+from hpc_holstein.network.models import enn
+from hpc_holstein.output.hdf5 import TrajectoryWriter
+from hpc_holstein.output.provenance import write_json
+from hpc_holstein.training import dataset
+from hpc_holstein.training._parts import Parts
+from hpc_holstein.training._record import TrainingFile, write_curve
+
+LATTICE = square.build((4, 4))
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "a.txt"
+    for text in ("first", "second"):
+        with replaced(path) as temporary:
+            temporary.write_text(text)
+            assert not path.exists() or path.read_text() == "first"
+        assert path.read_text() == text
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_body_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with replaced(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_what_cannot_be_written_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for refusal in (DataError, ModelError):
+        with (
+            pytest.raises(refusal, match=r"file/a\.txt cannot be written \(.+\): choose"),
+            replaced(tmp_path / "file" / "a.txt", refusal) as temporary,
+        ):
+            temporary.write_text("")
+
+
+def test_a_new_file_is_never_an_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with new_file(path) as temporary:
+        temporary.write_text("precious")
+    with pytest.raises(DataError, match="exists already"), new_file(path) as temporary:
+        temporary.write_text("other")
+    with pytest.raises(DataError, match="exists already"):
+        refuse_existing(tmp_path / "none", path)
+    refuse_existing(tmp_path / "none")
+    assert path.read_text() == "precious"
+
+
+def write_model(path: Path) -> None:
+    options = enn.Options(copies=1)
+    hamiltonian = holstein.build(holstein.Options(), LATTICE)
+    module = enn.build(options, LATTICE)
+    card = make_card(module, "enn", options, hamiltonian, LATTICE, Ensemble("canonical", 0.1), data_hash="", seed=0, metrics={})
+    save_model(path, module, card)
+
+
+def write_labelled(path: Path) -> None:
+    states = dataset.Snapshots.of(np.ones((1, 4, 4)))
+    dataset.write(path.with_suffix(".source"), states)
+    dataset.write_labelled(path.with_suffix(".source"), path, states)
+
+
+def write_trajectory(path: Path) -> None:
+    TrajectoryWriter(path, CartesianDomain(LATTICE, SerialTransport()), 0.05, torch.float64, {}).close()
+
+
+def write_figure(path: Path) -> None:
+    from hpc_holstein.output.plots import training_curve
+
+    row = {"epoch": 1.0, "step": 1.0, "elapsed_s": 1.0, "learning_rate": 1.0}
+    training_curve(path.with_suffix(".png"), [{**row, "training_mse": 1.0, "validation_mse": 1.0, "best_mse": 1.0}], 2.0)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "model": write_model,
+    "snapshots": lambda path: dataset.write(path, dataset.Snapshots.of(np.ones((1, 4, 4)))),
+    "labelled snapshots": write_labelled,
+    "trajectory": write_trajectory,
+    "json": lambda path: write_json(path, {"a": 1}),
+    "curve": lambda path: write_curve(path, []),
+    "training state": lambda path: TrainingFile(path, {}).save({"a": torch.ones(1)}),
+    "part": lambda path: Parts(path, {}).save("a", {"b": np.ones(1)}),
+    "figure": write_figure,
+}
+
+
+@pytest.fixture(params=[0o022, 0o007], ids=["022", "007"])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_the_umask_decides_who_reads_an_output(tmp_path: Path, umask: int, write: Callable[[Path], None]) -> None:
+    write(tmp_path / "output")
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+    assert modes
+    assert set(modes.values()) == {oct(0o666 & ~umask)}, modes
