@@ -108,7 +108,8 @@ def solve_chemical_potential(
     """Solve ``mean n(mu) = filling`` from ``guess [batch]`` and an estimate ``slope [batch]`` of ``d(mean n)/d(mu)``.
 
     It stops at ``|mean n - filling| <= 1e-10`` (float32: ``1e-7``; with ``density_tolerance = 0`` at round-off), or when
-    the last secant step can be taken on the density with an error bound of at most ``density_tolerance`` on every ``n_i``.
+    the last secant step can be taken on the density with an error bound of at most ``density_tolerance`` on every ``n_i``
+    (the bound holds where ``n_i`` curves with ``mu`` no more than a Fermi function; a network may exceed it).
     Raises :class:`SpectrumError` when ``n`` is not finite or no ``mu`` gives the filling.
     """
     search = _Search(filling, kT, density_tolerance, guess.double().cpu().clone(), slope.double().cpu().clone())

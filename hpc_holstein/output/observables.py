@@ -132,16 +132,17 @@ def domain_length(phi: Field, lattice: Lattice) -> dict[str, Tensor]:
 def wall_density(phi: Field, lattice: Lattice) -> Tensor:
     """Part of the nearest-neighbour bonds whose ends have opposite order, ``Re phi_i^* phi_j < 0``, ``[*batch]``.
 
-    0 in one domain, about 1/2 without any order.
+    0 in one domain, about 1/2 without any order.  Where the density is uniform, ``phi`` is round-off without a sign: no wall.
     """
     phi = torch.as_tensor(phi)
     domain = CartesianDomain(lattice, SerialTransport(), device=phi.device)
     parts = torch.view_as_real(phi) if phi.is_complex() else phi.unsqueeze(-1)
     ghosted, there = domain.pad(parts.unsqueeze(-2), 1), _existing_cells(domain, parts)
     walls, bonds = parts.new_zeros(()), parts.new_zeros(())
+    round_off = math.sqrt(torch.finfo(parts.dtype).eps) * parts.square().sum(dim=-1).mean(dim=_cell_axes(lattice), keepdim=True)
     for bond in lattice.bonds(1):
         overlap = (parts * _displaced(ghosted, bond.offset)[..., 0, :]).sum(dim=-1)
-        walls = walls + (overlap < 0).sum(dim=_cell_axes(lattice))
+        walls = walls + (overlap < -round_off).sum(dim=_cell_axes(lattice))
         bonds = bonds + _displaced(there, bond.offset).sum()
     return walls / bonds
 

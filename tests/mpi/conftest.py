@@ -19,3 +19,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def on_ranks() -> OnRanks:
     """``on_ranks(body)`` runs ``body(transport)`` on this rank; the result is a list of one."""
     return lambda body: [body(MPITransport())]
+
+
+@pytest.fixture(scope="session")
+def transport() -> MPITransport:
+    """All ranks."""
+    return MPITransport()
+
+
+@pytest.fixture
+def together(request: pytest.FixtureRequest, transport: MPITransport, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One empty folder for all ranks, which is where they work; commands set the threads of this process: one each.
+
+    Rank 0 alone makes it: ranks that clear old temporary folders at the same time disturb each other.
+    """
+    folder: Path = transport.bcast(request.getfixturevalue("tmp_path") if transport.rank == 0 else Path())
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return folder

@@ -109,6 +109,16 @@ def test_walls_of_random_signs_cut_half_of_the_bonds():
     np.testing.assert_allclose(walls, 0.5, atol=5 * 0.5 / math.sqrt(2 * 40_000))
 
 
+def test_round_off_where_the_density_is_uniform_makes_no_walls():
+    """Filled columns beside ordered ones: phi is 0 on the filled bonds, up to the order in which the neighbours add."""
+    n = checkerboard()
+    n[:, :6] = 1.0
+    walls = observables.wall_density(observables.local_order(n, LATTICE), LATTICE)
+    for seed in range(3):
+        rounded = n + 1e-15 * noise(seed=seed)
+        assert torch.equal(observables.wall_density(observables.local_order(rounded, LATTICE), LATTICE), walls)
+
+
 # --- spectra and correlations -----------------------------------------------------------------------------------------
 
 

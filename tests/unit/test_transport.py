@@ -17,9 +17,11 @@ from hpc_holstein.errors import ConfigError, DataError
 MPIRUN = Path(sys.executable).parent / "mpirun"
 PROGRAM = """
 import sys, time, torch
+from hpc_holstein.domain import transport as module
 from hpc_holstein.domain.transport import MPITransport, abort_all_on_error
 from hpc_holstein.errors import DataError, HolsteinError
 
+module._ARRIVAL_SECONDS = 1.0
 transport = MPITransport()
 transport.barrier()
 print("started at", time.time(), flush=True)

@@ -1,0 +1,174 @@
+"""``H(q)`` of one state as a stencil on the ghosted cells of a rank, its spectral bounds, and the Chebyshev recurrence.
+
+Vectors are the last axis: a block is ``[ghosted sites, vectors]``, so that a bond is a shift of one contiguous array and
+every operation of the recurrence runs in place over memory in order.  Ghosted sites are numbered row-major, cells then basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from hpc_holstein.errors import SpectrumError
+from hpc_holstein.interfaces import Bond, Domain, Hamiltonian
+
+_SWEEPS = 30  # of the bounds: within 0.5 % of the spectrum in hot and ordered states
+_CHUNK = {"cpu": 1 << 14, "cuda": 1 << 62}  # numbers of one operation: those that follow find them in the cache
+
+
+@dataclass(frozen=True)
+class _Hop:
+    """``(H v)[source] += value * v[target]`` in cells ``shift`` apart; ``value`` a number or ``[ghosted cells]``."""
+
+    source: int
+    target: int
+    shift: int
+    value: float | Tensor
+
+    def scaled(self, factor: float, dtype: torch.dtype) -> _Hop:
+        value = self.value * factor
+        return _Hop(self.source, self.target, self.shift, value.to(dtype) if isinstance(value, Tensor) else value)
+
+    def magnitude(self) -> _Hop:
+        return _Hop(self.source, self.target, self.shift, abs(self.value))
+
+
+class Stencil:
+    """Matrix elements of ``H(q)`` for one state ``q [*cells, basis, components]`` on the ghosted cells of one rank.
+
+    Collective.  Raises :class:`SpectrumError` where ``q`` holds NaN or infinity.
+    """
+
+    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> None:
+        self.domain, self.width = domain, hamiltonian.reach
+        entries = hamiltonian.entries(q.double())
+        if float(domain.allsum((~torch.isfinite(entries)).sum().double().cpu())) > 0:
+            raise SpectrumError(
+                "the coordinates hold NaN or infinity, so H(q) has no spectrum: check the initial state, or reduce dt"
+            )
+        self.basis = len(domain.lattice.basis)
+        self.cells = tuple(n + 2 * self.width for n in domain.local_extent)
+        self.strides = tuple(prod(self.cells[axis + 1 :]) for axis in range(len(self.cells)))
+        self.sites = prod(self.cells) * self.basis
+        self._first = self.width * sum(self.strides)  # all owned cells lie in [first, end) of the ghosted ones
+        self._end = prod(self.cells) - self._first
+        ghosted = domain.pad(entries.unsqueeze(-1), self.width).reshape(prod(self.cells), -1)
+        exists = domain.pad(torch.ones_like(entries[..., :1]).unsqueeze(-1), self.width).reshape(-1) > 0
+        self.on_site = torch.zeros(prod(self.cells), self.basis, dtype=torch.float64, device=q.device)
+        self.hops: list[_Hop] = []
+        for number, bond in enumerate(hamiltonian.pattern):
+            if bond.source == bond.target and not any(bond.offset):
+                self.on_site[:, bond.source] += ghosted[:, number]
+            else:
+                self.hops += self._both_ways(bond, ghosted[:, number], exists)
+
+    def shift(self, bond: Bond) -> int:
+        """Ghosted cells from the start of a bond to its end."""
+        return sum(step * stride for step, stride in zip(bond.offset, self.strides, strict=True))
+
+    def _both_ways(self, bond: Bond, values: Tensor, exists: Tensor) -> list[_Hop]:
+        """A bond and its transpose; one number where the bond is the same everywhere."""
+        shift = self.shift(bond)
+        inside = values[exists]
+        forward: float | Tensor
+        backward: float | Tensor
+        if bool((inside == inside[0]).all()):
+            forward = backward = float(inside[0])
+        else:
+            forward, backward = values, values.roll(shift)  # what wraps around are ghosts that no owned cell reads
+        return [_Hop(bond.source, bond.target, shift, forward), _Hop(bond.target, bond.source, -shift, backward)]
+
+    def owned_cells(self) -> Tensor:
+        """Ghosted number of each owned cell, ``[local cells]`` row-major."""
+        index = torch.zeros((), dtype=torch.int64, device=self.domain.device)
+        for extent, stride in zip(self.domain.local_extent, self.strides, strict=True):
+            index = index.unsqueeze(-1) + (torch.arange(extent, device=self.domain.device) + self.width) * stride
+        return index.reshape(-1)
+
+    def bounds(self) -> tuple[float, float]:
+        """Energies that no eigenvalue exceeds, below and above.
+
+        ``max_i (A v)_i / v_i`` with the matrix of magnitudes ``A = diag(e) + |T|`` bounds the spectrum from above for every
+        positive ``v`` (Collatz, Wielandt); ``v = 1`` are the circles of Gershgorin, and the iterates of
+        ``(lambda - A) v = 1`` tighten it.  The same for ``-H`` gives the lower bound.
+        """
+        rows = self.owned_cells()
+        diagonal = torch.stack([self.on_site, -self.on_site], dim=-1)
+        hops = [hop.magnitude() for hop in self.hops]
+        v = self._exchanged(torch.ones_like(diagonal))
+        best = torch.full((2,), torch.inf, dtype=torch.float64)
+        for _ in range(_SWEEPS):
+            reached = torch.zeros_like(v)
+            self.add_hops(reached, v, hops, 1.0)
+            ratio = (diagonal + reached / v)[rows].amax(dim=(0, 1))
+            best = torch.minimum(best, all_max(ratio.cpu(), self.domain))
+            gap = 1e-6 * float(best.sum()) + 1e-9
+            v = self._exchanged((1 + reached) / (best.to(v.device) + gap - diagonal).clamp_min(gap))
+        return -float(best[1]), float(best[0])
+
+    def add_hops(self, out: Tensor, block: Tensor, hops: list[_Hop], factor: float) -> None:
+        """``out += factor T block``, both ``[ghosted cells, basis, vectors]``; ghosts of ``out`` are left undefined."""
+        step = max(1, _CHUNK[out.device.type] // (out.shape[1] * out.shape[2]))
+        for first in range(self._first, self._end, step):
+            end = min(first + step, self._end)
+            for hop in hops:
+                rows = out[first:end, hop.source]
+                neighbours = block[first + hop.shift : end + hop.shift, hop.target]
+                if isinstance(hop.value, Tensor):
+                    rows.addcmul_(neighbours, hop.value[first:end, None], value=factor)
+                else:
+                    rows.add_(neighbours, alpha=factor * hop.value)
+
+    def _exchanged(self, block: Tensor) -> Tensor:
+        """Ghosts := owners, in place; ``[ghosted cells, basis, vectors]``."""
+        self.domain.exchange(block.view(*self.cells, self.basis, -1), self.width)
+        return block
+
+    def recurrence(self, start: Tensor, centre: float, half_width: float, terms: int) -> Iterator[Tensor]:
+        """``s_m T_m((H - centre) / half_width) start`` for ``m < terms`` with the signs ``s`` of :func:`signs`.
+
+        ``start [ghosted sites, vectors]`` is used up; each block that is yielded is valid until the next one.  The signs
+        turn ``T_{m+1} = 2 H T_m - T_{m-1}`` into ``prev +- 2 H block``, which runs in place.
+        """
+        block = self._exchanged(start.view(-1, self.basis, start.shape[-1]))
+        on_site = ((self.on_site - centre) / half_width).to(start.dtype)[..., None].expand_as(block).contiguous()
+        hops = [hop.scaled(1 / half_width, start.dtype) for hop in self.hops]
+        prev = torch.zeros_like(block)
+        factor = 1.0
+        for m in range(terms):
+            yield block.view(-1, start.shape[-1])
+            if m + 1 < terms:
+                self._advance(prev, block, on_site, hops, factor)
+                prev, block = block, prev
+                factor = -2.0 if m % 2 == 0 else 2.0
+
+    def _advance(self, prev: Tensor, block: Tensor, on_site: Tensor, hops: list[_Hop], factor: float) -> None:
+        """``prev += factor H block``."""
+        step = max(1, _CHUNK[prev.device.type] // (prev.shape[1] * prev.shape[2]))
+        for first in range(self._first, self._end, step):
+            end = min(first + step, self._end)
+            prev[first:end].addcmul_(block[first:end], on_site[first:end], value=factor)
+            for hop in hops:
+                rows = prev[first:end, hop.source]
+                neighbours = block[first + hop.shift : end + hop.shift, hop.target]
+                if isinstance(hop.value, Tensor):
+                    rows.addcmul_(neighbours, hop.value[first:end, None], value=factor)
+                else:
+                    rows.add_(neighbours, alpha=factor * hop.value)
+        self._exchanged(prev)
+
+
+def signs(terms: int) -> Tensor:
+    """Signs ``s_m`` of the blocks of :meth:`Stencil.recurrence`: + + - - + + ..., float64 ``[terms]``."""
+    return 1.0 - 2.0 * (torch.arange(terms, dtype=torch.float64).remainder(4) >= 2).double()
+
+
+def all_max(value: Tensor, domain: Domain) -> Tensor:
+    """Largest over the ranks, elementwise, the same on all of them."""
+    table = value.new_zeros((domain.size, *value.shape))
+    table[domain.rank] = value
+    return domain.allsum(table).amax(dim=0)

@@ -1,0 +1,94 @@
+"""Labelling and training on the ranks of MPI: the files of one rank."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from commands import execute
+
+from hpc_holstein.domain.transport import MPITransport, SerialTransport
+from hpc_holstein.errors import DataError
+from hpc_holstein.network.checkpoint import load_model
+from hpc_holstein.training import dataset
+
+pytestmark = pytest.mark.mpi
+
+PLAN = ["--random", 3, "--quenches", 3, "--per-quench", 3, "--quench-steps", 6, "--path-force", "atomic", "--lattice", "8x6"]
+TRAINING = {"dtype": "float64", "batch": 3, "validation": 0.3, "test": 0.3}
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """Attributes and datasets with theirs."""
+    with h5py.File(path) as file:
+        found: dict[str, Any] = {f"@{key}": np.asarray(value).tolist() for key, value in file.attrs.items()}
+        for name, data in file.items():
+            found[name] = data[...].tolist()
+            found |= {f"{name}@{key}": np.asarray(v).tolist() for key, v in data.attrs.items() if key != "DIMENSION_LABELS"}
+    return found
+
+
+def test_labelled_files_are_those_of_one_rank(transport: MPITransport, together: Path) -> None:
+    """Made from scratch and added to a file, in which the snapshots do not divide by the ranks: the same bits."""
+    if transport.rank == 0:
+        dataset.write("states.h5", dataset.Snapshots.of(5 * np.random.default_rng(2).normal(size=(5, 6, 4))))
+    assert transport.all_arrive(50)  # asleep, so that rank 0 has a core
+    for name, what in (("made", [*PLAN, "--seed", 3]), ("added", ["--input", "states.h5"])):
+        execute(transport, "label", *what, "--force", "exact", "--output", f"{name}-many.h5")
+        if transport.rank == 0:
+            execute(SerialTransport(), "label", *what, "--force", "exact", "--output", f"{name}-one.h5")
+            assert contents(together / f"{name}-many.h5") == contents(together / f"{name}-one.h5")
+    assert sorted(p.name for p in together.iterdir() if p.name.startswith(".")) == []
+
+
+def test_a_training_is_that_of_one_rank(transport: MPITransport, together: Path) -> None:
+    """The same loss curve, sets and weights, to the round-off of a few steps of the optimiser."""
+    execute(transport, "label", *PLAN, "--seed", 4, "--force", "exact", "--output", "data.h5")
+    how = ["data.h5", "--epochs", 3, "--seed", 5, "--set", "model.copies=1", "--set", "model.levels=2"]
+    for key, value in TRAINING.items():
+        how += ["--set", f"training.{key}={value}"]
+    execute(transport, "train", *how, "--output", "many")
+    if transport.rank == 0:
+        execute(SerialTransport(), "train", *how, "--output", "one")
+        curves = [np.array(list(csv.reader((together / name / "loss.csv").open()))[1:], float) for name in ("one", "many")]
+        columns = [0, 1, 3, 4, 5, 6]  # all but the seconds
+        np.testing.assert_allclose(curves[1][:, columns], curves[0][:, columns], rtol=1e-9)
+        assert len(curves[0]) == 3
+        assert curves[0][-1, 4] != curves[0][0, 4]
+        one, many = (load_model(together / name / "model.safetensors") for name in ("one", "many"))
+        assert one[1].data_hash == many[1].data_hash
+        for a, b in zip(one[0].parameters(), many[0].parameters(), strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-9)
+        metrics = [json.loads((together / name / "metrics.json").read_text()) for name in ("one", "many")]
+        assert metrics[0]["sets"] == metrics[1]["sets"]
+        assert metrics[1]["test"]["all"]["mse"] == pytest.approx(metrics[0]["test"]["all"]["mse"], rel=1e-9)
+    assert transport.all_arrive(50)  # asleep, so that rank 0 has a core
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("exists already", ["label", "--input", "states.h5", "--output", "states.h5"]),
+        (r"nan in snapshot 1 at site \(y, x\) = \(2, 3\)", ["label", "--input", "nan.h5", "--output", "new.h5"]),
+        ("is not labelled", ["train", "states.h5", "--output", "model"]),
+    ],
+    ids=["output", "nan", "labels"],
+)
+def test_every_rank_raises_the_same_error(transport: MPITransport, together: Path, words: str, arguments: list[str]) -> None:
+    if transport.rank == 0:
+        q = np.random.default_rng(2).normal(size=(2, 6, 4))
+        dataset.write("states.h5", dataset.Snapshots.of(q))
+        q[1, 2, 3] = np.nan
+        with h5py.File("nan.h5", "w") as file:
+            file["q"] = q
+    assert transport.all_arrive(50)  # asleep, so that rank 0 has a core
+    with pytest.raises(DataError, match=words) as caught:
+        execute(transport, *arguments)
+    assert len(set(transport.allgather(str(caught.value)))) == 1
+    assert sorted(path.name for path in together.iterdir()) == ["nan.h5", "states.h5"]
