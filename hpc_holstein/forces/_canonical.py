@@ -179,26 +179,30 @@ class _Search:
         """Secant slope; one that round-off hides, as in a gap, is taken for the largest that it can hide.
 
         The slope of an exact density is positive; where that of a network is not, its size still tells how far to go.
+        No residual that is still too large may count as hidden: the next step would be shorter, and so on without end.
         """
         step = (self.mu1[rows] - self.mu0[rows]).abs()
         secant = (self.r1[rows] - self.r0[rows]).abs() / step
-        hidden = _NOISE * torch.finfo(dtype).eps / step
+        hidden = min(_NOISE * torch.finfo(dtype).eps, self._enough(dtype)) / step
         measured = torch.maximum(secant, hidden)
         self.slope[rows] = torch.where(torch.isfinite(measured), measured, self.slope[rows])  # NaN: no previous point
+
+    def _enough(self, dtype: torch.dtype) -> float:
+        """Residual at which a state is solved."""
+        if self.density_tolerance == 0:
+            return _NOISE * torch.finfo(dtype).eps * min(self.filling, 1 - self.filling)
+        return 1e-10 if dtype == torch.float64 else 1e-7
 
     def _solved(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
         mu0, mu1, r0, r1 = self.mu0[rows], self.mu1[rows], self.r0[rows], self.r1[rows]
         round_off = torch.finfo(dtype).eps
-        enough = 1e-10 if dtype == torch.float64 else 1e-7
-        if self.density_tolerance == 0:
-            enough = _NOISE * round_off * min(self.filling, 1 - self.filling)
         root = mu1 - r1 * (mu1 - mu0) / (r1 - r0)
         theta = (root - mu1) / (mu1 - mu0)
         curvature = 0.1 / self.kT**2 if self.kT else torch.inf
         bound = curvature * (root - mu1).abs() * (root - mu0).abs()
         # |theta| > 1 would amplify round-off; False where there is no previous point
         linear = (bound <= self.density_tolerance) & (theta.abs() <= 1) & (r1 != 0)
-        exact = r1.abs() <= enough
+        exact = r1.abs() <= self._enough(dtype)
         self.theta[rows] = torch.where(linear & ~exact, theta, torch.zeros_like(theta))
         scale = mu1.abs().clamp_min(1.0)
         self.closed[rows] = (self.high[rows] - self.low[rows] <= 4 * round_off * scale) & ~exact & ~linear

@@ -8,7 +8,6 @@ second on one core.  On a decomposed domain the root gathers ``q``, solves, and 
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _filling
+from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Bond, Domain, Ensemble, ForceResult, Hamiltonian, Lattice, State
 
 _MATRICES = 5  # N x N float64 arrays alive at the peak of the eigensolver, measured
@@ -166,7 +166,7 @@ def _require_memory(domain: Domain) -> None:
     """Refuse a matrix that does not fit, on all ranks alike: only the root knows what it has."""
     sites = domain.lattice.sites
     needed = _MATRICES * _BYTES * sites**2
-    own = _memory(domain.device) if domain.rank == 0 else 0.0
+    own = usable_bytes(domain.device) if domain.rank == 0 else 0.0
     there = float(domain.allsum(torch.tensor(own, dtype=torch.float64, device=domain.device)))
     if needed > there:
         fits = int((there / (_MATRICES * _BYTES)) ** 0.5)
@@ -174,10 +174,3 @@ def _require_memory(domain: Domain) -> None:
             f"exact diagonalization of {sites} sites needs {needed / 2**30:.0f} GiB and {there / 2**30:.0f} GiB are there: "
             f'give a lattice of at most {fits} sites, or use force kind = "neural"'
         )
-
-
-def _memory(device: torch.device) -> float:
-    """Bytes that the root can use: physical memory of the host (its caches can be freed), or what is free on the GPU."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

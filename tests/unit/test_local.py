@@ -138,9 +138,11 @@ def test_zero_temperature_shares_the_last_level(filling, core):
     assert float(here.density.sum()) == pytest.approx(20 * filling, abs=1e-10)
 
 
-def test_zero_temperature_free_electrons():
-    """A degenerate level at mu = 0 is half filled, whichever sign round-off gives its energy."""
-    result = forces(torch.zeros(4, 4, 1, 1, dtype=torch.float64), Ensemble("grand-canonical", 0.0), reach=2)
+@pytest.mark.parametrize("mu", [0.0, 0.7])
+def test_zero_temperature_free_electrons(mu):
+    """A degenerate level at mu is half filled, whichever sign round-off gives the difference."""
+    q = torch.full((4, 4, 1, 1), -mu / G, dtype=torch.float64)
+    result = forces(q, Ensemble("grand-canonical", 0.0, chemical_potential=mu), reach=2)
     assert torch.allclose(result.density, torch.full_like(result.density, 0.5), atol=1e-12)
 
 

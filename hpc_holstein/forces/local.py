@@ -1,0 +1,189 @@
+"""Divide and conquer: the density at a site from the exact diagonalization of its neighbourhood, at the global ``mu``.
+
+    H_c = H on the (2R+1) x (2R+1) cells around site c, bonds that leave them cut,    H_c psi_k = e_k psi_k
+    n_c(mu) = sum_k |psi_k(c)|^2 f(e_k - mu),        F = -Tr[n dH/dq] - dV/dq
+
+The cost is linear in the sites.  ``e_k`` and ``|psi_k(c)|^2`` do not depend on ``mu``, so every cluster is diagonalized once
+and the ``mu`` of a canonical ensemble follows to round-off from sums.  It is the best that a force field that sees ``R``
+cells of the shifted field can do, up to what it could guess about the rest: the floor that networks are compared with.
+Mean square force error at the preset, hot: 9e-5 at R = 2, 4e-7 at R = 3, and far less in the ordered state.
+
+``core`` = b > 1 diagonalizes one cluster for a block of b x b cells with ``R`` more cells around it: several times cheaper and
+no less accurate, since every site has at least its own neighbourhood; but the blocks are a choice of origin, and lattice
+symmetries then hold up to the truncation error only.  Use it to label, and ``core = 1`` for the floor and for dynamics.
+
+The density alone is computed, which is all that a Hamiltonian needs whose coordinates enter ``H`` on site.  Use ``exact``
+where no truncation is wanted.  Source: W. Yang, Phys. Rev. Lett. 66, 1438 (1991).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from hpc_holstein.errors import ConfigError, SpectrumError
+from hpc_holstein.forces._canonical import atomic_limit, occupation, require_filling, site_mean, solve_chemical_potential
+from hpc_holstein.forces._clusters import Clusters
+from hpc_holstein.forces._memory import usable_bytes
+from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+
+_BYTES = 8
+_MATRICES = 4  # n x n arrays alive per cluster: the matrix, its eigenvectors, the workspace of the solver
+_CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**31}  # of these; on a CPU, larger chunks are not faster
+_SLOPE_FLOOR = 1e-6  # smallest d(mean n)/d(mu) to start from: in a gap the atomic limit has none
+_SAME_LEVEL = 2.0**-32  # at kT = 0, in t_nn: levels of different clusters that round to one multiple are one level
+
+
+@dataclass(frozen=True)
+class Options:
+    """Size of the clusters.
+
+    reach  ``R``, cells around a site that are diagonalized with it at least
+    core   cells along each axis of the block that shares a cluster; about 4 is cheapest, 1 keeps the symmetries exact
+    """
+
+    reach: int = 3
+    core: int = 1
+
+
+@dataclass(frozen=True)
+class _Levels:
+    """Spectra of the clusters of a rank: ``energies [number, n]``, ``weights [number, centres, n]`` of sum 1 over ``n``."""
+
+    energies: Tensor
+    weights: Tensor
+
+    def sum(self, of_level: Tensor) -> Tensor:
+        """``sum_k |psi_k(c)|^2 x_k`` for ``x [number, n]``: ``[number, centres]``."""
+        return torch.bmm(self.weights, of_level[..., None])[..., 0]
+
+
+class LocalForces:
+    """Force provider by divide and conquer; implements :class:`interfaces.ForceProvider` and takes any batch of states.
+
+    ``q`` of any float type; the result is computed in float64 and returned in the type of ``q`` (chemical and grand
+    potential in float64), and depends on ``q`` alone.  In a gap ``mu`` is one of the values that give the filling.
+    """
+
+    tolerance = None
+
+    def __init__(self, options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
+        _require_options(options)
+        require_filling(ensemble)
+        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
+        self._clusters = Clusters(hamiltonian, domain, options.reach, options.core)
+        self.reach = self._clusters.halo
+        _require_memory(self._clusters, domain)
+
+    @torch.no_grad()
+    def __call__(self, state: State) -> ForceResult:
+        """Force, density, ``mu`` and grand potential; shapes as in :class:`ForceResult`.  Raises SpectrumError for NaN.
+
+        ``info``: ``clusters`` diagonalized for a state on all ranks, ``residual`` of the filling in a canonical ensemble.
+        """
+        axes = len(self.domain.local_extent) + 2
+        batch = state.q.shape[: state.q.ndim - axes]
+        q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :]).double()
+        self._require_finite(q, state.step)
+        ghosted = self.domain.pad(q, self.reach)
+        solved = [self._solve(one, around) for one, around in zip(q, ghosted, strict=True)]
+        density, mu, omega, residual = (torch.stack(part) for part in zip(*solved, strict=True))
+        force = self.hamiltonian.pull_back(q, density) + self.hamiltonian.classical(ghosted, self.reach)[1]
+        clusters = self.domain.allsum(torch.tensor(float(self._clusters.number), dtype=torch.float64))
+        return ForceResult(
+            force=force.reshape(state.q.shape).to(state.q.dtype),
+            density=density.reshape(state.q.shape[:-1]).to(state.q.dtype),
+            chemical_potential=mu.reshape(batch).to(q.device),
+            grand_potential=omega.reshape(batch).to(q.device),
+            info={"clusters": float(clusters), "residual": float(residual.max())},
+        )
+
+    def _solve(self, q: Tensor, ghosted: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One state: ``n [*cells, basis]``, ``mu``, ``Omega`` and the residual of the filling."""
+        levels = self._diagonalize(self.hamiltonian.entries(ghosted))
+        kT = self.ensemble.kT
+
+        def density(mu: Tensor, rows: Tensor) -> Tensor:
+            return self._clusters.owned(levels.sum(occupation(levels.energies[None], mu, kT)[0]))[None]
+
+        if self.ensemble.kind == "canonical":
+            start = atomic_limit(q[None], self.hamiltonian, self.domain, self.ensemble.filling, kT)
+            solved = solve_chemical_potential(
+                density=density,
+                mean=lambda n: site_mean(n, self.domain),
+                filling=self.ensemble.filling,
+                kT=kT,
+                guess=start.chemical_potential,
+                slope=start.slope.clamp_min(_SLOPE_FLOOR),
+                density_tolerance=0.0,
+            )
+            n, mu, residual = solved.density[0], solved.chemical_potential[0], solved.residual
+        else:
+            mu = torch.tensor(self.ensemble.chemical_potential, dtype=torch.float64)
+            n, residual = density(self._rounded(mu)[None], torch.zeros(1))[0], 0.0
+        return n, mu, self._grand_potential(levels, mu), torch.tensor(residual)
+
+    def _diagonalize(self, entries: Tensor) -> _Levels:
+        """Spectra of all clusters from ghosted pattern ``entries [*cells, pattern]``, by chunks that bound the memory."""
+        clusters = self._clusters
+        energies = entries.new_empty((clusters.number, clusters.sites))
+        weights = entries.new_empty((clusters.number, clusters.centres, clusters.sites))
+        size = _CHUNK_BYTES[entries.device.type] // (_MATRICES * _BYTES * clusters.sites**2)
+        for first, last in clusters.chunks(max(1, size)):
+            energies[first:last], states = torch.linalg.eigh(clusters.matrices(entries, first, last))
+            weights[first:last] = clusters.at_centres(states).square()
+        weights /= weights.sum(dim=-1, keepdim=True)  # electrons are counted to round-off
+        return _Levels(self._rounded(energies), weights)
+
+    def _rounded(self, energies: Tensor) -> Tensor:
+        """At ``kT = 0`` the occupation is a step: equal levels must stay equal, whichever cluster they come from."""
+        return energies if self.ensemble.kT > 0 else (energies / _SAME_LEVEL).round() * _SAME_LEVEL
+
+    def _grand_potential(self, levels: _Levels, mu: Tensor) -> Tensor:
+        """``Omega = -kT sum_c sum_k |psi_k(c)|^2 ln(1 + exp((mu - e_k) / kT))`` of the whole lattice."""
+        kT = self.ensemble.kT
+        below = mu.to(levels.energies.device) - levels.energies
+        omega = -below.clamp_min(0) if kT == 0 else -kT * softplus(below / kT, threshold=40.0)
+        return self.domain.allsum(self._clusters.owned(levels.sum(omega)).sum().cpu())
+
+    def _require_finite(self, q: Tensor, step: int) -> None:
+        """Raise on all ranks alike: the eigensolver would fail on one and leave the others waiting."""
+        bad = self.domain.allsum((~torch.isfinite(q)).sum().double().cpu())
+        if bad > 0:
+            raise SpectrumError(
+                f"{int(bad)} coordinates at step {step} are NaN or infinite, so H(q) has no spectrum: "
+                "check the initial state, or reduce dt"
+            )
+
+
+def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> LocalForces:
+    """Divide and conquer for ``hamiltonian``; collective.
+
+    Raises ConfigError for clusters without sites or whose levels do not fit the memory, SpectrumError for a filling
+    outside (0, 1) or a negative temperature, DomainError for tiles thinner than ``reach + core - 1``.
+    """
+    return LocalForces(options, hamiltonian, domain, ensemble)
+
+
+def _require_options(options: Options) -> None:
+    if options.reach < 0:
+        raise ConfigError(f"reach = {options.reach} is not a number of cells: give 0 (the atomic limit) or more, such as 3")
+    if options.core < 1:
+        raise ConfigError(f"core = {options.core} leaves no cell to compute: give 1 or more")
+
+
+def _require_memory(clusters: Clusters, domain: Domain) -> None:
+    """Refuse levels that do not fit, on all ranks alike; the temporary arrays of one cluster count too."""
+    levels = 2 * clusters.number * clusters.sites * (1 + clusters.centres)  # twice: functions of the levels beside them
+    needed = _BYTES * (levels + _MATRICES * clusters.sites**2)
+    of_ranks = torch.zeros((domain.size, 2), dtype=torch.float64)
+    of_ranks[domain.rank] = torch.tensor([needed, usable_bytes(domain.device)])
+    for rank, (there, fits) in enumerate(domain.allsum(of_ranks).tolist()):
+        if there > fits:
+            raise ConfigError(
+                f"clusters of {clusters.sites} sites for the tile of rank {rank} need {there / 2**30:.1f} GiB and "
+                f"{fits / 2**30:.1f} GiB are there: use more ranks on more nodes, or a smaller reach"
+            )
