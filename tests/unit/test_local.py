@@ -262,7 +262,7 @@ def test_refusals(monkeypatch):
         forces(q, Ensemble("canonical", KT, filling=1.5))
     with pytest.raises(SpectrumError, match=r"kT = -0\.1"):
         forces(q, Ensemble("canonical", -KT))
-    monkeypatch.setattr(local, "_memory", lambda device: 10.0**4)
+    monkeypatch.setattr(local, "usable_bytes", lambda device: 10.0**4)
     with pytest.raises(ConfigError, match=r"36 sites .* smaller reach"):
         forces(q, HALF)
 

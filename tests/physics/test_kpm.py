@@ -1,0 +1,166 @@
+"""KPM forces against exact diagonalization where probing is at work: hot, quenched, ordered states, ranks, dynamics."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport, run_in_process
+from hpc_holstein.forces import exact, kpm
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Ensemble, State
+from hpc_holstein.lattice import square
+from hpc_holstein.training.dataset import read
+
+QUENCH = Path(__file__).parents[1] / "data" / "quench-20x20.h5"
+CANONICAL = Ensemble("canonical", 0.1)
+
+
+def build(kind, extent, ensemble=CANONICAL, transport=None, **options):
+    lattice = square.build(extent)
+    hamiltonian = holstein.build(holstein.Options(), lattice)
+    return kind.build(kind.Options(**options), hamiltonian, CartesianDomain(lattice, transport or SerialTransport()), ensemble)
+
+
+@cache
+def state(name: str) -> torch.Tensor:
+    """A state of the recorded quench by its number, or ``hot``: independent sites of the initial spread, 24x30."""
+    if name == "hot":
+        return 5.27 * torch.randn(24, 30, 1, 1, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    return torch.from_numpy(np.asarray(read(QUENCH).q[int(name)], dtype=np.float64))[..., None, None].contiguous()
+
+
+@cache
+def reference(name: str, ensemble: Ensemble = CANONICAL):
+    return build(exact, tuple(state(name).shape[:2]), ensemble)(State.at_rest(state(name)))
+
+
+def forces(name, ensemble=CANONICAL, dtype=torch.float64, **options):
+    q = state(name)
+    return build(kpm, tuple(q.shape[:2]), ensemble, **options)(State.at_rest(q.to(dtype)))
+
+
+def difference(result, name, ensemble=CANONICAL):
+    return float((result.force.double() - reference(name, ensemble).force).abs().max())
+
+
+@pytest.mark.parametrize("name", ["0", "1", "4", "20"])
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-3])
+def test_tolerance_is_met(name, tolerance):
+    result = forces(name, tolerance=tolerance)
+    assert difference(result, name) <= tolerance
+    assert difference(result, name) <= 2 * result.info["error_estimate"] <= 2 * tolerance
+    assert float(result.density.mean()) == pytest.approx(0.5, abs=1e-12)
+
+
+def test_probing_is_at_work():
+    """Fewer vectors than sites, and fewer for a blunter tolerance: what the tests of the tolerance rest on."""
+    sharp, blunt = forces("20"), forces("20", tolerance=1e-3)
+    assert blunt.info["colours"] < sharp.info["colours"] < 400
+    assert blunt.info["order"] < sharp.info["order"]
+
+
+def test_hot_state_on_a_lattice_that_no_spacing_divides():
+    result = forces("hot", tolerance=1e-4)
+    assert difference(result, "hot") <= 1e-4
+    assert result.info["colours"] < 720
+
+
+@pytest.mark.parametrize("name", ["0", "4", "20"])
+def test_single_precision(name):
+    result = forces(name, dtype=torch.float32)
+    assert result.force.dtype == torch.float32
+    assert difference(result, name) <= 2e-4
+
+
+@pytest.mark.parametrize(
+    "ensemble",
+    [
+        Ensemble("grand-canonical", 0.1, chemical_potential=0.7),
+        Ensemble("canonical", 0.1, filling=0.37),
+        Ensemble("canonical", 0.5),
+    ],
+    ids=["grand-canonical", "doped", "warm"],
+)
+def test_ensembles(ensemble):
+    result, wanted = forces("4", ensemble), reference("4", ensemble)
+    assert difference(result, "4", ensemble) <= 1e-6
+    assert float(result.chemical_potential) == pytest.approx(float(wanted.chemical_potential), abs=1e-4)
+    free_energy = [float(one.grand_potential + ensemble.filling * 400 * one.chemical_potential) for one in (result, wanted)]
+    if ensemble.kind == "grand-canonical":
+        free_energy = [float(result.grand_potential), float(wanted.grand_potential)]
+    assert free_energy[0] == pytest.approx(free_energy[1], abs=1e-5)
+
+
+def test_force_is_the_derivative_of_the_grand_potential():
+    """g n_i = -dOmega/dQ_i at fixed mu, by central differences of KPM's own Omega."""
+    ensemble = Ensemble("grand-canonical", 0.1, chemical_potential=-0.4)
+    provider = build(kpm, (8, 8), ensemble)
+    q = torch.randn(8, 8, 1, 1, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    density = provider(State.at_rest(q)).density
+    for site in ((0, 0), (3, 5)):
+        ends = []
+        for step in (1e-3, -1e-3):
+            moved = q.clone()
+            moved[site] += step
+            ends.append(float(provider(State.at_rest(moved)).grand_potential))
+        assert -(ends[0] - ends[1]) / 2e-3 == pytest.approx(3.5 * float(density[site]), abs=1e-4)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_agree_with_one(size):
+    """Coloured and random probes on tiles that cut through the colours, to round-off."""
+    q = state("20")
+    for options in ({"tolerance": 1e-3}, {"probing": "random", "vectors": 3, "tolerance": 1e-3}):
+        serial = build(kpm, (20, 20), **options)(State.at_rest(q))
+
+        def body(transport, options=options):
+            provider = build(kpm, (20, 20), transport=transport, **options)
+            tile = tuple(slice(*span) for span in provider.domain.owned)
+            return tile, provider(State.at_rest(q[tile].contiguous()))
+
+        for tile, result in run_in_process(size, body):
+            assert torch.allclose(result.force, serial.force[tile], atol=1e-10, rtol=0)
+            assert result.info["colours"] == serial.info["colours"]
+            assert result.info["error_estimate"] == pytest.approx(serial.info["error_estimate"], rel=1e-3)
+            assert float(result.grand_potential) == pytest.approx(float(serial.grand_potential), abs=1e-8)
+
+
+def test_warm_start_gives_the_same_forces_from_fewer_chemical_potentials():
+    q = state("4")
+    provider = build(kpm, (20, 20), tolerance=1e-4)
+    cold = provider(State.at_rest(q))
+    warm = provider(State(q=q, velocity=q, forces=cold))
+    assert torch.allclose(warm.force, cold.force, atol=1e-6, rtol=0)
+    assert float(warm.chemical_potential) == pytest.approx(float(cold.chemical_potential), abs=1e-6)
+
+
+def test_a_bad_guess_of_mu_costs_a_sweep_and_no_accuracy():
+    q = state("20")
+    provider = build(kpm, (20, 20), tolerance=1e-4)
+    cold = provider(State.at_rest(q))
+    misled = State(q=q + 1.0, velocity=q, forces=cold)  # mu moves by -g
+    result = provider(misled)
+    assert result.info["vector_moments"] > 1.5 * cold.info["vector_moments"]
+    wanted = build(exact, (20, 20))(misled).force
+    assert float((result.force - wanted).abs().max()) <= 1e-4
+
+
+def test_random_probes_err_as_their_error_bar_says():
+    """Within the error bar, which falls as the square root of the number of vectors; no tolerance is promised."""
+    few, many = (forces("4", probing="random", vectors=vectors, tolerance=1e-3) for vectors in (8, 128))
+    assert build(kpm, (4, 4), probing="random").tolerance is None
+    assert 2 < few.info["error_estimate"] / many.info["error_estimate"] < 8
+    assert 0.3 < difference(many, "4") / many.info["error_estimate"] < 4
+    assert float(many.density.mean()) == pytest.approx(0.5, abs=1e-12)
+
+
+def test_block_of_vectors_does_not_matter():
+    q = state("20")
+    one, other = (build(kpm, (20, 20), tolerance=1e-3, block=block)(State.at_rest(q)) for block in (7, 0))
+    assert torch.allclose(one.force, other.force, atol=1e-11, rtol=0)
