@@ -19,7 +19,8 @@ from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult
 from hpc_holstein.output import observables
 from hpc_holstein.output.hdf5 import TrajectoryWriter
 
-_LARGEST = 1e6  # |Q| beyond this is a run that has blown up: physical values stay below 100
+LARGEST = 1e6
+"""|Q| beyond this is a run that has blown up: physical values stay below 100."""
 _LOG_SECONDS = 30.0  # between two progress lines where there is no terminal
 
 Say = Callable[[str], None]
@@ -79,11 +80,11 @@ class GuardedForces:
         return result
 
     def _require_sane(self, state: State) -> None:
-        lost = (~(state.q.abs() < _LARGEST)).sum()  # NaN compares false
+        lost = (~(state.q.abs() < LARGEST)).sum()  # NaN compares false
         count = int(self._domain.allsum(lost.to(torch.float64).cpu()))
         if count:
             raise SpectrumError(
-                f"the run diverged after step {state.step}: q is NaN or beyond {_LARGEST:g} on {count} site(s); "
+                f"the run diverged after step {state.step}: q is NaN or beyond {LARGEST:g} on {count} site(s); "
                 f"use a time step smaller than dt = {self._dt:g}, or check the force provider with `hpc-holstein validate`"
             )
 

@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _execute(arguments: Sequence[str] | None, transport: Transport) -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO if transport.rank == 0 else logging.ERROR)
-    require_one_job(transport)
-    args = parser().parse_args(arguments)
     try:
+        require_one_job(transport)
+        args = parser().parse_args(arguments)
         COMMANDS[args.command].execute(args, Session.of(transport))
     except KeyboardInterrupt:
         transport.abort("interrupted", _INTERRUPTED)

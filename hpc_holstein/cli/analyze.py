@@ -9,9 +9,9 @@ from hpc_holstein.cli.options import positive
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import config_of_text
 from hpc_holstein.config.builders import build_system
-from hpc_holstein.files import refuse_existing
+from hpc_holstein.files import require_writable
 from hpc_holstein.output.analysis import digest, frames
-from hpc_holstein.output.hdf5 import open_trajectory
+from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import write_json
 
 HELP = "order, domain growth, correlations and energies of a run; writes figures and analysis.json"
@@ -21,7 +21,7 @@ _FIGURES = ("cdw_maps.png", "domain_growth.png", "energies.png", "structure_fact
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("run", type=Path, metavar="FOLDER", help="folder of a run")
+    parser.add_argument("run", type=Path, metavar="FOLDER", help="folder of a run, or its trajectory.h5")
     parser.add_argument("--frames", type=positive, default=6, metavar="N", help="states that are shown (default: 6)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the figures (default: FOLDER/analysis)")
 
@@ -34,11 +34,12 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 def _analyze(args: argparse.Namespace, session: Session) -> None:
     from hpc_holstein.output import plots  # here, so that runs on many ranks do not wait for matplotlib
 
-    folder = args.output or args.run / "analysis"
+    source = trajectory_of(args.run)
+    folder = args.output or source.parent / "analysis"
     maps, growth, energies, structure, correlations = (folder / name for name in _FIGURES)
     numbers = folder / "analysis.json"
-    refuse_existing(numbers, maps, growth, energies, structure, correlations)
-    with open_trajectory(args.run / "trajectory.h5") as trajectory:
+    require_writable(numbers, maps, growth, energies, structure, correlations)
+    with open_trajectory(source) as trajectory:
         config = config_of_text(trajectory.attributes["config"])
         chosen, series = frames(trajectory, build_system(config).lattice, args.frames), trajectory.series()
         content = digest(trajectory, chosen)

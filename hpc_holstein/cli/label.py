@@ -9,8 +9,9 @@ from typing import Any
 from hpc_holstein.cli.options import add_config, add_lattice, add_physics, default_preset, force_overrides, overrides, positive
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import TRAINING_EXTENT, Config, load_config
-from hpc_holstein.config.builders import build_integrator, build_system, forces_maker, model_facts, require_same_physics
+from hpc_holstein.config.builders import build_integrator, build_system, forces_maker, model_facts, require_fit
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.files import require_writable
 from hpc_holstein.training import dataset
 from hpc_holstein.training.label import label_file, make_file
 from hpc_holstein.training.paths import QuenchPlan, RandomPlan, early_dense_steps, even_steps
@@ -45,6 +46,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     """Label a file, or make one."""
     _require_consistent(args)
     config = load_config(args.config, default_preset(args), _overrides(args))
+    session.on_root(lambda: require_writable(args.output))
     device = session.use(config.parallel.threads, config.parallel.device)
     system = build_system(config)
     labels = {**model_facts(config.force), **dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)}
@@ -59,7 +61,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
             "progress": bar,
         }
         if args.input is not None:
-            require_same_physics(dataset.read(args.input).attributes, args.input, system)
+            require_fit(dataset.read(args.input), args.input, system)
             made = label_file(args.input, args.output, **common)
         else:
             attributes = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)

@@ -11,7 +11,7 @@ from hpc_holstein.cli.options import add_config, add_lattice, add_physics, cells
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, initial_state, model_facts
-from hpc_holstein.files import refuse_existing
+from hpc_holstein.files import require_writable
 from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.hdf5 import TrajectoryWriter
 from hpc_holstein.output.observables import require_commensurate
@@ -44,7 +44,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     config = load_config(args.config, args.preset, _overrides(args))
     folder = Path(config.output.folder)
     files = folder / "trajectory.h5", folder / "summary.json"
-    session.on_root(lambda: refuse_existing(*files))
+    session.on_root(lambda: require_writable(*files))
     device = session.use(config.parallel.threads, config.parallel.device)
     simulation = build_simulation(config, session.transport, device)
     require_commensurate(simulation.domain.lattice)

@@ -60,9 +60,13 @@ class Session:
         return self.transport.rank == 0
 
     def say(self, text: str) -> None:
-        """Print on rank 0."""
-        if self.is_root:
+        """Print on rank 0; a reader that has left, such as ``head``, does not end the work."""
+        if not self.is_root:
+            return
+        try:
             print(text, flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def on_root(self, work: Callable[[], object]) -> None:
         """Do on rank 0 what needs one rank only; its user error is raised on every rank. Collective."""
@@ -76,11 +80,14 @@ class Session:
             return {"ranks": 1}
         from mpi4py import MPI  # is running already
 
-        return {"ranks": self.transport.size, "mpi": MPI.Get_library_version().partition("\0")[0].splitlines()[0].strip()}
+        return {"ranks": self.transport.size, "mpi": " ".join(MPI.Get_library_version().partition("\0")[0].splitlines()[0].split())}
 
     def use(self, threads: int | None, device: str) -> str:
         """Set the threads of this rank, choose its device, and say in one line who took what; returns the device."""
-        count = threads or int(os.environ.get("OMP_NUM_THREADS") or 0) or max(1, self.cores // self.local_size)
+        count = threads or _asked_threads() or max(1, self.cores // self.local_size)
+        most = os.cpu_count() or 1
+        if count > most:
+            raise ConfigError(f"{count} threads a rank are more than the {most} cores of {platform.node()}: give --threads N")
         torch.set_num_threads(count)
         chosen = self.device(device)
         if chosen.startswith("cuda"):
@@ -143,6 +150,14 @@ def silence_other_ranks(transport: Transport) -> None:
     """Let only rank 0 print help texts."""
     if transport.rank != 0:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
+
+
+def _asked_threads() -> int:
+    """Threads that the environment asks for, 0 for none; OpenMP takes a list, one number for each level of nesting."""
+    text = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if text and not (text.isdecimal() and int(text)):
+        raise ConfigError(f"OMP_NUM_THREADS = '{text}' is not a number of threads: set it to 1 or more, or give --threads N")
+    return int(text or 0)
 
 
 def _usable_cores() -> set[int]:

@@ -12,7 +12,7 @@ import numpy as np
 from hpc_holstein.cli.session import Session
 from hpc_holstein.errors import DataError
 from hpc_holstein.network.checkpoint import default_model_path, describe, read_card
-from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory
+from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
 
 HELP = "say what a model, a snapshot file or a run is"
@@ -22,7 +22,7 @@ _LONG = 100  # characters of an attribute that are shown on its line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("what", metavar="PATH", help="model file, snapshot file, folder or trajectory.h5 of a run, or default")
+    parser.add_argument("what", metavar="PATH", help="model file, snapshot file, folder or trajectory.h5 of a run, folder of a training, or default")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
@@ -34,11 +34,14 @@ def in_words(what: str) -> str:
     """The card of a model, or what an HDF5 file holds."""
     path = default_model_path() if what == "default" else Path(what)
     if path.is_dir():
-        path = path / "trajectory.h5"
+        model = path / "model.safetensors"
+        path = model if model.exists() else trajectory_of(path)
     if path.suffix == ".safetensors":
         return describe(read_card(path))
     if is_trajectory(path):
         return _trajectory(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist: give a model, a snapshot file, the folder of a run or training, or `default`")
     if path.suffix not in (".h5", ".hdf5"):
         raise DataError(f"{path} is neither a model (*.safetensors) nor an HDF5 file (*.h5): give one of them, or `default`")
     return _snapshots(path)

@@ -13,8 +13,8 @@ import torch
 from hpc_holstein.cli.options import add_physics, default_preset, overrides, positive
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, fit_options, load_config
-from hpc_holstein.config.builders import build_network, build_system, require_same_physics
-from hpc_holstein.files import refuse_existing
+from hpc_holstein.config.builders import build_network, build_system, require_fit
+from hpc_holstein.files import require_writable
 from hpc_holstein.network.checkpoint import describe, make_card, save_model
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
@@ -42,9 +42,9 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     snapshots = dataset.read(args.data, require_labels=True)
     config = load_config(args.config, default_preset(args), {"lattice.extent": list(snapshots.extent), **_overrides(args)})
     system = build_system(config)
-    require_same_physics(snapshots.attributes, args.data, system)
+    require_fit(snapshots, args.data, system)
     model_file, metrics_file, figure = (args.output / name for name in ("model.safetensors", "metrics.json", "loss.png"))
-    session.on_root(lambda: refuse_existing(model_file, metrics_file, figure))
+    session.on_root(lambda: require_writable(model_file, metrics_file, figure))
     device = session.use(config.parallel.threads, config.parallel.device)
     module, options = build_network(config, system)
     how = replace(fit_options(config), device=device, threads=torch.get_num_threads())

@@ -11,10 +11,10 @@ import numpy as np
 from hpc_holstein.cli.options import add_config, add_physics, default_preset, force_overrides, overrides, positive
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import Config, config_of_text, load_config
-from hpc_holstein.config.builders import build_system, forces_maker, model_facts, require_same_physics
+from hpc_holstein.config.builders import build_system, forces_maker, model_facts, require_fit
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.files import refuse_existing
-from hpc_holstein.output.hdf5 import open_trajectory
+from hpc_holstein.files import require_writable
+from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
 from hpc_holstein.training.dataset import Snapshots
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace, session: Session) -> None:
     """Compare and write."""
-    folder = args.output or (args.run / "validation" if args.run else Path("validation"))
+    folder = args.output or (trajectory_of(args.run).parent / "validation" if args.run else Path("validation"))
     files = {name: folder / name for name in ("validation.json", "force_parity.png", "force_errors.png")}
-    session.on_root(lambda: refuse_existing(*files.values()))
+    session.on_root(lambda: require_writable(*files.values()))
     snapshots, config = _from_run(args) if args.run else _from_file(args)
     judged = _with_force(config, args.force) if args.force else config
     judge = None if args.reference == LABELS else _with_force(config, args.reference)
@@ -67,7 +67,7 @@ def _from_run(args: argparse.Namespace) -> tuple[Snapshots, Config]:
     """All states of a run, and its configuration with what the command line changes."""
     if args.config or args.preset:
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
-    with open_trajectory(args.run / "trajectory.h5") as trajectory:
+    with open_trajectory(trajectory_of(args.run)) as trajectory:
         states = [trajectory.snapshot(index) for index in range(len(trajectory))]
         config = config_of_text(trajectory.attributes["config"], overrides(args))
     q = np.stack([state.q for state in states])
@@ -78,7 +78,7 @@ def _from_file(args: argparse.Namespace) -> tuple[Snapshots, Config]:
     snapshots = dataset.read(args.input, require_labels=args.reference == LABELS)
     extent = {"lattice.extent": list(snapshots.extent)}
     config = load_config(args.config, default_preset(args), {**extent, **overrides(args)})
-    require_same_physics(snapshots.attributes, args.input, build_system(config))
+    require_fit(snapshots, args.input, build_system(config))
     return snapshots, config
 
 

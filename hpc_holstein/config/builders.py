@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hpc_holstein.config import kinds
@@ -16,14 +17,18 @@ from hpc_holstein.config.loading import FOLDERS, fit_options, section_options
 from hpc_holstein.config.schema import Config, InitialSection, KindSection
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
+from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.dynamics import langevin
-from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.errors import ConfigError, DataError, DomainError
+from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
 from hpc_holstein.output import hdf5
-from hpc_holstein.simulation import MeteredTransport, Simulation
+from hpc_holstein.simulation import LARGEST, MeteredTransport, Simulation
 from hpc_holstein.training import dataset
+
+_FIELDS = 12  # float64 fields alive in a run with the cheapest forces, measured
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,10 @@ def build_network(config: Config, system: System) -> tuple[torch.nn.Module, Any]
 def require_same_physics(attributes: Mapping[str, Any], source: Path, system: System) -> None:
     """Raise ConfigError where a data file says that it belongs to another system; what it does not say is not compared."""
     here = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
-    names = [name for name in here if name.partition(".")[0] in ("lattice", "hamiltonian", "ensemble", "kT")]
+    names = [name for name in here if name.partition(".")[0] in ("lattice", "periodic", "hamiltonian", "ensemble", "kT")]
     odd = [name for name in names if name in attributes and not _equal(attributes[name], here[name])]
     if odd:
-        told = ", ".join(f"{_key(name)} is {attributes[name]} there and {here[name]} here" for name in odd)
+        told = ", ".join(f"{_key(name)} is {_plain(attributes[name])!r} there and {here[name]!r} here" for name in odd)
         raise ConfigError(
             f"{source} belongs to another system: {told}; set the values of the file with --set, or use another file"
         )
@@ -89,10 +94,27 @@ def require_same_physics(attributes: Mapping[str, Any], source: Path, system: Sy
 
 def _key(attribute: str) -> str:
     """The configuration key of an attribute of a data file."""
-    return {"kT": "ensemble.kT"}.get(attribute, attribute if "." in attribute else f"{attribute}.kind")
+    return {"kT": "ensemble.kT", "periodic": "lattice.periodic"}.get(attribute, attribute if "." in attribute else f"{attribute}.kind")
+
+
+def require_fit(snapshots: dataset.Snapshots, source: Path, system: System) -> None:
+    """Raise where snapshots do not belong to ``system``: other physics, or another number of coordinates on a site."""
+    require_same_physics(snapshots.attributes, source, system)
+    given, wanted = (snapshots.q.shape[3] if snapshots.q.ndim == 4 else 1), system.hamiltonian.components
+    if given != wanted:
+        raise DataError(
+            f"q of {source} has {given} components on each site and the {system.hamiltonian.name} Hamiltonian has {wanted}: "
+            f"store {'[snapshot, y, x]' if wanted == 1 else f'[snapshot, y, x, {wanted}]'}"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """The number in an array of one, which is what some programs store."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _equal(a: Any, b: Any) -> bool:
+    a = _plain(a)
     numbers = isinstance(a, int | float) and isinstance(b, int | float)
     return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) if numbers else bool(a == b)
 
@@ -111,6 +133,7 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
     system = build_system(config)
     metered = MeteredTransport(transport)
     domain = CartesianDomain(system.lattice, metered, grid=config.parallel.grid, device=device)
+    _require_memory(domain)
     section = config.dynamics
     noise = NoiseField(section.seed, Stream.DYNAMICS, domain, system.hamiltonian.components, config.parallel.torch_dtype)
     return Simulation(
@@ -126,6 +149,18 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
     )
 
 
+def _require_memory(domain: CartesianDomain) -> None:
+    """Refuse a lattice whose fields alone, of the smallest run, exceed the memory; the same answer on all ranks."""
+    sites = domain.lattice.sites
+    needed = 8 * _FIELDS * sites / domain.size
+    there = min(domain.transport.allgather(usable_bytes(domain.device)))
+    if needed > there:
+        raise DomainError(
+            f"{shown(domain.lattice.extent)} cells on {domain.size} rank(s) need more than {needed / 2**30:.3g} GiB each and "
+            f"{there / 2**30:.3g} GiB are there: give a smaller lattice or more ranks"
+        )
+
+
 def initial_state(config: Config, simulation: Simulation) -> State:
     """Random coordinates and velocities keyed by the seed and the global site, or a stored snapshot; collective."""
     section, domain = config.initial, simulation.domain
@@ -138,6 +173,8 @@ def initial_state(config: Config, simulation: Simulation) -> State:
     if section.q_std is not None:
         return State((section.q_std * normal(Stream.INITIAL_Q)).to(dtype), velocity.to(dtype))
     q, stored_velocity = read_state(section, domain.lattice)
+    if q.shape[-1] != simulation.hamiltonian.components:
+        raise DataError(f"initial.file {section.file} has {q.shape[-1]} components on each site: choose another file")
     q_local = domain.scatter(q if domain.rank == 0 else None, velocity)
     if stored_velocity is not None:
         velocity = domain.scatter(stored_velocity if domain.rank == 0 else None, velocity)
@@ -165,6 +202,8 @@ def read_state(section: InitialSection, lattice: Lattice) -> tuple[torch.Tensor,
     if q.shape[:2] != lattice.extent:
         given, wanted = ("x".join(map(str, e)) for e in (q.shape[:2], lattice.extent))
         raise DataError(f"initial.file {path} holds {given} cells and the lattice has {wanted}: set lattice.extent to {given}")
+    if np.abs(q).max() >= LARGEST:
+        raise DataError(f"snapshot {section.snapshot} of initial.file {path} has |q| beyond {LARGEST:g}: choose another one")
     fields = [
         None if f is None else torch.as_tensor(f, dtype=torch.float64).reshape(*lattice.extent, 1, -1) for f in (q, velocity)
     ]

@@ -79,7 +79,8 @@ def _shown(value: Any) -> str:
 
 def _nearest(key: str, valid: list[str]) -> str | None:
     """Nearest full key, by the full name and by the last part alone (a key put into the wrong section)."""
-    full = difflib.get_close_matches(key, valid, n=1, cutoff=0.75)
+    alike = [name for name in valid if name.count(".") == key.count(".")]
+    full = difflib.get_close_matches(key, alike, n=1, cutoff=0.75)
     if full:
         return full[0]
     last = {name.rpartition(".")[2]: name for name in reversed(valid)}

@@ -179,18 +179,20 @@ class _Search:
         """Secant slope; one that round-off hides, as in a gap, is taken for the largest that it can hide.
 
         The slope of an exact density is positive; where that of a network is not, its size still tells how far to go.
-        No residual that is still too large may count as hidden: the next step would be shorter, and so on without end.
+        A residual that is too large is never hidden: where it does not change, the next step is at least four times longer.
         """
         step = (self.mu1[rows] - self.mu0[rows]).abs()
         secant = (self.r1[rows] - self.r0[rows]).abs() / step
-        hidden = min(_NOISE * torch.finfo(dtype).eps, self._enough(dtype)) / step
+        hidden = min(_NOISE * torch.finfo(dtype).eps, 0.25 * self._enough(dtype)) / step
         measured = torch.maximum(secant, hidden)
         self.slope[rows] = torch.where(torch.isfinite(measured), measured, self.slope[rows])  # NaN: no previous point
 
     def _enough(self, dtype: torch.dtype) -> float:
         """Residual at which a state is solved."""
         if self.density_tolerance == 0:
-            return _NOISE * torch.finfo(dtype).eps * min(self.filling, 1 - self.filling)
+            # the round-off of a mean over any lattice; in a wide gap less than this is the same at every mu
+            round_off = 1e-13 if dtype == torch.float64 else _NOISE * torch.finfo(dtype).eps
+            return round_off * min(self.filling, 1 - self.filling)
         return 1e-10 if dtype == torch.float64 else 1e-7
 
     def _solved(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
@@ -209,9 +211,10 @@ class _Search:
         return exact | linear | self.closed[rows]
 
     def _propose(self, rows: Tensor) -> None:
-        """Secant step, kept inside the bracket and below the step limit; every other late step halves the bracket."""
+        """Secant step, longer than round-off of ``mu``, below the limit, in the bracket; every other late one halves that."""
         mu, r, low, high, limit = (x[rows] for x in (self.mu1, self.r1, self.low, self.high, self.limit))
-        trial = mu + torch.clamp(-r / self.slope[rows], -limit, limit)
+        shortest = 2 * torch.finfo(mu.dtype).eps * mu.abs().clamp_min(1.0)
+        trial = mu - r.sign() * torch.clamp(r.abs() / self.slope[rows], shortest, limit)
         bracketed = torch.isfinite(low) & torch.isfinite(high)
         late = self.rounds >= _SECANT_ONLY and self.rounds % 2 == 0
         halve = bracketed & ((trial <= low) | (trial >= high) | late)

@@ -45,7 +45,10 @@ def choose_frames(steps: NDArray[np.int64], count: int) -> list[int]:
         return list(range(len(steps)))[-count:]
     offset = max(last / 50, 1.0)
     wanted = np.geomspace(steps[0] + offset, last + offset, count) - offset
-    return sorted({int(np.argmin(np.abs(steps - step))) for step in wanted})
+    chosen: set[int] = set()
+    for step in wanted[::-1]:  # the nearest that is still free: early ones crowd, late ones have room
+        chosen.add(min(set(range(len(steps))) - chosen, key=lambda index: abs(int(steps[index]) - step)))
+    return sorted(chosen)
 
 
 def frames(trajectory: Trajectory, lattice: Lattice, count: int = 6) -> Frames:

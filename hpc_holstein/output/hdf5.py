@@ -218,6 +218,11 @@ class Trajectory:
         return {"time": times, **padded}
 
 
+def trajectory_of(run: Path) -> Path:
+    """The trajectory of ``run``: the folder of a run, or the file itself."""
+    return run if run.is_file() else run / "trajectory.h5"
+
+
 @contextmanager
 def open_trajectory(path: Path) -> Iterator[Trajectory]:
     """The trajectory in ``path``; DataError where it is missing, truncated, empty or something else."""
@@ -225,6 +230,8 @@ def open_trajectory(path: Path) -> Iterator[Trajectory]:
         raise DataError(f"the trajectory {path} does not exist: give the folder of a run, or its trajectory.h5")
     try:
         file = h5py.File(path, "r")
+    except BlockingIOError:
+        raise DataError(f"{path} is being written: wait for the end of that run") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read as HDF5 ({error}): it is truncated, damaged or of another format") from None
     with file:
@@ -242,6 +249,8 @@ def is_trajectory(path: Path) -> bool:
     try:
         with h5py.File(path, "r") as file:
             return bool(file.attrs.get("schema") == SCHEMA)
+    except BlockingIOError:  # a run writes it
+        return True
     except OSError:
         return False
 

@@ -137,7 +137,7 @@ def domain_growth(path: Path, series: Mapping[str, Array]) -> Figure:
 
 @_styled
 def energies_and_temperature(path: Path, series: Mapping[str, Array], kT: float) -> Figure:
-    """Energies per site, kinetic temperature against the bath, and the chemical potential."""
+    """Energies per site, those that are known, and the kinetic temperature against the bath."""
     figure = Figure(figsize=(7.6, 3.2))
     energy, temperature = figure.subplots(1, 2)
     for name in ("kinetic_energy", "classical_energy", "electronic_energy", "total_energy"):
@@ -190,7 +190,7 @@ def correlations(path: Path, frames: Frames) -> Figure:
 
 @_styled
 def training_curve(path: Path, history: Sequence[Mapping[str, float]], baseline: float) -> Figure:
-    """Force error on the training and validation sets and the learning rate, against the epoch."""
+    """Force error on the training and validation sets against the epoch, and that of a prediction without training."""
     figure = Figure(figsize=(5.2, 3.4))
     axes = figure.add_subplot()
     epochs = [row["epoch"] for row in history]

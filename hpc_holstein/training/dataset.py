@@ -128,19 +128,26 @@ def read(path: Path | str, require_labels: bool = False) -> Snapshots:
         raise DataError(f"the snapshot file {path} does not exist: give the path of an HDF5 file with a dataset q")
     try:
         with h5py.File(path, "r") as file:
-            if not isinstance(file.get("q"), h5py.Dataset):
-                names = ", ".join(file) or "nothing"
-                raise DataError(f"{path} has no dataset q (it holds {names}): store the coordinates as q[snapshot, y, x]")
+            _require_datasets(file, path)
             arrays = {name: _native(file[name][...]) for name in ("q", "quench", "step", *LABELS) if name in file}
             attributes = _attributes(file)
             labels = _attributes(file["force"]) if "force" in file else {}
-    except (OSError, RuntimeError, ValueError, TypeError) as error:
-        # h5py raises any of these on a damaged file; TypeError where a name holds a group instead of a dataset
+    except (OSError, RuntimeError, ValueError, TypeError) as error:  # h5py raises any of these on a damaged file
         raise DataError(f"{path} cannot be read as HDF5 ({error}): it is truncated, damaged or of another format") from error
     missing = [name for name in LABELS if name not in arrays]
     if require_labels and missing:
         raise DataError(f"{path} is not labelled (no {', '.join(missing)}): run `hpc-holstein label --input {path}` first")
     return Snapshots.of(source=str(path), attributes=attributes, label_attributes=labels, **arrays)
+
+
+def _require_datasets(file: h5py.File, path: Path) -> None:
+    """Raise :class:`DataError` where there is no ``q``, or a name of the schema is a group."""
+    if "q" not in file:
+        names = ", ".join(file) or "nothing"
+        raise DataError(f"{path} has no dataset q (it holds {names}): store the coordinates as q[snapshot, y, x]")
+    for name in ("q", "quench", "step", *LABELS):
+        if name in file and not isinstance(file[name], h5py.Dataset):
+            raise DataError(f"{name} of {path} is a group: store a dataset of that name")
 
 
 def write(path: Path | str, snapshots: Snapshots) -> None:

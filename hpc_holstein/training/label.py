@@ -151,7 +151,7 @@ def _stacked(labels: Mapping[int, Mapping[str, NDArray[np.float64]]]) -> dict[st
 
 def _finish(transport: Transport, parts: Parts, write: Callable[[], None]) -> None:
     """The root writes the output and removes the parts; nobody returns before."""
-    if transport.rank == 0:
-        write()
-        parts.clear()
-    transport.barrier()
+    with agreed(transport):
+        if transport.rank == 0:
+            write()
+            parts.clear()

@@ -75,7 +75,7 @@ def test_the_order_that_is_chosen_meets_the_error(half_width, error):
 
 
 def test_an_absurd_order_is_refused_with_the_number():
-    with pytest.raises(SpectrumError, match=r"kT = 1e-05 .* order \d{7}, .* 'exact'"):
+    with pytest.raises(SpectrumError, match=r"kT = 1e-05 .* order \d{8}, .* 'exact'"):
         fermi_order(Interval(-30, 30), 1e-5, 1e-9)
 
 
@@ -245,6 +245,7 @@ def test_each_site_starts_once_and_blocks_partition_the_vectors():
         ({"tolerance": math.nan}, CANONICAL, ConfigError, "tolerance = nan"),
         ({"probing": "jackson"}, CANONICAL, ConfigError, "probing = 'jackson'"),
         ({"vectors": 1}, CANONICAL, ConfigError, "vectors = 1"),
+        ({"seed": -1}, CANONICAL, ConfigError, "seed = -1"),
         ({"block": -1}, CANONICAL, ConfigError, "block = -1"),
     ],
 )
