@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,8 +24,7 @@ def replaced(path: Path, refusal: type[HolsteinError] = DataError) -> Iterator[P
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or error
-        raise refusal(f"{path} cannot be written ({reason}): choose a folder with space and write permission") from error
+        raise refusal(_cannot_write(path, error)) from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -45,6 +45,22 @@ def refuse_existing(*paths: Path) -> None:
             raise DataError(exists_already(path))
 
 
+def require_writable(*paths: Path) -> None:
+    """Raise :class:`DataError` where an output exists, or cannot be made: said before the work, not after it."""
+    refuse_existing(*paths)
+    for path in paths:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise DataError(_cannot_write(path, error)) from None
+
+
 def exists_already(path: Path) -> str:
     """The sentence about an output that would be overwritten."""
     return f"{path} exists already and is never overwritten: remove it or choose another output with --output"
+
+
+def _cannot_write(path: Path, error: OSError) -> str:
+    return f"{path} cannot be written ({error.strerror or error}): choose a folder with space and write permission"

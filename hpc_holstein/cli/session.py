@@ -80,7 +80,8 @@ class Session:
             return {"ranks": 1}
         from mpi4py import MPI  # is running already
 
-        return {"ranks": self.transport.size, "mpi": " ".join(MPI.Get_library_version().partition("\0")[0].splitlines()[0].split())}
+        library = MPI.Get_library_version().partition("\0")[0].splitlines()[0]
+        return {"ranks": self.transport.size, "mpi": " ".join(library.split())}
 
     def use(self, threads: int | None, device: str) -> str:
         """Set the threads of this rank, choose its device, and say in one line who took what; returns the device."""

@@ -22,7 +22,7 @@ _LONG = 100  # characters of an attribute that are shown on its line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("what", metavar="PATH", help="model file, snapshot file, folder or trajectory.h5 of a run, folder of a training, or default")
+    parser.add_argument("what", metavar="PATH", help="model, snapshot file or trajectory.h5, folder that holds one, or default")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:

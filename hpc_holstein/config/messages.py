@@ -78,11 +78,17 @@ def _shown(value: Any) -> str:
 
 
 def _nearest(key: str, valid: list[str]) -> str | None:
-    """Nearest full key, by the full name and by the last part alone (a key put into the wrong section)."""
-    alike = [name for name in valid if name.count(".") == key.count(".")]
-    full = difflib.get_close_matches(key, alike, n=1, cutoff=0.75)
+    """Nearest key of the section, else by the full name, else by the last part alone (a key put into the wrong section)."""
+    section, _, given = key.rpartition(".")
+    places = [name.rpartition(".") for name in valid]
+    siblings = [last for place, _, last in places if place == section]
+    near = difflib.get_close_matches(given, siblings, n=1, cutoff=0.6)
+    if near:
+        return f"{section}.{near[0]}".lstrip(".")
+    strangers = [name for name, (place, _, _) in zip(valid, places, strict=True) if place not in (section, "")]
+    full = difflib.get_close_matches(key, strangers, n=1, cutoff=0.75)
     if full:
         return full[0]
     last = {name.rpartition(".")[2]: name for name in reversed(valid)}
-    near = difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(given, list(last), n=1, cutoff=0.6)
     return last[near[0]] if near else None

@@ -61,8 +61,8 @@ def fermi_order(interval: Interval, kT: float, error: float) -> int:
     terms = math.ceil(math.log(4 / (math.pi * error)) / math.asinh(math.pi * kT / interval.half_width))
     if terms > _MOST_ORDER:
         raise SpectrumError(
-            f"kT = {kT} on a spectrum of half width {interval.half_width:.3g} needs a Chebyshev expansion of order {terms}, above "
-            f"{_MOST_ORDER}: raise kT or the tolerance, or use force kind 'exact'"
+            f"kT = {kT} on a spectrum of half width {interval.half_width:.3g} needs a Chebyshev expansion of order {terms}, "
+            f"above {_MOST_ORDER}: raise kT or the tolerance, or use force kind 'exact'"
         )
     return max(terms, 4)
 

@@ -17,7 +17,7 @@ from hpc_holstein.errors import SpectrumError
 from hpc_holstein.interfaces import Bond, Domain, Hamiltonian
 
 _SWEEPS = 30  # of the bounds: within 0.5 % of the spectrum in hot and ordered states
-_CHUNK = {"cpu": 1 << 14, "cuda": 1 << 62}  # numbers of one operation: those that follow find them in the cache
+_CHUNK = {"cpu": 1 << 17, "cuda": 1 << 62}  # numbers of one operation: those that follow find them in the cache
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,16 @@ class _Hop:
     value: float | Tensor
 
     def scaled(self, factor: float, dtype: torch.dtype) -> _Hop:
-        value = self.value * factor
+        value: float | Tensor = self.value * factor
         return _Hop(self.source, self.target, self.shift, value.to(dtype) if isinstance(value, Tensor) else value)
 
     def magnitude(self) -> _Hop:
-        return _Hop(self.source, self.target, self.shift, abs(self.value))
+        return _Hop(
+            self.source, self.target, self.shift, self.value.abs() if isinstance(self.value, Tensor) else abs(self.value)
+        )
+
+
+_Update = tuple[Tensor, Tensor, Tensor | float]
 
 
 class Stencil:
@@ -103,25 +108,30 @@ class Stencil:
         best = torch.full((2,), torch.inf, dtype=torch.float64)
         for _ in range(_SWEEPS):
             reached = torch.zeros_like(v)
-            self.add_hops(reached, v, hops, 1.0)
+            _apply(self._updates(reached, v, None, hops), 1.0)
             ratio = (diagonal + reached / v)[rows].amax(dim=(0, 1))
             best = torch.minimum(best, all_max(ratio.cpu(), self.domain))
             gap = 1e-6 * float(best.sum()) + 1e-9
             v = self._exchanged((1 + reached) / (best.to(v.device) + gap - diagonal).clamp_min(gap))
         return -float(best[1]), float(best[0])
 
-    def add_hops(self, out: Tensor, block: Tensor, hops: list[_Hop], factor: float) -> None:
-        """``out += factor T block``, both ``[ghosted cells, basis, vectors]``; ghosts of ``out`` are left undefined."""
+    def _updates(self, out: Tensor, block: Tensor, on_site: Tensor | None, hops: list[_Hop]) -> list[_Update]:
+        """Operations that make ``out += factor H block``, ``[ghosted cells, basis, vectors]``, chunk by chunk.
+
+        Made once for many orders, since cutting tensors takes longer than adding short ones.  Leaves ghosts undefined.
+        """
+        updates: list[_Update] = []
         step = max(1, _CHUNK[out.device.type] // (out.shape[1] * out.shape[2]))
         for first in range(self._first, self._end, step):
             end = min(first + step, self._end)
+            if on_site is not None:
+                updates.append((out[first:end], block[first:end], on_site[first:end]))
             for hop in hops:
                 rows = out[first:end, hop.source]
                 neighbours = block[first + hop.shift : end + hop.shift, hop.target]
-                if isinstance(hop.value, Tensor):
-                    rows.addcmul_(neighbours, hop.value[first:end, None], value=factor)
-                else:
-                    rows.add_(neighbours, alpha=factor * hop.value)
+                value = hop.value[first:end, None] if isinstance(hop.value, Tensor) else hop.value
+                updates.append((rows, neighbours, value))
+        return updates
 
     def _exchanged(self, block: Tensor) -> Tensor:
         """Ghosts := owners, in place; ``[ghosted cells, basis, vectors]``."""
@@ -138,28 +148,21 @@ class Stencil:
         on_site = ((self.on_site - centre) / half_width).to(start.dtype)[..., None].expand_as(block).contiguous()
         hops = [hop.scaled(1 / half_width, start.dtype) for hop in self.hops]
         prev = torch.zeros_like(block)
-        factor = 1.0
+        ahead = self._updates(prev, block, on_site, hops), self._updates(block, prev, on_site, hops)
         for m in range(terms):
-            yield block.view(-1, start.shape[-1])
+            yield (prev if m % 2 else block).view(-1, start.shape[-1])
             if m + 1 < terms:
-                self._advance(prev, block, on_site, hops, factor)
-                prev, block = block, prev
-                factor = -2.0 if m % 2 == 0 else 2.0
+                _apply(ahead[m % 2], 1.0 if m == 0 else -2.0 if m % 2 else 2.0)
+                self._exchanged(block if m % 2 else prev)
 
-    def _advance(self, prev: Tensor, block: Tensor, on_site: Tensor, hops: list[_Hop], factor: float) -> None:
-        """``prev += factor H block``."""
-        step = max(1, _CHUNK[prev.device.type] // (prev.shape[1] * prev.shape[2]))
-        for first in range(self._first, self._end, step):
-            end = min(first + step, self._end)
-            prev[first:end].addcmul_(block[first:end], on_site[first:end], value=factor)
-            for hop in hops:
-                rows = prev[first:end, hop.source]
-                neighbours = block[first + hop.shift : end + hop.shift, hop.target]
-                if isinstance(hop.value, Tensor):
-                    rows.addcmul_(neighbours, hop.value[first:end, None], value=factor)
-                else:
-                    rows.add_(neighbours, alpha=factor * hop.value)
-        self._exchanged(prev)
+
+def _apply(updates: list[_Update], factor: float) -> None:
+    """``out += factor value block`` for each of them, in place."""
+    for out, block, value in updates:
+        if isinstance(value, Tensor):
+            out.addcmul_(block, value, value=factor)
+        else:
+            out.add_(block, alpha=factor * value)
 
 
 def signs(terms: int) -> Tensor:

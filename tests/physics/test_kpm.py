@@ -131,13 +131,15 @@ def test_ranks_agree_with_one(size):
             assert float(result.grand_potential) == pytest.approx(float(serial.grand_potential), abs=1e-8)
 
 
-def test_warm_start_gives_the_same_forces_from_fewer_chemical_potentials():
+def test_warm_start_gives_the_same_forces():
+    """To the tolerance: the pilot looks at the states next to another mu, so the colours may differ."""
     q = state("4")
     provider = build(kpm, (20, 20), tolerance=1e-4)
     cold = provider(State.at_rest(q))
     warm = provider(State(q=q, velocity=q, forces=cold))
-    assert torch.allclose(warm.force, cold.force, atol=1e-6, rtol=0)
-    assert float(warm.chemical_potential) == pytest.approx(float(cold.chemical_potential), abs=1e-6)
+    assert torch.allclose(warm.force, cold.force, atol=1e-4, rtol=0)
+    assert difference(warm, "4") <= 1e-4
+    assert float(warm.chemical_potential) == pytest.approx(float(cold.chemical_potential), abs=1e-3)
 
 
 def test_a_bad_guess_of_mu_costs_a_sweep_and_no_accuracy():

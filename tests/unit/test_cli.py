@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 
 import hpc_holstein
+from hpc_holstein import __main__
 from hpc_holstein.cli import COMMANDS, main
 
 PRESET = ["--preset", "paper-2601.04104"]
@@ -63,7 +67,14 @@ def test_from_labels_to_figures(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(list(Path("quench/analysis").glob("*.png"))) == 5
     assert json.loads(Path("quench/analysis/analysis.json").read_text())["steps"] == 20
     capsys.readouterr()
-    for what, word in ((model, "enn"), ("data.h5", "forces by exact"), ("quench", "trajectory of 12x8 cells: 5 snapshots")):
+    run = "trajectory of 12x8 cells: 5 snapshots"
+    for what, word in (
+        (model, "enn"),
+        ("model", "enn"),
+        ("data.h5", "forces by exact"),
+        ("quench", run),
+        ("quench/trajectory.h5", run),
+    ):
         assert main(["show", what]) == 0
         assert word in capsys.readouterr().out
     assert "model is made for another system: kT" in refused(
@@ -116,6 +127,17 @@ def test_a_run_continues_from_a_snapshot_of_another(here: Path) -> None:
         (["run", *PRESET, "--force", "atomic", "--lattice", "7x8"], ["7x8", "period 2"]),
         (["run", *PRESET, "--force", "atomic", "--grid", "2x1"], ["2x1", "1 rank"]),
         (["run", *PRESET, "--force", "atomic", "--set", "initial.file=gone.h5"], ["gone.h5 does not exist"]),
+        (
+            ["run", *PRESET, "--force", "atomic", "--lattice", "6x4", "--set", "initial.file=far.h5"],
+            ["far.h5", "|q| beyond 1e+06"],
+        ),
+        (
+            ["run", *PRESET, "--force", "atomic", "--lattice", "6x4", "--set", "initial.file=vector.h5"],
+            ["vector.h5 has 2 components"],
+        ),
+        (["run", *PRESET, "--force", "atomic", "--lattice", "1000000x1000000"], ["1000000x1000000 cells on 1 rank(s)", "GiB"]),
+        (["run", *PRESET, "--force", "atomic", "--threads", "1000000"], ["1000000 threads a rank"]),
+        (["run", *PRESET, "--force", "atomic", "--output", "states.h5/x"], ["states.h5/x/trajectory.h5 cannot be written"]),
         (["run", *PRESET, "--force", "atomic", "--device", "cuda:99"], ["cuda:99", "use auto or cpu"]),
         (["label", "--output", "x.h5"], ["nothing to label"]),
         (["label", "--input", "gone.h5", "--output", "x.h5"], ["gone.h5 does not exist"]),
@@ -123,13 +145,20 @@ def test_a_run_continues_from_a_snapshot_of_another(here: Path) -> None:
         (["label", "--random", "3", "--even", "--output", "x.h5"], ["--even has no meaning without quenches"]),
         (["label", "--input", "states.h5", "--output", "states.h5"], ["states.h5 exists already"]),
         (["label", "--input", "nan.h5", "--output", "x.h5"], ["nan in snapshot 1 at site (y, x) = (2, 3)"]),
+        (["label", "--input", "states.h5", "--output", "soft.h5/x.h5"], ["soft.h5/x.h5 cannot be written"]),
+        (["label", "--input", "vector.h5", "--output", "x.h5"], ["vector.h5 has 2 components", "[snapshot, y, x]"]),
+        (["label", "--input", "open.h5", "--output", "x.h5"], ["lattice.periodic is [False, False] there"]),
+        (["label", "--input", "group.h5", "--output", "x.h5"], ["step of group.h5 is a group"]),
         (["label", "--input", "half.h5", "--output", "x.h5"], ["half.h5", "truncated"]),
         (["label", "--input", "soft.h5", "--output", "x.h5"], ["hamiltonian.g is 1.5 there and 3.5 here"]),
         (["train", "states.h5", "--output", "m"], ["states.h5 is not labelled"]),
         (["validate", "--input", "states.h5", "--reference", "labels"], ["states.h5 is not labelled"]),
         (["validate", "--run", "nowhere"], ["nowhere/trajectory.h5 does not exist"]),
         (["analyze", "nowhere"], ["nowhere/trajectory.h5 does not exist"]),
-        (["show", "README.txt"], ["neither a model"]),
+        (["analyze", "states.h5"], ["states.h5 is not a trajectory"]),
+        (["show", "nowhere"], ["nowhere does not exist"]),
+        (["show", "README.txt"], ["README.txt does not exist"]),
+        (["show", "note.txt"], ["neither a model"]),
         (["show", "half.safetensors"], ["half.safetensors"]),
     ],
 )
@@ -140,6 +169,14 @@ def test_bad_input_is_one_line_and_code_2(
     write_states(here / "soft.h5", attributes={"hamiltonian.g": 1.5})
     (here / "half.h5").write_bytes((here / "states.h5").read_bytes()[:1200])
     (here / "half.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{")
+    (here / "note.txt").write_text("words")
+    write_states(here / "open.h5", {"periodic": [False, False]})
+    with h5py.File(here / "group.h5", "w") as file:
+        file["q"] = q
+        file.create_group("step")
+    for name, other in (("far.h5", 1e9 * q), ("vector.h5", np.stack([q, q], axis=-1))):
+        with h5py.File(here / name, "w") as file:
+            file["q"] = other
     q[1, 2, 3] = np.nan
     with h5py.File(here / "nan.h5", "w") as file:
         file["q"] = q
@@ -148,6 +185,52 @@ def test_bad_input_is_one_line_and_code_2(
     for word in words:
         assert word in message
     assert sorted(path.name for path in here.iterdir()) == before  # refused before any work
+
+
+@pytest.mark.parametrize("threads", ["many", "0", "-2"])
+def test_bad_thread_numbers_of_the_environment_are_refused(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    assert f"OMP_NUM_THREADS = '{threads}'" in refused(capsys, "run", *PRESET, "--force", "atomic")
+
+
+def test_thread_numbers_of_nested_levels_are_understood(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1,2")
+    write_states(Path("states.h5"))
+    assert main(["label", "--input", "states.h5", "--output", "x.h5"]) == 0
+    assert "1 thread each" in capsys.readouterr().out
+
+
+def test_attributes_that_are_arrays_of_one_number_are_numbers(here: Path) -> None:
+    write_states(Path("states.h5"), {"hamiltonian.g": np.array([3.5])})
+    assert main(["label", "--input", "states.h5", "--output", "x.h5"]) == 0
+
+
+def test_output_without_a_reader_does_not_end_the_work(here: Path) -> None:
+    write_states(Path("states.h5"))
+    command = [sys.executable, "-m", "hpc_holstein", "label", "--input", "states.h5", "--output", "x.h5"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as work:
+        assert work.stdout is not None
+        work.stdout.close()
+        _, spoken = work.communicate(timeout=60)
+    assert work.returncode == 0
+    assert spoken == b""
+    assert Path("x.h5").exists()
+
+
+def test_an_interrupt_while_importing_leaves_no_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpc_holstein.cli.main", interrupted)
+    assert __main__.main() == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

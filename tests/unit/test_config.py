@@ -77,6 +77,7 @@ def test_toml_text_gives_the_same_configuration(tmp_path: Path, changes: dict[st
         ("[hamiltonian]\nkapa = 0.1", ["'hamiltonian.kapa'", "did you mean 'hamiltonian.kappa'?"]),
         ("[force]\nmodell = 'x'", ["'force.modell'", "did you mean 'force.model'?"]),
         ("[training]\nepoch = 3", ["'training.epoch'", "did you mean 'training.epochs'?"]),
+        ("[training]\nlr = 3", ["unknown key 'training.lr': valid keys of [training]: epochs"]),
         ("[model]\ncopy = 3", ["'model.copy'", "did you mean 'model.copies'?"]),
         ("[lattice]\nkind = 'sqare'", ["lattice.kind = 'sqare'", "did you mean 'square'?"]),
         ("[force]\nkind = 'exakt'", ["force.kind = 'exakt'", "did you mean 'exact'?", "atomic, exact"]),

@@ -13,7 +13,7 @@ import torch
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import DataError, ModelError
-from hpc_holstein.files import new_file, refuse_existing, replaced
+from hpc_holstein.files import new_file, refuse_existing, replaced, require_writable
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.lattice import square
@@ -125,3 +125,14 @@ def test_the_umask_decides_who_reads_an_output(tmp_path: Path, umask: int, write
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
     assert modes
     assert set(modes.values()) == {oct(0o666 & ~umask)}, modes
+
+
+def test_an_output_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    require_writable(tmp_path / "new" / "folder" / "a.txt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]  # nothing is left behind
+    for path in (tmp_path / "file" / "a.txt", tmp_path / "file" / "folder" / "a.txt"):
+        with pytest.raises(DataError, match=r"cannot be written \(Not a directory\): choose a folder"):
+            require_writable(path)
+    with pytest.raises(DataError, match="exists already"):
+        require_writable(tmp_path / "file")

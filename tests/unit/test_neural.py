@@ -320,6 +320,27 @@ def test_solver_leaves_a_gap_that_holds_no_solution(kT, tilt, offset):
     assert solved.evaluations <= 40
 
 
+@pytest.mark.parametrize("kT", [0.02, 0.1])
+@pytest.mark.parametrize("filling", [0.5, 1 / 64])
+@pytest.mark.parametrize("where", [0.05, 0.3, 0.6, 0.95])
+def test_solver_crosses_the_plateau_of_a_gap(kT, filling, where):
+    """A residual just above the goal that does not change with ``mu``: steps must grow, and be longer than round-off."""
+    energies = torch.linspace(-20.0, 20.0, 64, dtype=torch.float64)[None].clone()
+    below = round(filling * 64)
+    energies[:, below:] += 3.0
+    edge = energies[0, below - 1]
+    solved = _canonical.solve_chemical_potential(
+        density=lambda mu, rows: _canonical.occupation(energies[rows], mu, kT),
+        mean=lambda n: n.mean(dim=1) + 1.2 * 10 * 2.2e-16 * filling * (n[:, below] > 1e-18),
+        filling=filling,
+        kT=kT,
+        guess=(edge + where * (energies[0, below] - edge)).reshape(1),
+        slope=torch.full((1,), 0.02),
+        density_tolerance=0.0,
+    )
+    assert solved.evaluations <= 60
+
+
 def atomic_forces(ensemble, extent=(12, 10)):
     lattice = square.build(extent)
     hamiltonian = holstein.build(holstein.Options(), lattice)

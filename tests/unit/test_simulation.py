@@ -159,6 +159,7 @@ def test_frames_start_at_the_first_and_end_at_the_last_snapshot() -> None:
     assert np.all(np.diff(np.diff(chosen)) >= 0)
     assert choose_frames(steps[:3], 6) == [0, 1, 2]
     assert choose_frames(steps, 1) == [500]
+    assert len(choose_frames(np.arange(0, 401, 20), 6)) == 6  # as many as asked for, where early ones crowd
 
 
 def test_the_local_exponent_of_a_power_law_is_its_power() -> None:
