@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_physics(parser)
     add_lattice(parser)
-    force = "exact, local, neural, atomic, or a model file *.safetensors"
+    force = "exact, kpm, local, neural, atomic, or a model file *.safetensors"
     parser.add_argument("--input", type=Path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="new file with force, density and mu added")
     parser.add_argument("--force", default="exact", metavar="KIND", help=f"who labels: {force} (default: exact)")

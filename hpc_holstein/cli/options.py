@@ -70,7 +70,8 @@ def add_physics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help=f"start from a preset: {', '.join(PRESETS)}")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override any key of the file")
     parser.add_argument("--device", help="auto (default), cpu, cuda or cuda:N")
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads of each rank (default: OMP_NUM_THREADS, else cores / ranks)")
+    threads = "threads of each rank (default: OMP_NUM_THREADS, else cores / ranks)"
+    parser.add_argument("--threads", type=positive, metavar="N", help=threads)
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

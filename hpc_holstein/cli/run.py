@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=positive, metavar="N", help="time steps")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the initial state and the noise")
     parser.add_argument(
-        "--force", metavar="KIND", help="force provider: exact, local, neural, atomic, or a model file *.safetensors"
+        "--force", metavar="KIND", help="force provider: exact, kpm, local, neural, atomic, or a model file *.safetensors"
     )
     parser.add_argument(
         "--dtype", metavar="NAME", help="mixed (networks in float32, the rest in float64: default), float64 or float32"

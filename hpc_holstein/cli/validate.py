@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--input", type=Path, metavar="FILE", help="snapshot file")
     source.add_argument("--run", type=Path, metavar="FOLDER", help="folder of a run, whose configuration is used")
     parser.add_argument("--states", type=positive, metavar="N", help="at most N states, evenly (default: 20 of a run)")
-    kinds = "exact, local, neural, atomic, or a model file *.safetensors"
+    kinds = "exact, kpm, local, neural, atomic, or a model file *.safetensors"
     parser.add_argument("--force", metavar="KIND", help=f"who is judged: {kinds} (default: that of the run, or neural)")
     parser.add_argument("--reference", default="exact", metavar="KIND", help="who judges: the same, or labels (default: exact)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: FOLDER/validation)")

@@ -19,7 +19,7 @@ from hpc_holstein.forces._sweep import Problem, sweep
 from hpc_holstein.interfaces import Domain
 
 _SITES = 32
-_SAFETY = 0.02  # of the tolerance: columns of sites that were not looked at weigh up to 50 times more, seen in 1 of 700 choices
+_SAFETY = 0.02  # of the tolerance: columns of sites that were not looked at weighed at most 48 times more in 736 hot cases
 
 
 @dataclass(frozen=True)

@@ -172,5 +172,5 @@ def _require_memory(domain: Domain) -> None:
         fits = int((there / (_MATRICES * _BYTES)) ** 0.5)
         raise ConfigError(
             f"exact diagonalization of {sites} sites needs {needed / 2**30:.0f} GiB and {there / 2**30:.0f} GiB are there: "
-            f'give a lattice of at most {fits} sites, or use force kind = "neural"'
+            f'give a lattice of at most {fits} sites, or use force kind = "kpm", "local" or "neural"'
         )

@@ -5,7 +5,7 @@
 At ``kT > 0`` the coefficients fall exponentially, so there is no damping kernel.  The probe vectors ``z_k`` are +-1 on the
 sites of one colour; how many colours the ``tolerance`` asks for is read off the columns of ``rho`` at a few sites.  In the
 canonical ensemble one sweep evaluates ``rho`` at several ``mu`` about the last one and records the trace of every ``T_m``,
-from which ``mu`` follows.  Use ``exact`` below some 1,600 sites.  Source: arXiv cond-mat/0504627, arXiv 1711.10570.
+from which ``mu`` follows.  Use ``exact`` below some 3,000 sites.  Source: arXiv cond-mat/0504627, arXiv 1711.10570.
 """
 
 from __future__ import annotations

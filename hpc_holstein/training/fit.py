@@ -282,7 +282,7 @@ class _Training:
         mine = torch.arange(self.transport.rank, len(index), self.transport.size)
         size = max(1, _VALIDATION_CELLS // self.data.targets[0].numel())
         with torch.no_grad():
-            for rows in torch.split(mine, size):
+            for rows in torch.split(mine, size) if len(mine) else ():
                 inputs, targets = self.data.whole(index[rows])
                 errors[rows] = (self.averaged(inputs) - targets).double().cpu()
         return self.transport.allsum(errors)

@@ -227,6 +227,18 @@ def test_more_ranks_than_snapshots_in_a_batch():
         np.testing.assert_allclose(curve(result), curve(run(opts)), rtol=1e-9)
 
 
+def test_a_rank_without_a_snapshot_evaluates_nothing():
+    class Strict(Stencil):
+        def forward(self, ghosted):
+            if not len(ghosted):
+                raise RuntimeError("nothing to evaluate")
+            return super().forward(ghosted)
+
+    few = data(quenches=0, random=4)  # one snapshot to validate on, for three ranks
+    results = run_in_process(3, lambda t: run(options(epochs=1, test=0.0), t, snapshots=few, model=Strict()))
+    assert [len(result.sets["validation"]) for result in results] == [1, 1, 1]
+
+
 def test_time_limit_ends_the_training_and_the_schedule():
     result = run(options(epochs=0, time_limit_s=0.5))
     assert 0.4 < result.metrics["elapsed_s"] < 3
