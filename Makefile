@@ -48,7 +48,7 @@ install: $(VENV)/.installed
 demo: $(VENV)/.installed clean-demo
 	@mkdir demo && touch demo/.made-by-make
 	@echo "== 1/5 label: snapshots along thermal quenches, forces by exact diagonalization"
-	$(MPIRUN) -n $(RANKS) $(HOLSTEIN) label --preset paper-2601.04104 --lattice 24x24 --random 40 --quenches 16 --per-quench 40 \
+	$(MPIRUN) -n $(RANKS) $(HOLSTEIN) label --preset paper-2601.04104 --lattice 24x24 --random 40 --quenches 12 --per-quench 50 \
 	    --path-force atomic --force exact --seed 11 --output demo/snapshots.h5
 	@echo "== 2/5 train: the equivariant network"
 	$(MPIRUN) -n $(RANKS) $(HOLSTEIN) train demo/snapshots.h5 --time-limit 160 --output demo/model

@@ -191,7 +191,7 @@ class _Search:
         """Residual at which a state is solved."""
         if self.density_tolerance == 0:
             # the round-off of a mean over any lattice; in a wide gap less than this is the same at every mu
-            round_off = 1e-13 if dtype == torch.float64 else _NOISE * torch.finfo(dtype).eps
+            round_off = 1e-14 if dtype == torch.float64 else _NOISE * torch.finfo(dtype).eps
             return round_off * min(self.filling, 1 - self.filling)
         return 1e-10 if dtype == torch.float64 else 1e-7
 

@@ -279,7 +279,7 @@ class _Training:
         self.averaged.eval()
         index = self._index(name)
         errors = torch.zeros(len(index), *self.data.targets.shape[1:], dtype=torch.float64)
-        mine = torch.arange(self.transport.rank, len(index), self.transport.size)
+        mine = torch.arange(len(index))[self.transport.rank :: self.transport.size]
         size = max(1, _VALIDATION_CELLS // self.data.targets[0].numel())
         with torch.no_grad():
             for rows in torch.split(mine, size) if len(mine) else ():
