@@ -67,7 +67,7 @@ def test_box_keeps_whole_orbits():
     assert len(box_offsets(2, LATTICE.point_group)) == 25
 
 
-@pytest.mark.parametrize("changes", [{"radii": ()}, {"levels": 0}, {"kT": 0.0}])
+@pytest.mark.parametrize("changes", [{"radii": ()}, {"radii": (-1,)}, {"scales": (1.0, 0.0)}, {"levels": 0}, {"kT": 0.0}])
 def test_options_without_a_network_are_refused(changes):
     with pytest.raises(ConfigError):
         enn.build(enn.Options(**changes), LATTICE)

@@ -56,9 +56,14 @@ class Enn(nn.Module):
 
     def __init__(self, options: Options, lattice: Lattice) -> None:
         super().__init__()
-        if not options.radii or options.copies < 1 or options.levels < 1:
+        shape = {"copies": options.copies, "levels": options.levels, "number of radii": len(options.radii)}
+        if min(shape.values()) < 1:
+            told = ", ".join(f"{name} = {value}" for name, value in shape.items())
+            raise ConfigError(f"{told} makes no network: give at least 1 of each")
+        if min(options.radii) < 0 or not options.scales or min(options.scales) <= 0:
             raise ConfigError(
-                f"network options {options} have no layers: give copies >= 1, levels >= 1 and at least one radius"
+                f"radii = {list(options.radii)}, scales = {list(options.scales)} makes no network: "
+                "give radii of 0 or more and at least one positive scale"
             )
         if options.kT <= 0:
             raise ConfigError(f"kT = {options.kT} has no smooth density: give the network a temperature kT > 0")
