@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _filling
+from hpc_holstein.forces._canonical import require_filling
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Bond, Domain, Ensemble, ForceResult, Hamiltonian, Lattice, State
 
@@ -48,7 +49,7 @@ class ExactForces:
     tolerance = 1e-9
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
-        _require_filling(ensemble)
+        require_filling(ensemble)
         _require_memory(domain)
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
         self._indices = _site_indices(domain.lattice, hamiltonian.pattern, domain.device)
@@ -151,15 +152,6 @@ def _needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:
     first, second = hamiltonian.entries(torch.randn(shape, generator=generator, dtype=torch.float64))
     moves = (first != second).reshape(-1, len(hamiltonian.pattern)).any(dim=0).tolist()
     return [entry for entry, moving in enumerate(moves) if moving or entry < basis]
-
-
-def _require_filling(ensemble: Ensemble) -> None:
-    if ensemble.kind == "canonical" and not 0 < ensemble.filling < 1:
-        raise SpectrumError(
-            f"filling = {ensemble.filling} leaves the chemical potential undefined: give electrons per site between 0 and 1"
-        )
-    if not ensemble.kT >= 0:
-        raise SpectrumError(f"kT = {ensemble.kT} is not a temperature: give kT >= 0")
 
 
 def _require_memory(domain: Domain) -> None:
