@@ -105,7 +105,7 @@ class ParallelSection(Section):
     """Rank ``grid`` (chosen when absent), ``threads`` of each rank, arithmetic and device.
 
     ``dtype``: ``float64`` or ``float32`` throughout, or ``mixed``: networks in float32, the state, its integration and all
-    sums in float64, so that the electron number is kept to float64 round-off at the speed of float32.
+    sums in float64, so that the electron number is kept to 1e-10 per site at the speed of float32.
     """
 
     grid: tuple[Cells, ...] | None = None

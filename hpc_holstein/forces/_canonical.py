@@ -27,6 +27,7 @@ Density = Callable[[Tensor, Tensor], Tensor]
 _MOST_EVALUATIONS = 200
 _FIRST_STEP = 1.0  # longest first step in mu, units of t_nn; doubles until the solution is bracketed
 _SECANT_ONLY = 6  # evaluations after which every other step halves the bracket
+_FERMI_CURVATURE = 0.1  # largest |f''| of a Fermi function, times kT^2
 _NOISE = 10.0  # round-off of a mean density, in units of the machine epsilon
 
 
@@ -104,15 +105,17 @@ def solve_chemical_potential(
     guess: Tensor,
     slope: Tensor,
     density_tolerance: float,
+    sharpness: float = 1.0,
 ) -> CanonicalDensity:
     """Solve ``mean n(mu) = filling`` from ``guess [batch]`` and an estimate ``slope [batch]`` of ``d(mean n)/d(mu)``.
 
     It stops at ``|mean n - filling| <= 1e-10`` (float32: ``1e-7``; with ``density_tolerance = 0`` at round-off), or when
-    the last secant step can be taken on the density with an error bound of at most ``density_tolerance`` on every ``n_i``
-    (the bound holds where ``n_i`` curves with ``mu`` no more than a Fermi function; a network may exceed it).
+    the last secant step can be taken on the density with an error bound of at most ``density_tolerance`` on every ``n_i``,
+    which may curve with ``mu`` up to ``sharpness`` times as much as a Fermi function.
     Raises :class:`SpectrumError` when ``n`` is not finite or no ``mu`` gives the filling.
     """
-    search = _Search(filling, kT, density_tolerance, guess.double().cpu().clone(), slope.double().cpu().clone())
+    curvature = sharpness * _FERMI_CURVATURE / kT**2 if kT else torch.inf
+    search = _Search(filling, curvature, density_tolerance, guess.double().cpu().clone(), slope.double().cpu().clone())
     rows = torch.arange(len(guess))
     for _ in range(_MOST_EVALUATIONS):
         n = density(search.trial[rows], rows)
@@ -130,7 +133,7 @@ class _Search:
     """State of the iteration, each member ``[batch]``: the last two points, the bracket, the next trial."""
 
     filling: float
-    kT: float
+    curvature: float
     density_tolerance: float
     trial: Tensor
     slope: Tensor
@@ -200,8 +203,7 @@ class _Search:
         round_off = torch.finfo(dtype).eps
         root = mu1 - r1 * (mu1 - mu0) / (r1 - r0)
         theta = (root - mu1) / (mu1 - mu0)
-        curvature = 0.1 / self.kT**2 if self.kT else torch.inf
-        bound = curvature * (root - mu1).abs() * (root - mu0).abs()
+        bound = self.curvature * (root - mu1).abs() * (root - mu0).abs()
         # |theta| > 1 would amplify round-off; False where there is no previous point
         linear = (bound <= self.density_tolerance) & (theta.abs() <= 1) & (r1 != 0)
         exact = r1.abs() <= self._enough(dtype)

@@ -34,8 +34,7 @@ from hpc_holstein.forces._canonical import (
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 from hpc_holstein.network.checkpoint import check_card, default_model_path, load_model
 
-_DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu if n is as smooth in mu as a Fermi function; with the
-# packaged network, whose error is 100 times larger, single sites reach 4e-4 and the rms 6e-6; 2.2 evaluations a step at 200x200
+_DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu
 _SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
 _CHUNK_BYTES = {"cpu": 3 * 2**14, "cuda": 2**25}  # of the field per network evaluation
 # CPU: the activations stay in the cache.  The default network at 512x512 on one core with 1 MB of L2, float32: 2.4e6 sites/s in
@@ -135,6 +134,7 @@ class NeuralForces:
             guess=guess,
             slope=slope,
             density_tolerance=_DENSITY_TOLERANCE,
+            sharpness=getattr(self._module, "sharpness", 1.0),
         )
         mu = solved.chemical_potential
         drift = 0.0 if previous is None else float((mu - previous.chemical_potential.reshape(-1).double().cpu()).mean())

@@ -52,6 +52,7 @@ class Enn(nn.Module):
 
     field = "shifted"
     predicts = "density"
+    sharpness = 100.0  # bound on |d2n/dmu2| over that of a Fermi function: levels may move with the field; 43 was measured
     _scales: Tensor
 
     def __init__(self, options: Options, lattice: Lattice) -> None:
