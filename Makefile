@@ -82,7 +82,7 @@ contracts: $(VENV)/.installed-test
 	$(BIN)/lint-imports
 
 shellcheck: $(VENV)/.installed-test
-	$(BIN)/shellcheck .ci/run slurm/*.sbatch
+	$(BIN)/shellcheck .ci/run slurm/*.sbatch examples/*/*.sh
 
 test-serial: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
