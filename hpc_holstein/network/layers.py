@@ -8,11 +8,18 @@ pointwise function is equivariant, and a linear map is equivariant exactly when
 
 for the stencil offsets ``d``, on which particle-hole exchange acts as the identity.  Source: Cohen and Welling,
 arXiv 1602.07576; the internal Z2 is one more factor of the group.
+
+Linear maps are block-diagonal in the parity under that exchange ``s``, which halves their cost.  So a feature travels as
+
+    even = f[g] + f[g s],    odd = f[g] - f[g s],    each ``[batch, |G| copies, *cells]``,
+
+and only pointwise functions go back to ``f`` (:func:`pointwise`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -59,73 +66,78 @@ class _GroupKernel(nn.Module):
 class LiftingConv(_GroupKernel):
     """From scalar fields that are odd under particle-hole exchange to ``copies`` of the regular representation.
 
-    ``W[(o, x), c, d] = parity(x) w[o, c, x^-1 d]``; kernel ``[2 |G| copies, channels, *stencil]``.
+    ``W[(o, g), c, d] = w[o, c, g^-1 d]`` on the elements ``g`` of the point group; with ``g s`` the sign is the opposite, so
+    this is the odd part of the feature (halved), and the bias is the even part.  Kernel ``[|G| copies, channels, *stencil]``.
     """
-
-    _parity: Tensor
 
     def __init__(self, group: ParticleHoleGroup, channels: int, copies: int, radius: int) -> None:
         offsets = box_offsets(radius, group.spatial)
         super().__init__(radius, offsets.shape[1], (copies, channels, len(offsets)), channels * len(offsets))
-        self._register(_moved_back(group, offsets), offsets)
-        self.register_buffer("_parity", torch.from_numpy(group.parity), persistent=False)
+        self._register(_moved_back(group.spatial, offsets), offsets)
         self.bias = nn.Parameter(torch.zeros(copies))
 
     def kernel(self) -> Tensor:
         """Dense kernel."""
-        spread = self.weight[:, :, self._index].transpose(1, 2)  # [o, x, c, d]
-        return self._dense((spread * self._parity[:, None, None]).flatten(0, 1))
-
-    def channel_bias(self) -> Tensor:
-        """One bias a copy, spread over its channels."""
-        return self.bias.repeat_interleave(len(self._parity))
-
-
-class GroupConv(_GroupKernel):
-    """Between regular representations; kernel ``[2 |G| out, 2 |G| in, *stencil]``."""
-
-    def __init__(self, group: ParticleHoleGroup, copies_in: int, copies_out: int, radius: int) -> None:
-        offsets = box_offsets(radius, group.spatial)
-        n = len(offsets)
-        super().__init__(radius, offsets.shape[1], (copies_out, copies_in, group.order * n), copies_in * group.order * n)
-        relative = group.product_table[group.inverse]  # [x, y] -> x^-1 y
-        self._register(relative[:, :, None] * n + _moved_back(group, offsets)[:, None, :], offsets)  # [x, y, d]
-        self.bias = nn.Parameter(torch.zeros(copies_out))
-
-    def kernel(self) -> Tensor:
-        """Dense kernel."""
-        spread = self.weight[:, :, self._index].transpose(1, 2)  # [o, x, i, y, d]
-        return self._dense(spread.flatten(2, 3).flatten(0, 1))
+        return self._dense(self.weight[:, :, self._index].transpose(1, 2).flatten(0, 1))  # [o, g, c, d]
 
     def channel_bias(self) -> Tensor:
         """One bias a copy, spread over its channels."""
         return self.bias.repeat_interleave(len(self._index))
 
 
+class GroupConv(_GroupKernel):
+    """Between regular representations; one kernel ``[|G| out, |G| in, *stencil]`` for each parity, ``W[g, h] +- W[g, h s]``.
+
+    They are halved, so that ``even +- odd`` of the result is the feature itself.
+    """
+
+    def __init__(self, group: ParticleHoleGroup, copies_in: int, copies_out: int, radius: int) -> None:
+        offsets = box_offsets(radius, group.spatial)
+        n = len(offsets)
+        super().__init__(radius, offsets.shape[1], (copies_out, copies_in, group.order * n), copies_in * group.order * n)
+        point_group = group.spatial
+        relative = point_group.product_table[point_group.inverse]  # [g, h] -> g^-1 h
+        self._register(relative[:, :, None] * n + _moved_back(group.spatial, offsets)[:, None, :], offsets)  # [g, h, d]
+        self.bias = nn.Parameter(torch.zeros(copies_out))
+
+    def kernels(self) -> tuple[Tensor, Tensor]:
+        """Dense kernels of the even and of the odd part."""
+        same, exchanged = self.weight.chunk(2, dim=2)
+        return self._spread(0.5 * (same + exchanged)), self._spread(0.5 * (same - exchanged))
+
+    def channel_bias(self) -> Tensor:
+        """One bias a copy, spread over its channels; that of the even part."""
+        return self.bias.repeat_interleave(len(self._index))
+
+    def _spread(self, weight: Tensor) -> Tensor:
+        spread = weight[:, :, self._index].transpose(1, 2)  # [o, g, i, h, d]
+        return self._dense(spread.flatten(2, 3).flatten(0, 1))
+
+
 class ScalarHead(nn.Module):
     """From the regular representation to scalars of the point group, some even and some odd under particle-hole exchange.
 
-    ``even = sum_x w f[x]``, ``odd = sum_x parity(x) w f[x]``.
+    ``even = sum_g w even[g]``, ``odd = sum_g w odd[g]`` of the two parts of a feature.
     """
-
-    _sign: Tensor
 
     def __init__(self, group: ParticleHoleGroup, copies: int, even: int, odd: int) -> None:
         super().__init__()
+        self._elements = group.spatial.order
         self.weight = nn.Parameter(torch.randn(even + odd, copies) / math.sqrt(copies * group.order))
         self.bias = nn.Parameter(torch.zeros(even))  # an odd scalar has no bias
-        sign = np.concatenate([np.ones((even, group.order)), np.tile(group.parity, (odd, 1))])
-        self.register_buffer("_sign", torch.from_numpy(sign).float(), persistent=False)
 
-    def kernel(self) -> Tensor:
-        """``[even + odd, 2 |G| copies]``, even scalars first."""
-        return (self.weight[:, :, None] * self._sign[:, None, :]).flatten(1)
-
-    def channel_bias(self) -> Tensor:
-        """Bias of the even scalars, zero for the odd ones."""
-        return torch.cat([self.bias, self.bias.new_zeros(len(self.weight) - len(self.bias))])
+    def kernels(self) -> tuple[Tensor, Tensor]:
+        """``[even, |G| copies]`` for the even part and ``[odd, |G| copies]`` for the odd one."""
+        spread = self.weight.repeat_interleave(self._elements, dim=1)
+        return spread[: len(self.bias)], spread[len(self.bias) :]
 
 
-def _moved_back(group: ParticleHoleGroup, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``[x, d]`` -> index of ``x^-1 d``."""
-    return np.tile(group.spatial.site_permutations(offsets)[group.spatial.inverse], (2, 1))
+def pointwise(function: Callable[[Tensor], Tensor], even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
+    """The two parts of ``function(f)`` from ``f[g] = even + odd``, ``f[g s] = even - odd``."""
+    plain, exchanged = function(even + odd), function(even - odd)
+    return plain + exchanged, plain - exchanged
+
+
+def _moved_back(group: PointGroup, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``[g, d]`` -> index of ``g^-1 d``."""
+    return group.site_permutations(offsets)[group.inverse]

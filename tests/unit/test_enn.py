@@ -1,12 +1,16 @@
 """The default network: what the conformance suite cannot know about it."""
 
+from itertools import product
+
 import pytest
 import torch
+from torch.nn import functional as F
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.lattice import square
 from hpc_holstein.network.layers import box_offsets
 from hpc_holstein.network.models import enn
+from hpc_holstein.symmetry.internal import ParticleHoleGroup
 
 LATTICE = square.build((8, 8))
 
@@ -55,11 +59,44 @@ def test_inference_kernels_follow_a_fused_optimiser():
         torch.testing.assert_close(evaluated, model(field).detach(), rtol=0, atol=1e-14)
 
 
-def test_weights_are_shared_over_the_group():
-    model = small()
-    dense = sum(layer.kernel().numel() for layer in model.layers)
-    free = sum(layer.weight.numel() for layer in model.layers)
-    assert dense == 16 * free
+def dense_feature_maps(model):
+    """Kernels ``W[(o, x), (i, y), d] = w[o, i, x^-1 y, x^-1 d]`` by loops over the whole group, without the parity trick."""
+    group = ParticleHoleGroup(LATTICE.point_group)
+    points, table, inverse = LATTICE.point_group, group.product_table, group.inverse
+    kernels = []
+    for number, layer in enumerate(model.layers):
+        offsets = box_offsets(layer.radius, points)
+        back = points.site_permutations(offsets)[points.inverse]
+        inputs = layer.weight.shape[1] * (1 if number == 0 else 16)
+        kernel = torch.zeros(16 * layer.weight.shape[0], inputs, len(offsets), dtype=torch.float64)
+        for o, x, i, d in product(range(layer.weight.shape[0]), range(16), range(layer.weight.shape[1]), range(len(offsets))):
+            if number == 0:
+                kernel[o * 16 + x, i, d] = int(group.parity[x]) * layer.weight[o, i, back[x % 8, d]]
+                continue
+            for y in range(16):
+                element = table[inverse[x], y] * len(offsets) + back[x % 8, d]
+                kernel[o * 16 + x, i * 16 + y, d] = layer.weight[o, i, element]
+        edge = 2 * layer.radius + 1
+        kernels.append((kernel.view(*kernel.shape[:2], edge, edge), layer.bias.repeat_interleave(16)))
+    return kernels
+
+
+def test_parity_blocks_are_the_group_convolution():
+    model = small(radii=(1, 1, 0), levels=3)
+    for layer in model.layers:
+        torch.nn.init.normal_(layer.bias)
+    field = torch.randn(2, 12, 11, dtype=torch.float64)
+    with torch.no_grad():
+        x = torch.tanh(3.5 * field.unsqueeze(1) / torch.tensor(model.options.scales).double().view(-1, 1, 1))
+        for kernel, bias in dense_feature_maps(model):
+            x = F.silu(F.conv2d(x, kernel, bias))
+        plain, exchanged = x.unflatten(1, (-1, 2, 8)).sum(dim=3).unbind(2)
+        weight = model.head.weight
+        even = torch.einsum("lc,bcyx->blyx", weight[:3], plain + exchanged) + model.head.bias.view(-1, 1, 1)
+        odd = torch.einsum("lc,bcyx->blyx", weight[3:], plain - exchanged)
+        energy = 3.5 * field[:, None, 2:-2, 2:-2] + odd
+        expected = (torch.softmax(even, 1) * torch.sigmoid(energy / 0.1)).sum(1)
+        torch.testing.assert_close(model(field), expected, rtol=0, atol=1e-12)
 
 
 def test_box_keeps_whole_orbits():

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
-from hpc_holstein.network.layers import GroupConv, LiftingConv, ScalarHead
+from hpc_holstein.network.layers import GroupConv, LiftingConv, ScalarHead, pointwise
 from hpc_holstein.symmetry.internal import ParticleHoleGroup
 
 
@@ -76,33 +76,33 @@ class Enn(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.head = ScalarHead(group, options.copies, even=options.levels, odd=options.levels)
         self.register_buffer("_scales", torch.tensor(options.scales), persistent=False)
-        self._inference_kernels: list[tuple[Tensor, Tensor]] = []
+        self._inference_kernels: list[_Layer] = []
         self._inference_weights: tuple[tuple[int, int], ...] = ()
 
     def forward(self, ghosted_field: Tensor) -> Tensor:
         """Density of the interior sites; the halo of ``reach`` cells is consumed."""
         energy = self.options.g * ghosted_field
         x = torch.tanh(energy.unsqueeze(1) / self._scales.to(energy).view(-1, *(1,) * (energy.ndim - 1)))
-        kernels = self._kernels()
-        for weight, bias in kernels[:-1]:
-            x = F.silu(_conv(x, weight, bias))
-        return self._levels(_conv(x, *kernels[-1]), energy)
+        lifting, *convolutions, head = self._kernels()
+        even, odd = pointwise(F.silu, _as_channels(lifting.bias, x), _conv(x, lifting.odd))
+        for layer in convolutions:
+            even, odd = pointwise(F.silu, _conv(even, layer.even, layer.bias), _conv(odd, layer.odd))
+        return self._levels(_conv(even, head.even, head.bias), _conv(odd, head.odd), energy)
 
     def train(self, mode: bool = True) -> Enn:
         """Switch between training and evaluation; forgets the kernels, since fused optimisers change weights unseen."""
         self._inference_weights = ()
         return super().train(mode)
 
-    def _levels(self, scalars: Tensor, ghosted_energy: Tensor) -> Tensor:
-        """Sum over levels: ``scalars [batch, 2 levels, *cells]``, even ones first."""
+    def _levels(self, even: Tensor, odd: Tensor, ghosted_energy: Tensor) -> Tensor:
+        """Sum over levels with scalars ``[batch, levels, *cells]``: weights from the even ones, energies from the odd ones."""
         own = ghosted_energy
         for dim in range(1, own.ndim):
             own = own.narrow(dim, self.reach, own.shape[dim] - 2 * self.reach)
-        even, odd = scalars.split(self.options.levels, dim=1)
         occupation = torch.sigmoid((own.unsqueeze(1) + odd) / self.options.kT)
         return (torch.softmax(even, dim=1) * occupation).sum(dim=1)
 
-    def _kernels(self) -> list[tuple[Tensor, Tensor]]:
+    def _kernels(self) -> list[_Layer]:
         """Dense kernels and biases of all layers: anew in each training step, once for as long as the weights stay."""
         if torch.is_grad_enabled():
             return self._spread_kernels()
@@ -112,12 +112,23 @@ class Enn(nn.Module):
             self._inference_kernels = self._spread_kernels()
         return self._inference_kernels
 
-    def _spread_kernels(self) -> list[tuple[Tensor, Tensor]]:
-        layers = cast(Sequence[LiftingConv | GroupConv], self.layers)
-        kernels = [(layer.kernel(), layer.channel_bias()) for layer in layers]
-        head = self.head.kernel()
-        kernels.append((head.reshape(*head.shape, *(1,) * (kernels[0][0].ndim - 2)), self.head.channel_bias()))
-        return [(_channels_last(weight), bias) for weight, bias in kernels]
+    def _spread_kernels(self) -> list[_Layer]:
+        lifting = cast(LiftingConv, self.layers[0])
+        kernel = lifting.kernel()
+        spread = [_Layer(kernel, kernel, lifting.channel_bias())]
+        spread += [_Layer(*layer.kernels(), layer.channel_bias()) for layer in cast(Sequence[GroupConv], self.layers[1:])]
+        single = (1,) * (kernel.ndim - 2)
+        even, odd = (part.reshape(*part.shape, *single) for part in self.head.kernels())
+        spread.append(_Layer(even, odd, self.head.bias))
+        return [_Layer(_channels_last(even), _channels_last(odd), bias) for even, odd, bias in spread]
+
+
+class _Layer(NamedTuple):
+    """Kernels of the even and the odd part of a feature, and the bias of the even one."""
+
+    even: Tensor
+    odd: Tensor
+    bias: Tensor
 
 
 def _channels_last(weight: Tensor) -> Tensor:
@@ -125,7 +136,13 @@ def _channels_last(weight: Tensor) -> Tensor:
     return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
 
 
-def _conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _as_channels(bias: Tensor, like: Tensor) -> Tensor:
+    return bias.view(-1, *(1,) * (like.ndim - 2))
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if max(weight.shape[2:]) == 1:  # a matrix product over the channels, which are last in memory: faster than a convolution
+        return F.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
     return (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3](x, weight, bias)
 
 
