@@ -6,7 +6,12 @@ A network that predicts the density reads the shifted field, in which the densit
     n_i = network(Q + mu/g)_i,    F = g n_i - dV/dQ_i
 
 Canonical: ``mu`` solves ``mean n(Q + mu/g) = filling``, from the ``mu`` and the slope of the previous forces.  One halo of
-the reach of the network is exchanged per step; the iterations for ``mu`` need scalar sums only.
+the reach of the network is exchanged per step; the iterations for ``mu`` need scalar sums only.  In dynamics ``mu`` changes
+little, and a network that knows its response ``s_i = dn_i/dmu`` is evaluated once, at the extrapolated ``mu_0``:
+
+    n_i = n_i(mu_0) - s_i (mean n(mu_0) - filling) / mean s,
+
+which keeps the electron number to round-off, and is taken where its error is far below that of the network.
 
 A network that reads the plain field (as published, arXiv 2601.04104) knows no ``mu`` and stands for half filling.
 """
@@ -14,16 +19,18 @@ A network that reads the plain field (as published, arXiv 2601.04104) knows no `
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
 from hpc_holstein.errors import ModelError
 from hpc_holstein.forces._canonical import (
+    CanonicalDensity,
     atomic_limit,
     occupation,
     on_site_energies,
@@ -35,10 +42,16 @@ from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, 
 from hpc_holstein.network.checkpoint import check_card, default_model_path, load_model
 
 _DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu
+_UNCERTAIN = 1.0  # rms error of n_i after a step of mu along the response over the rms change: 0.2 to 0.7 along quenches
+_FOLLOWING = 3  # evaluations along the response before the solver that always converges takes over
+_FARTHEST = 3.0  # step along the response, in units of kT
 _SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
 _CHUNK_BYTES = {"cpu": 3 * 2**14, "cuda": 2**25}  # of the field per network evaluation
 # CPU: the activations stay in the cache.  The default network at 512x512 on one core with 1 MB of L2, float32: 2.4e6 sites/s in
 # chunks of 8 to 24 rows, 1e6 in one of 64 rows or more; float64 favours small chunks even more.  CUDA: bounds the memory.
+
+
+_Outputs = Callable[[Any, Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -48,10 +61,13 @@ class Options:
     model      path of a model file, or ``"default"`` for the one that comes with the package
     precision  of the network: ``"state"`` (that of ``q``), or ``"float32"`` whatever the state has, which is several times
                faster and keeps the sums over sites, and so the electron number, in the precision of the state
+    following  estimated rms error of ``n_i`` up to which ``mu`` is followed along the response in dynamics; 0 solves for
+               ``mu`` in each step.  That of the network is 1e-3 and more
     """
 
     model: str = "default"
     precision: Literal["state", "float32"] = "state"
+    following: float = 1e-4
 
 
 class _HasDensity(Hamiltonian, Protocol):
@@ -78,6 +94,7 @@ class NeuralForces:
         domain: Domain,
         ensemble: Ensemble,
         precision: Literal["state", "float32"] = "state",
+        following: float = 0.0,
     ) -> None:
         require_filling(ensemble)
         _check_supported(module, hamiltonian, domain, ensemble)
@@ -86,6 +103,7 @@ class NeuralForces:
         self._width = max(self.reach, hamiltonian.reach)
         self._module = module
         self._precision = precision
+        self._following = following if hasattr(module, "response") else 0.0
         self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
         domain.require_halo(self._width)
 
@@ -126,7 +144,8 @@ class NeuralForces:
         if previous is not None and not torch.isfinite(previous.chemical_potential).all():
             previous = None  # forces of a provider that knows no mu
         guess, slope = self._start(q, previous)
-        solved = solve_chemical_potential(
+        followed = self._followed(ghosted, guess) if previous is not None and self._following > 0 else None
+        solved = followed or solve_chemical_potential(
             density=lambda mu, rows: self._evaluate(ghosted, mu, rows),
             mean=lambda n: site_mean(n, self.domain),
             filling=self.ensemble.filling,
@@ -146,6 +165,23 @@ class NeuralForces:
         }
         return solved.density, mu, info
 
+    def _followed(self, ghosted: Tensor, mu: Tensor) -> CanonicalDensity | None:
+        """The density a step along the response away from ``mu [batch]``; None where no step is short enough."""
+        every = torch.arange(len(mu))
+        for evaluation in range(1, _FOLLOWING + 1):
+            n, response = self._apply(lambda network, field: network.response(field), ghosted, mu, every)
+            slope = site_mean(response, self.domain)
+            squares = site_mean(response.square(), self.domain)
+            step = (self.ensemble.filling - site_mean(n, self.domain)) / slope
+            if not bool((step.abs() <= _FARTHEST * self.ensemble.kT).all()):  # NaN as well: no level in the gap
+                return None
+            mu = mu + step
+            if float((_UNCERTAIN * step.abs() * squares.sqrt()).max()) <= self._following:
+                n = n + response * step.to(n).view(-1, 1, 1, 1)
+                residual = float((site_mean(n, self.domain) - self.ensemble.filling).abs().max())
+                return CanonicalDensity(n, mu, slope, residual, float(evaluation))
+        return None
+
     def _start(self, q: Tensor, previous: ForceResult | None) -> tuple[Tensor, Tensor]:
         """``mu`` and slope to start from, ``[batch]``: extrapolated from the previous forces, or of the atomic limit."""
         if previous is None:
@@ -159,14 +195,18 @@ class NeuralForces:
         return guess, (site_mean(n * (1 - n), self.domain) / self.ensemble.kT).clamp_min(_SLOPE_FLOOR)
 
     def _evaluate(self, ghosted: Tensor, mu: Tensor, rows: Tensor) -> Tensor:
-        """Network output ``[m, y, x, 1]`` for the states ``rows [m]`` at ``mu [m]``, by chunks of whole rows of the lattice."""
+        """Network output ``[m, y, x, 1]`` for the states ``rows [m]`` at ``mu [m]``."""
+        return self._apply(lambda network, field: (network(field),), ghosted, mu, rows)[0]
+
+    def _apply(self, function: _Outputs, ghosted: Tensor, mu: Tensor, rows: Tensor) -> list[Tensor]:
+        """Outputs of ``function(network, shifted field)``, ``[m, y, x, 1]`` each, by chunks of whole rows of the lattice."""
         spare = self._width - self.reach
         field = ghosted[:, spare : ghosted.shape[1] - spare, spare : ghosted.shape[2] - spare]
         height, width = field.shape[1] - 2 * self.reach, field.shape[2] - 2 * self.reach
         dtype = torch.float32 if self._precision == "float32" else field.dtype
         network = self._network(dtype, field.device)
         shift = (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, 1, 1)
-        out = field.new_empty(len(rows), height, width, 1)
+        out: list[Tensor] = []
         cells = max(1, _CHUNK_BYTES[field.device.type] // field.element_size())
         lines = max(1, cells // field.shape[2])
         states = max(1, lines // height)
@@ -176,7 +216,10 @@ class NeuralForces:
                 index = rows[part].to(field.device)
                 for y in range(0, height, lines):
                     chunk = field[index, y : min(y + lines, height) + 2 * self.reach]
-                    out[part, y : y + lines, :, 0] = network((chunk + shift[part]).to(dtype))
+                    found = function(network, (chunk + shift[part]).to(dtype))
+                    out = out or [field.new_empty(len(rows), height, width, 1) for _ in found]
+                    for whole, piece in zip(out, found, strict=True):
+                        whole[part, y : y + lines, :, 0] = piece
         return out
 
     def _network(self, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
@@ -215,4 +258,4 @@ def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: 
     path = default_model_path() if options.model == "default" else Path(options.model)
     module, card = load_model(path, domain.lattice)
     check_card(card, hamiltonian, ensemble, domain.lattice)
-    return NeuralForces(module, hamiltonian, domain, ensemble, options.precision)
+    return NeuralForces(module, hamiltonian, domain, ensemble, options.precision, options.following)

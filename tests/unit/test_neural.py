@@ -101,6 +101,40 @@ def test_a_step_costs_two_evaluations():
     assert sum(spent[2:]) / len(spent[2:]) <= 2.4
 
 
+@pytest.mark.parametrize("extent", [(12, 10), (64, 64)])
+def test_following_mu_is_as_exact_as_it_says(extent):
+    """Along a path: rms error of the density below the option, electrons to round-off, fewer evaluations, no history."""
+    lattice = square.build(extent)
+    hamiltonian, domain = holstein.build(holstein.Options(), lattice), CartesianDomain(lattice, SerialTransport())
+    follow, solve = (neural.build(neural.Options(following=f), hamiltonian, domain, CANONICAL) for f in (1e-3, 0.0))
+    q, velocity = random_q(extent, std=2.0), random_q(extent, seed=1, std=0.2)
+    state, spent = State.at_rest(q), {follow: 0.0, solve: 0.0}
+    for _ in range(12):
+        followed, solved = follow(state), solve(state)
+        assert (followed.density - solved.density).square().mean().sqrt() <= 1e-3
+        assert followed.info["residual"] <= 1e-14
+        assert abs(float(followed.density.mean()) - 0.5) <= 1e-14
+        for provider, forces in ((follow, followed), (solve, solved)):
+            spent[provider] += forces.info["evaluations"]
+        again = neural.build(neural.Options(following=1e-3), hamiltonian, domain, CANONICAL)(state)
+        assert torch.equal(again.force, followed.force)
+        state = State(q=state.q + 0.05 * velocity, velocity=velocity, forces=followed)
+    assert spent[follow] < 0.8 * spent[solve]
+
+
+def test_following_batches_state_by_state():
+    provider = setup()
+    provider = neural.build(neural.Options(following=1e-3), provider.hamiltonian, provider.domain, CANONICAL)
+    q = random_q(batch=(2,), std=2.0)
+    cold = provider(State.at_rest(q))
+    together = provider(State(q=q + 0.003, velocity=q, forces=cold))
+    strict = dataclasses.replace(cold, info={})
+    for index in range(2):
+        one = dataclasses.replace(strict, chemical_potential=cold.chemical_potential[index])
+        alone = provider(State(q=q[index] + 0.003, velocity=q[index], forces=one))
+        assert torch.allclose(together.density[index], alone.density, atol=1e-12)
+
+
 def test_network_in_float32_keeps_the_electrons_of_a_float64_state():
     q = random_q()
     provider = setup()

@@ -47,7 +47,9 @@ class Options:
 class Enn(nn.Module):
     """Density from the shifted field; see the module docstring.
 
-    ``forward``: ghosted shifted field ``[batch, *(cells + 2 reach)]`` -> density ``[batch, *cells]``.
+    ``forward``: ghosted shifted field ``[batch, *(cells + 2 reach)]`` -> density ``[batch, *cells]``; ``response`` also gives
+    ``dn/dmu`` at fixed level energies and weights, ``sum_j a_ij f(e_ij) (1 - f(e_ij)) / kT``, within about a quarter of the
+    whole derivative.
     """
 
     field = "shifted"
@@ -81,26 +83,32 @@ class Enn(nn.Module):
 
     def forward(self, ghosted_field: Tensor) -> Tensor:
         """Density of the interior sites; the halo of ``reach`` cells is consumed."""
-        energy = self.options.g * ghosted_field
-        x = torch.tanh(energy.unsqueeze(1) / self._scales.to(energy).view(-1, *(1,) * (energy.ndim - 1)))
-        lifting, *convolutions, head = self._kernels()
-        even, odd = pointwise(F.silu, _as_channels(lifting.bias, x), _conv(x, lifting.odd))
-        for layer in convolutions:
-            even, odd = pointwise(F.silu, _conv(even, layer.even, layer.bias), _conv(odd, layer.odd))
-        return self._levels(_conv(even, head.even, head.bias), _conv(odd, head.odd), energy)
+        weight, occupation = self._levels(ghosted_field)
+        return (weight * occupation).sum(dim=1)
+
+    def response(self, ghosted_field: Tensor) -> tuple[Tensor, Tensor]:
+        """Density and its response to ``mu``."""
+        weight, occupation = self._levels(ghosted_field)
+        filled = weight * occupation
+        return filled.sum(dim=1), (filled * (1 - occupation)).sum(dim=1) / self.options.kT
 
     def train(self, mode: bool = True) -> Enn:
         """Switch between training and evaluation; forgets the kernels, since fused optimisers change weights unseen."""
         self._inference_weights = ()
         return super().train(mode)
 
-    def _levels(self, even: Tensor, odd: Tensor, ghosted_energy: Tensor) -> Tensor:
-        """Sum over levels with scalars ``[batch, levels, *cells]``: weights from the even ones, energies from the odd ones."""
-        own = ghosted_energy
-        for dim in range(1, own.ndim):
-            own = own.narrow(dim, self.reach, own.shape[dim] - 2 * self.reach)
-        occupation = torch.sigmoid((own.unsqueeze(1) + odd) / self.options.kT)
-        return (torch.softmax(even, dim=1) * occupation).sum(dim=1)
+    def _levels(self, ghosted_field: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights ``a`` from the even scalars and occupations ``f(e)`` from the odd ones, ``[batch, levels, *cells]``."""
+        energy = self.options.g * ghosted_field
+        x = torch.tanh(energy.unsqueeze(1) / self._scales.to(energy).view(-1, *(1,) * (energy.ndim - 1)))
+        lifting, *convolutions, head = self._kernels()
+        even, odd = pointwise(F.silu, _as_channels(lifting.bias, x), _conv(x, lifting.odd))
+        for layer in convolutions:
+            even, odd = pointwise(F.silu, _conv(even, layer.even, layer.bias), _conv(odd, layer.odd))
+        for dim in range(1, energy.ndim):
+            energy = energy.narrow(dim, self.reach, energy.shape[dim] - 2 * self.reach)
+        level = energy.unsqueeze(1) + _conv(odd, head.odd)
+        return torch.softmax(_conv(even, head.even, head.bias), dim=1), torch.sigmoid(level / self.options.kT)
 
     def _kernels(self) -> list[_Layer]:
         """Dense kernels and biases of all layers: anew in each training step, once for as long as the weights stay."""
