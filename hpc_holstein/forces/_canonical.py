@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 
@@ -60,9 +61,8 @@ def require_filling(ensemble: Ensemble) -> None:
 
 
 def site_mean(density: Tensor, domain: Domain) -> Tensor:
-    """Mean over all sites of the whole lattice, accumulated in float64: ``[m, *cells, basis]`` -> ``[m]`` on the CPU."""
-    total = density.sum(dim=tuple(range(1, density.ndim)), dtype=torch.float64)
-    return domain.allsum(total.cpu()) / domain.lattice.sites
+    """Mean over all sites of the whole lattice, the same bits on any ranks: ``[m, *cells, basis]`` -> ``[m]`` on the CPU."""
+    return global_sum(density, domain) / domain.lattice.sites
 
 
 def occupation(energies: Tensor, chemical_potential: Tensor, kT: float) -> Tensor:

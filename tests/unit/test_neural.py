@@ -122,6 +122,34 @@ def test_following_mu_is_as_exact_as_it_says(extent):
     assert spent[follow] < 0.8 * spent[solve]
 
 
+@pytest.mark.parametrize(("size", "grid"), [(2, (2, 1)), (3, (1, 3)), (4, (2, 2))])
+def test_deterministic_forces_have_the_same_bits_on_any_ranks(size, grid):
+    """Cold, and from a warm start, in float64 with a float32 network, on uneven tiles."""
+    lattice = square.build((50, 46))
+    hamiltonian = holstein.build(holstein.Options(), lattice)
+    options = neural.Options(precision="float32", deterministic=True)
+    q = random_q((50, 46), std=2.0)
+
+    def two_steps(domain, owned):
+        forces_of = neural.build(options, hamiltonian, domain, CANONICAL)
+        cold = forces_of(State.at_rest(owned))
+        return cold, forces_of(State(q=owned + 0.003, velocity=owned, forces=cold))
+
+    serial = two_steps(CartesianDomain(lattice, SerialTransport()), q)
+
+    def body(transport):
+        domain = CartesianDomain(lattice, transport, grid=grid)
+        (top, bottom), (left, right) = domain.owned
+        tile = (slice(top, bottom), slice(left, right))
+        return tile, two_steps(domain, q[tile].contiguous())
+
+    for tile, results in run_in_process(size, body):
+        for alone, together in zip(serial, results, strict=True):
+            assert torch.equal(together.density, alone.density[tile])
+            assert torch.equal(together.force, alone.force[tile])
+            assert torch.equal(together.chemical_potential, alone.chemical_potential)
+
+
 def test_following_batches_state_by_state():
     provider = setup()
     provider = neural.build(neural.Options(following=1e-3), provider.hamiltonian, provider.domain, CANONICAL)
@@ -193,17 +221,17 @@ def test_batch_equals_loop():
 
 
 @pytest.mark.parametrize("batch", [(), (3,)])
-@pytest.mark.parametrize("size", [64, 1000, 4096])
-def test_chunks_change_nothing(monkeypatch, batch, size):
+@pytest.mark.parametrize("edge", [1, 5, 11])
+def test_windows_change_nothing(monkeypatch, batch, edge):
     q = random_q(batch=batch)
     whole = setup()(State.at_rest(q))
-    monkeypatch.setattr(neural, "_CHUNK_BYTES", {"cpu": size})
+    monkeypatch.setattr(neural, "_LONGEST", {"cpu": edge})
     module = StandIn()
     parts = setup(module=module)(State.at_rest(q))
     assert torch.allclose(parts.force, whole.force, atol=1e-12)
 
 
-def test_chunks_bound_what_the_network_sees(monkeypatch):
+def test_windows_bound_what_the_network_sees(monkeypatch):
     seen = []
 
     class Watching(StandIn):
@@ -211,9 +239,9 @@ def test_chunks_bound_what_the_network_sees(monkeypatch):
             seen.append(x.numel())
             return super().forward(x)
 
-    monkeypatch.setattr(neural, "_CHUNK_BYTES", {"cpu": 8 * 14 * 3})
+    monkeypatch.setattr(neural, "_LONGEST", {"cpu": 6})
     setup(module=Watching())(State.at_rest(random_q(batch=(4,))))
-    assert max(seen) == 14 * (3 + 4)  # three rows of 10 + 4 sites, and the halo
+    assert max(seen) == (6 + 4) * (5 + 4)  # 12x10 sites in windows of 6x5, and the halo
 
 
 def test_single_precision():
