@@ -70,7 +70,7 @@ def occupation(energies: Tensor, chemical_potential: Tensor, kT: float) -> Tenso
     mu = chemical_potential.to(energies).view(-1, *(1,) * (energies.ndim - 1))
     if kT == 0:
         return torch.heaviside(mu - energies, energies.new_tensor(0.5))
-    return torch.sigmoid((mu - energies) / kT)
+    return 1 / (1 + torch.exp((energies - mu) / kT))  # torch.sigmoid gives other bits to the last few elements of an array
 
 
 def atomic_limit(q: Tensor, hamiltonian: Hamiltonian, domain: Domain, filling: float, kT: float) -> CanonicalDensity:
