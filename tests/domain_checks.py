@@ -83,6 +83,33 @@ def check_every_ghost_holds_its_owner(transport: Transport) -> None:
             assert torch.equal(domain.crop(ghosted, width), layers)
 
 
+def check_exchange_in_two_parts_is_the_exchange(transport: Transport) -> None:
+    """Bit for bit, two under way at once, into ghosts that hold rubbish; corners included."""
+    generator = torch.Generator().manual_seed(transport.rank)
+    for domain in [*domains(transport), with_wide_rows(transport)]:
+        for width in widths(domain):
+            shape = (2, 3, *(n + 2 * width for n in domain.local_extent), 1, 2)
+            one, two = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+            expected = [domain.exchange(field.clone(), width) for field in (one, two)]
+            finishes = [domain.exchange_start(field, (width,) * len(domain.grid)) for field in (one, two[:, 1:])]
+            assert finishes[0]() is one
+            finishes[1]()
+            assert torch.equal(one, expected[0])
+            assert torch.equal(two[:, 1:], expected[1][:, 1:])
+
+
+def check_each_axis_has_a_width_of_its_own(transport: Transport) -> None:
+    """Slabs that are large travel without a copy."""
+    domain = CartesianDomain(square.build((8 * transport.size, 4000)), transport, (transport.size, 1))
+    wide = domain.pad((1.0 + domain.global_cells()).double().reshape(*domain.local_extent, 1, 1), 5)[:, 3:-3]
+    narrow = torch.zeros_like(wide).expand(3, *wide.shape).clone()
+    narrow[:, 5:-5, 2:-2] = wide[5:-5, 2:-2]
+    domain.exchange_start(narrow[1:], (5, 2))()
+    assert torch.equal(narrow[1:], wide.expand(2, *wide.shape))
+    assert not narrow[0, :5].any()
+    assert narrow[1, :5].nbytes > 1 << 17
+
+
 def check_accumulate_is_the_adjoint_of_exchange(transport: Transport) -> None:
     generator = torch.Generator().manual_seed(transport.rank)
     for domain in [*domains(transport), with_wide_rows(transport)]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -84,6 +84,41 @@ class CartesianDomain:
         return ghosted
 
     @torch.no_grad()
+    def exchange_start(self, ghosted: Tensor, widths: Sequence[int]) -> Callable[[], Tensor]:
+        """:meth:`exchange` in two parts, to compute on something else between them; one width for each cell axis.
+
+        Posts the messages and returns a function that waits for them, sets the ghosts and gives back ``ghosted``, whose
+        owned cells stay as they are until then.  All ranks start and finish their exchanges in the same order.  Corners
+        travel in messages of their own, so that none depends on another.
+        """
+        self.require_halo(max((w for w, parts in zip(widths, self.grid, strict=True) if parts > 1), default=0))
+        regions = self._regions(ghosted, widths)
+        messages = [
+            Message(
+                dest,
+                edge.contiguous(),
+                source,
+                ghost if ghost.is_contiguous() else torch.empty_like(ghost, memory_format=_PACKED),
+            )
+            for source, ghost, dest, edge in regions
+        ]
+        wait = self.transport.exchange_start(messages)
+
+        def finish() -> Tensor:
+            wait()
+            for (source, ghost, _, _), message in zip(regions, messages, strict=True):
+                if source is None:
+                    ghost.zero_()
+                elif message.recv is not ghost:
+                    ghost.copy_(message.recv)
+            for axis, width in enumerate(widths):
+                if self.grid[axis] == 1:
+                    self._fill_alone(self._between(ghosted, axis, widths), axis, width)
+            return ghosted
+
+        return finish
+
+    @torch.no_grad()
     def accumulate(self, ghosted: Tensor, width: int) -> Tensor:
         """Add the ghosts to their owners and set them to zero, in place: the adjoint of :meth:`exchange`.
 
@@ -155,6 +190,48 @@ class CartesianDomain:
             ghosted = ghosted.narrow(self._dim(ghosted, later), width, self.local_extent[later])
         return ghosted
 
+    def _regions(self, ghosted: Tensor, widths: Sequence[int]) -> list[tuple[int | None, Tensor, int | None, Tensor]]:
+        """For each side and corner of the axes that are split: rank that fills the ghosts there, their view, rank that reads
+        what we own on the opposite side, its view.
+
+        Other axes are left whole, with ghosts that are not right yet: slabs are contiguous then, in pieces if they are large.
+        """
+        split = [axis for axis, parts in enumerate(self.grid) if parts > 1 and widths[axis] > 0]
+        regions = []
+        for side in product((-1, 0, 1), repeat=len(split)):
+            if not any(side):
+                continue
+            steps = dict(zip(split, side, strict=True))
+            ghost = edge = ghosted
+            for axis, step in steps.items():
+                width, cells, dim = widths[axis], self.local_extent[axis], self._dim(ghosted, axis)
+                ghost = ghost.narrow(dim, (0, width, width + cells)[step + 1], width if step else cells)
+                edge = edge.narrow(dim, (cells, width, width)[step + 1], width if step else cells)
+            source, dest = self._rank_at(steps), self._rank_at({axis: -step for axis, step in steps.items()})
+            regions += [
+                (source, a, dest, b) for a, b in zip(_pieces(ghost, len(self.grid)), _pieces(edge, len(self.grid)), strict=True)
+            ]
+        return regions
+
+    def _rank_at(self, steps: dict[int, int]) -> int | None:
+        """Rank of the tile that lies so many tiles away along some axes; None beyond an open edge."""
+        ranks = [self._neighbour(axis, step) for axis, step in steps.items()]
+        return None if None in ranks else self.rank + sum(rank - self.rank for rank in ranks if rank is not None)
+
+    def _between(self, ghosted: Tensor, axis: int, widths: Sequence[int]) -> Tensor:
+        """View without the ghosts of the later axes that this rank holds alone, which are not filled yet."""
+        for later in range(axis + 1, len(self.grid)):
+            if self.grid[later] == 1:
+                ghosted = ghosted.narrow(self._dim(ghosted, later), widths[later], self.local_extent[later])
+        return ghosted
+
+    def _fill_alone(self, view: Tensor, axis: int, width: int) -> None:
+        """Ghosts of an axis that this rank holds alone: periodic images, or zero."""
+        dim = self._dim(view, axis)
+        for ghost, owner, cells in _images(self.local_extent[axis], width):
+            ghosts = view.narrow(dim, ghost, cells)
+            ghosts.copy_(view.narrow(dim, owner, cells)) if self.lattice.periodic[axis] else ghosts.zero_()
+
     def _fill(self, view: Tensor, axis: int, width: int) -> None:
         """Ghosts of one axis := owners."""
         dim = self._dim(view, axis)
@@ -197,6 +274,13 @@ class CartesianDomain:
 
 
 _PACKED = torch.contiguous_format
+_PIECE = 1 << 17  # bytes of a slab that is worth a message of its own
+
+
+def _pieces(slab: Tensor, cells: int) -> list[Tensor]:
+    """The slabs of each batch member if they are contiguous and large, to travel without a copy; else the whole."""
+    members = [slab[index] for index in product(*map(range, slab.shape[: -2 - cells]))]
+    return members if members[0].is_contiguous() and members[0].nbytes >= _PIECE else [slab]
 
 
 def _images(cells: int, width: int) -> Iterator[tuple[int, int, int]]:

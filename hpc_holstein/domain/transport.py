@@ -39,13 +39,16 @@ class Message(NamedTuple):
 
 
 class Transport(Protocol):
-    """What crosses ranks.  All methods but ``exchange`` and ``abort`` are collective; the root is rank 0."""
+    """What crosses ranks.  All methods but the exchanges and ``abort`` are collective; the root is rank 0."""
 
     rank: int
     size: int
 
     def exchange(self, messages: Sequence[Message]) -> None:
         """Post all sends and receives together and wait until all have ended."""
+
+    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
+        """The same in two parts: calling the result waits.  All ranks start and finish several in the same order."""
 
     def allsum(self, value: Tensor) -> Tensor:
         """Sum over ranks, added in rank order: the same bits on all ranks and in every run.  Carries no gradient."""
@@ -79,10 +82,15 @@ class SerialTransport:
     size = 1
 
     def exchange(self, messages: Sequence[Message]) -> None:
-        """Copy what the rank sends to itself."""
+        """A copy of what the rank sends to itself."""
         for message in messages:
             if message.source is not None:
                 message.recv.copy_(message.send)
+
+    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
+        """The same; nothing is left to wait for."""
+        self.exchange(messages)
+        return lambda: None
 
     def allsum(self, value: Tensor) -> Tensor:
         """A copy of ``value``."""
@@ -157,9 +165,9 @@ class _Board:
 
 
 class ThreadTransport:
-    """One of several ranks that are threads of this process; made by :func:`run_in_process`.
+    """One of several ranks that are threads of this process; made by :func:`run_in_process`.  Values are copied.
 
-    Values are copied as MPI would.  On a CUDA device the backward pass of all ranks shares one thread of autograd, which
+    On a CUDA device the backward pass of all ranks shares one thread of autograd, which
     cannot wait for itself: differentiate through :meth:`Domain.pad` on the CPU, or under MPI.
     """
 
@@ -170,12 +178,20 @@ class ThreadTransport:
 
     def exchange(self, messages: Sequence[Message]) -> None:
         """Put all sends on the board, then take all receives."""
+        self.exchange_start(messages)()
+
+    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
+        """The receives are taken when the result is called."""
         for tag, message in enumerate(messages):
             if message.dest is not None:
                 self._board.put(self.rank, message.dest, tag, message.send.clone())
-        for tag, message in enumerate(messages):
-            if message.source is not None:
-                message.recv.copy_(self._board.take(message.source, self.rank, tag))
+
+        def finish() -> None:
+            for tag, message in enumerate(messages):
+                if message.source is not None:
+                    message.recv.copy_(self._board.take(message.source, self.rank, tag))
+
+        return finish
 
     def allsum(self, value: Tensor) -> Tensor:
         """Sum of the gathered values in rank order."""
@@ -267,6 +283,10 @@ class MPITransport:
         self.size: int = self._comm.Get_size()
 
     def exchange(self, messages: Sequence[Message]) -> None:
+        """:meth:`exchange_start`, and its end."""
+        self.exchange_start(messages)()
+
+    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
         """Non-blocking receives first, then the sends; device memory is staged on both sides."""
         sends = [(m.dest, tag, _on_host(m.send, fill=True)) for tag, m in enumerate(messages) if m.dest is not None]
         receives = [(m.source, tag, _on_host(m.recv)) for tag, m in enumerate(messages) if m.source is not None]
@@ -274,10 +294,14 @@ class MPITransport:
             torch.cuda.current_stream(device).synchronize()  # the copies to the host have ended
         requests = [self._comm.Irecv(host.numpy(), source, tag) for source, tag, host in receives]
         requests += [self._comm.Isend(host.numpy(), dest, tag) for dest, tag, host in sends]
-        self._wait_all(requests)
-        for _, tag, host in receives:
-            if host is not messages[tag].recv:
-                messages[tag].recv.copy_(host, non_blocking=True)
+
+        def finish() -> None:
+            self._wait_all(requests)
+            for _, tag, host in receives:
+                if host is not messages[tag].recv:
+                    messages[tag].recv.copy_(host, non_blocking=True)
+
+        return finish
 
     def allsum(self, value: Tensor) -> Tensor:
         """Allgather of the parts, then the sum in rank order: an Allreduce may add in another order on another machine."""

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
+import zlib
 
 import torch
+
+from hpc_holstein.interfaces import Domain
+
+_HOSTS = 1 << 12  # places in the table in which the ranks of a host count each other
 
 
 def usable_bytes(device: torch.device) -> float:
@@ -12,3 +18,14 @@ def usable_bytes(device: torch.device) -> float:
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def fair_bytes(domain: Domain) -> float:
+    """The same shared among the ranks of a host, the least of all ranks, so that all decide alike.  Collective."""
+    place = zlib.crc32(socket.gethostname().encode()) % _HOSTS
+    table = torch.zeros(_HOSTS, dtype=torch.float64)
+    table[place] = 1
+    together = float(domain.allsum(table)[place]) if domain.device.type == "cpu" else 1.0
+    shares = torch.zeros(domain.size, dtype=torch.float64)
+    shares[domain.rank] = usable_bytes(domain.device) / together
+    return float(domain.allsum(shares).min())

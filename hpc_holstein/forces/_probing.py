@@ -8,7 +8,7 @@ Signs are functions of (seed, global site).  Source: arXiv 1711.10570; Tang and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from math import prod
@@ -57,13 +57,14 @@ class Colouring:
         """Whether no two cells share a colour."""
         return max(self.repeats) == 1
 
-    def of(self, owned: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
-        """Colour of each owned cell, int64 ``[*local_extent]``."""
+    def of(self, owned: Sequence[tuple[int, int]], device: torch.device, opposite: bool = False) -> Tensor:
+        """Colour of each owned cell, int64 ``[*local_extent]``; ``opposite``: of cells half a segment away on each axis."""
         colour = torch.zeros((), dtype=torch.int64, device=device)
         for cells, repeats, (start, stop) in zip(self.extent, self.repeats, owned, strict=True):
-            cuts = [cells * part // repeats for part in range(repeats + 1)]
+            cuts, longest = [cells * part // repeats for part in range(repeats + 1)], -(-cells // repeats)
             along = torch.cat([torch.arange(end - begin) for begin, end in pairwise(cuts)])[start:stop]
-            colour = colour.unsqueeze(-1) * -(-cells // repeats) + along.to(device)
+            along = (along + longest // 2) % longest if opposite else along
+            colour = colour.unsqueeze(-1) * longest + along.to(device)
         return colour
 
 
@@ -74,7 +75,7 @@ class Readings:
     vector    in which the reading is
     source    ghosted site that starts in it, with ``sign``
     target    ghosted site at which it is read: the two indices of ``rho``
-    output    index in the owned entries of the pattern, flattened ``[cells, pattern]``
+    output    index in the owned entries of the pattern, flattened ``[cells, pattern]``, or in the owned sites
     trace     1 for the diagonal, else 0
     """
 
@@ -86,14 +87,16 @@ class Readings:
     output: Tensor
     trace: Tensor
 
-    def blocks(self, size: int) -> Iterator[Readings]:
-        """Parts of at most ``size`` vectors."""
-        for first in range(0, self.vectors, size):
-            count = min(size, self.vectors - first)
-            cut = torch.searchsorted(self.vector, torch.tensor([first, first + count], device=self.vector.device)).tolist()
-            part = slice(*cut)
-            members = (self.source, self.target, self.sign, self.output, self.trace)
-            yield Readings(count, self.vector[part] - first, *(member[part] for member in members))
+    def span(self, first: int, count: int) -> slice:
+        """Readings of the vectors ``first ... first + count - 1``."""
+        ends = torch.tensor([first, first + count], device=self.vector.device)
+        return slice(*torch.searchsorted(self.vector, ends).tolist())
+
+    def part(self, first: int, count: int) -> Readings:
+        """These, with the vectors numbered from 0."""
+        span = self.span(first, count)
+        members = (self.source, self.target, self.sign, self.output, self.trace)
+        return Readings(count, self.vector[span] - first, *(member[span] for member in members))
 
 
 @dataclass(frozen=True)
@@ -133,9 +136,33 @@ def coloured(
         start = sites.ghosted[:, source]
         diagonal = torch.full((cells,), float(shift == 0), dtype=torch.float64, device=colours.device)
         parts.append((colours * basis + source, start, start + shift, sign[:, source], index * pattern + entry, diagonal))
-    vector, *rest = (torch.cat(member) for member in zip(*parts, strict=True))
-    order = torch.argsort(vector, stable=True)
-    return Readings(count * basis, vector[order], *(member[order] for member in rest))
+    return _sorted(count * basis, parts)
+
+
+def between(opposite: Tensor, count: int, sites: Sites) -> Readings:
+    """Every site read in the vector of another colour, ``opposite [cells]`` of ``count``: an error as such.
+
+    What is read is ``sum_j s_j rho_ij`` over the sites j of that colour.
+    """
+    basis, site = sites.ghosted.shape[1], sites.ghosted.reshape(-1)
+    vector = (opposite[:, None] * basis + torch.arange(basis, device=site.device)).reshape(-1)
+    ones = torch.ones(len(site), dtype=torch.float64, device=site.device)
+    index = torch.arange(len(site), device=site.device)
+    return _sorted(count * basis, [(vector, site, site, ones, index, torch.zeros_like(ones))])
+
+
+def single(chosen: Tensor, sites: Sites, shifts: Sequence[tuple[int, int, int]], pattern: int) -> Readings:
+    """A vector for each of the sites ``chosen`` (global numbers), read at the entries that start there: no probing error."""
+    basis, number = sites.number.shape[1], sites.number.reshape(-1)
+    site, vector = torch.nonzero(number[:, None] == chosen, as_tuple=True)
+    parts = []
+    for entry, source, shift in shifts:
+        mine = site[site % basis == source]
+        start = sites.ghosted.reshape(-1)[mine]
+        ones = torch.ones(len(mine), dtype=torch.float64, device=mine.device)
+        output = mine // basis * pattern + entry
+        parts.append((vector[site % basis == source], start, start + shift, ones, output, ones * float(shift == 0)))
+    return _sorted(len(chosen), parts)
 
 
 def random(vectors: int, seed: int, sites: Sites, shifts: Sequence[tuple[int, int, int]], pattern: int) -> Readings:
@@ -146,6 +173,13 @@ def random(vectors: int, seed: int, sites: Sites, shifts: Sequence[tuple[int, in
         full = coloured(zeros, 1, sites, site_signs(seed, sites.number, number + 1), shifts, pattern)
         parts.append((torch.full_like(full.vector, number), full.source, full.target, full.sign, full.output, full.trace))
     return Readings(vectors, *(torch.cat(member) for member in zip(*parts, strict=True)))
+
+
+def _sorted(vectors: int, parts: Sequence[Sequence[Tensor]]) -> Readings:
+    """Readings in the order of their vectors; members of each part as those of :class:`Readings`."""
+    vector, *rest = (torch.cat(member) for member in zip(*parts, strict=True))
+    order = torch.argsort(vector, stable=True)
+    return Readings(vectors, vector[order], *(member[order] for member in rest))
 
 
 def site_signs(seed: int, global_sites: Tensor, number: int = 0) -> Tensor:

@@ -21,7 +21,7 @@ _CHUNK = {"cpu": 1 << 17, "cuda": 1 << 62}  # numbers of one operation: those th
 
 
 @dataclass(frozen=True)
-class _Hop:
+class Hop:
     """``(H v)[source] += value * v[target]`` in cells ``shift`` apart; ``value`` a number or ``[ghosted cells]``."""
 
     source: int
@@ -29,12 +29,12 @@ class _Hop:
     shift: int
     value: float | Tensor
 
-    def scaled(self, factor: float, dtype: torch.dtype) -> _Hop:
+    def scaled(self, factor: float, dtype: torch.dtype) -> Hop:
         value: float | Tensor = self.value * factor
-        return _Hop(self.source, self.target, self.shift, value.to(dtype) if isinstance(value, Tensor) else value)
+        return Hop(self.source, self.target, self.shift, value.to(dtype) if isinstance(value, Tensor) else value)
 
-    def magnitude(self) -> _Hop:
-        return _Hop(
+    def magnitude(self) -> Hop:
+        return Hop(
             self.source, self.target, self.shift, self.value.abs() if isinstance(self.value, Tensor) else abs(self.value)
         )
 
@@ -45,37 +45,49 @@ _Update = tuple[Tensor, Tensor, Tensor | float]
 class Stencil:
     """Matrix elements of ``H(q)`` for one state ``q [*cells, basis, components]`` on the ghosted cells of one rank.
 
-    Collective.  Raises :class:`SpectrumError` where ``q`` holds NaN or infinity.
+    ``widths``: ghost cells on each cell axis, by default as many as ``H`` reaches over.  Collective.  Raises
+    :class:`SpectrumError` where ``q`` holds NaN or infinity.
     """
 
-    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> None:
+    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, q: Tensor, widths: tuple[int, ...] | None = None) -> None:
         self.domain, self.width = domain, hamiltonian.reach
+        self.widths = (self.width,) * len(domain.local_extent) if widths is None else widths
         entries = hamiltonian.entries(q.double())
         if float(domain.allsum((~torch.isfinite(entries)).sum().double().cpu())) > 0:
             raise SpectrumError(
                 "the coordinates hold NaN or infinity, so H(q) has no spectrum: check the initial state, or reduce dt"
             )
         self.basis = len(domain.lattice.basis)
-        self.cells = tuple(n + 2 * self.width for n in domain.local_extent)
+        self.cells = tuple(n + 2 * width for n, width in zip(domain.local_extent, self.widths, strict=True))
         self.strides = tuple(prod(self.cells[axis + 1 :]) for axis in range(len(self.cells)))
         self.sites = prod(self.cells) * self.basis
-        self._first = self.width * sum(self.strides)  # all owned cells lie in [first, end) of the ghosted ones
+        # all owned cells lie in [first, end) of the ghosted ones
+        self._first = sum(width * stride for width, stride in zip(self.widths, self.strides, strict=True))
         self._end = prod(self.cells) - self._first
-        ghosted = domain.pad(entries.unsqueeze(-1), self.width).reshape(prod(self.cells), -1)
-        exists = domain.pad(torch.ones_like(entries[..., :1]).unsqueeze(-1), self.width).reshape(-1) > 0
+        ghosted = self._padded(entries).reshape(prod(self.cells), -1)
+        exists = self._padded(torch.ones_like(entries[..., :1])).reshape(-1) > 0
         self.on_site = torch.zeros(prod(self.cells), self.basis, dtype=torch.float64, device=q.device)
-        self.hops: list[_Hop] = []
+        self.hops: list[Hop] = []
         for number, bond in enumerate(hamiltonian.pattern):
             if bond.source == bond.target and not any(bond.offset):
                 self.on_site[:, bond.source] += ghosted[:, number]
             else:
                 self.hops += self._both_ways(bond, ghosted[:, number], exists)
 
+    def _padded(self, owned: Tensor) -> Tensor:
+        """``[*owned cells, numbers]`` with ghosts."""
+        ghosted = owned.new_zeros(*self.cells, owned.shape[-1], 1)
+        inside = ghosted
+        for axis, (width, cells) in enumerate(zip(self.widths, self.domain.local_extent, strict=True)):
+            inside = inside.narrow(axis, width, cells)
+        inside.copy_(owned.unsqueeze(-1))
+        return self.domain.exchange_start(ghosted, self.widths)()
+
     def shift(self, bond: Bond) -> int:
         """Ghosted cells from the start of a bond to its end."""
         return sum(step * stride for step, stride in zip(bond.offset, self.strides, strict=True))
 
-    def _both_ways(self, bond: Bond, values: Tensor, exists: Tensor) -> list[_Hop]:
+    def _both_ways(self, bond: Bond, values: Tensor, exists: Tensor) -> list[Hop]:
         """A bond and its transpose; one number where the bond is the same everywhere."""
         shift = self.shift(bond)
         inside = values[exists]
@@ -85,13 +97,13 @@ class Stencil:
             forward = backward = float(inside[0])
         else:
             forward, backward = values, values.roll(shift)  # what wraps around are ghosts that no owned cell reads
-        return [_Hop(bond.source, bond.target, shift, forward), _Hop(bond.target, bond.source, -shift, backward)]
+        return [Hop(bond.source, bond.target, shift, forward), Hop(bond.target, bond.source, -shift, backward)]
 
     def owned_cells(self) -> Tensor:
         """Ghosted number of each owned cell, ``[local cells]`` row-major."""
         index = torch.zeros((), dtype=torch.int64, device=self.domain.device)
-        for extent, stride in zip(self.domain.local_extent, self.strides, strict=True):
-            index = index.unsqueeze(-1) + (torch.arange(extent, device=self.domain.device) + self.width) * stride
+        for extent, width, stride in zip(self.domain.local_extent, self.widths, self.strides, strict=True):
+            index = index.unsqueeze(-1) + (torch.arange(extent, device=self.domain.device) + width) * stride
         return index.reshape(-1)
 
     def bounds(self) -> tuple[float, float]:
@@ -115,7 +127,7 @@ class Stencil:
             v = self._exchanged((1 + reached) / (best.to(v.device) + gap - diagonal).clamp_min(gap))
         return -float(best[1]), float(best[0])
 
-    def _updates(self, out: Tensor, block: Tensor, on_site: Tensor | None, hops: list[_Hop]) -> list[_Update]:
+    def _updates(self, out: Tensor, block: Tensor, on_site: Tensor | None, hops: list[Hop]) -> list[_Update]:
         """Operations that make ``out += factor H block``, ``[ghosted cells, basis, vectors]``, chunk by chunk.
 
         Made once for many orders, since cutting tensors takes longer than adding short ones.  Leaves ghosts undefined.
@@ -135,7 +147,7 @@ class Stencil:
 
     def _exchanged(self, block: Tensor) -> Tensor:
         """Ghosts := owners, in place; ``[ghosted cells, basis, vectors]``."""
-        self.domain.exchange(block.view(*self.cells, self.basis, -1), self.width)
+        self.domain.exchange_start(block.view(*self.cells, self.basis, -1), self.widths)()
         return block
 
     def recurrence(self, start: Tensor, centre: float, half_width: float, terms: int) -> Iterator[Tensor]:

@@ -1,11 +1,12 @@
 """One sweep of the Chebyshev recurrence: functions of ``H`` at the entries that are read, for many functions at once.
 
-The moments ``z[j] (T_m z)[i]`` are a number per reading and order, so a linear combination of them costs next to nothing
-beside the recurrence: ``f(H - mu)`` is evaluated at many ``mu`` in the same sweep, and the trace of ``T_m`` is recorded.
+The moments ``z[j] (T_m z)[i]`` are a number per reading and order, so a linear combination of them costs little beside the
+recurrence: ``f(H - mu)`` is evaluated at many ``mu`` in the same sweep, and the trace of ``T_m`` is recorded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +16,17 @@ from torch import Tensor
 
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.forces._chebyshev import Interval, fermi_coefficients
+from hpc_holstein.forces._kernel_fused import FusedRecurrence
+from hpc_holstein.forces._kernel_layout import Layout
+from hpc_holstein.forces._kernel_torch import TorchRecurrence
 from hpc_holstein.forces._probing import Readings, Sites
-from hpc_holstein.forces._stencil import Stencil, signs
+from hpc_holstein.forces._stencil import Stencil
 
-_ORDERS = 64  # moments that are combined by one matrix product
+_TILE = {"cpu": 1 << 12, "cuda": 1 << 22}  # readings that are combined at a time: they fit in the cache
+
+Array = NDArray[np.float64]
+Recurrence = FusedRecurrence | TorchRecurrence
+Asked = tuple[Readings, Array]  # what is read, and the coefficients of the functions that are wanted there
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class Problem:
     """
 
     stencil: Stencil
+    layout: Layout
     interval: Interval
     kT: float
     terms: int
@@ -43,69 +52,79 @@ class Problem:
     shifts: list[tuple[int, int, int]]
     block: int
 
-    def fermi(self, mu: NDArray[np.float64]) -> NDArray[np.float64]:
+    def fermi(self, mu: Array) -> Array:
         """Coefficients ``[len(mu), terms]`` of the Fermi function."""
         return fermi_coefficients(self.interval, mu, self.kT, self.terms)
+
+    def recurrence(self, parts: Sequence[Readings], column: list[float]) -> Recurrence:
+        """The recurrence on the vectors that the first of ``parts`` starts, as suits the device."""
+        if self.stencil.domain.device.type == "cpu":
+            return FusedRecurrence(self.stencil, self.layout, self.interval, self.dtype, parts, column)
+        return TorchRecurrence(self.stencil, self.interval, self.dtype, parts, column)
 
 
 @dataclass(frozen=True)
 class Swept:
-    """``values [functions, readings]``, ``trace [terms]`` summed over the readings of this rank, and ``columns``.
+    """``values``, one ``[functions, readings]`` for each set of readings; ``trace [terms]`` over all ranks; ``columns``.
 
-    ``columns [ghosted sites, vectors]`` is one more function applied to whole vectors, empty if none was asked for.
+    ``columns [owned sites, vectors]`` is one more function applied to whole vectors, without vectors if none was asked for.
     """
 
-    values: Tensor
+    values: list[Tensor]
     trace: Tensor
     columns: Tensor
 
 
-def sweep(
-    problem: Problem, readings: Readings, coefficients: NDArray[np.float64], column: NDArray[np.float64] | None = None
-) -> Swept:
-    """Apply the functions with Chebyshev ``coefficients [functions, terms]``, and ``column [terms]`` to whole vectors.
+def sweep(problem: Problem, asked: Sequence[Asked], column: Array | None = None) -> Swept:
+    """Apply the functions with Chebyshev ``coefficients [functions, terms]`` at the readings that go with them.
+
+    The first of the readings tell where the vectors start.  ``column [terms]``: one function for whole vectors.
 
     Collective; sums over orders are taken in float64 whatever the ``dtype`` of the vectors.  Raises :class:`SpectrumError`
     where a moment exceeds what its vectors allow, as it does when the spectrum leaves its bounds.
     """
-    sign = signs(problem.terms)
-    weights = (torch.from_numpy(coefficients) * sign).to(problem.stencil.domain.device)
-    axpy = [] if column is None else (torch.from_numpy(column) * sign).tolist()
-    values, columns = [], []
-    trace = torch.zeros(problem.terms, dtype=torch.float64, device=weights.device)
-    for part in readings.blocks(problem.block):
-        swept = _sweep_block(problem, part, weights, axpy)
-        values.append(swept.values * part.sign)
-        trace += swept.trace
-        columns.append(swept.columns)
-    total = problem.stencil.domain.allsum(trace.cpu()) * sign
+    device, terms, vectors = problem.stencil.domain.device, problem.terms, asked[0][0].vectors
+    weights = [torch.from_numpy(coefficients).to(device) for _, coefficients in asked]
+    values = [
+        torch.zeros(len(rows), len(readings.vector), dtype=torch.float64, device=device)
+        for rows, (readings, _) in zip(weights, asked, strict=True)
+    ]
+    trace = torch.zeros(terms, dtype=torch.float64, device=device)
+    whole = [] if column is None else column.tolist()
+    columns = torch.empty(problem.sites.number.numel(), vectors if whole else 0, dtype=problem.dtype, device=device)
+    for first in range(0, vectors, problem.block):
+        count = min(problem.block, vectors - first)
+        parts = [readings.part(first, count) for readings, _ in asked]
+        sums = [value[:, readings.span(first, count)] for value, (readings, _) in zip(values, asked, strict=True)]
+        trace += _summed(problem, parts, weights, sums, whole, columns[:, first : first + count])
+    total = problem.stencil.domain.allsum(trace.cpu())
     if not float(total.abs().max()) <= 1.01 * float(total[0]) + 1e-6:  # NaN as well
         raise SpectrumError(
             f"the Chebyshev moments grow to {float(total.abs().max()):.1e} on [{problem.interval.low:.4g}, "
             f"{problem.interval.high:.4g}], which the spectrum leaves: check that the parameters of the Hamiltonian are finite"
         )
-    return Swept(torch.cat(values, dim=1), total, torch.cat(columns, dim=1))
+    return Swept(values, total, columns)
 
 
-def _sweep_block(problem: Problem, part: Readings, weights: Tensor, axpy: list[float]) -> Swept:
-    """:func:`sweep` for vectors that are held at once, without the signs of the readings and of the recurrence."""
-    stencil, dtype, terms, readings = problem.stencil, problem.dtype, problem.terms, len(part.vector)
-    start = torch.zeros(stencil.sites, part.vectors, dtype=dtype, device=weights.device)
-    start[part.source, part.vector] = part.sign.to(dtype)
-    index = part.target * part.vectors + part.vector
-    diagonal = part.sign * part.trace
-    kept = torch.empty(_ORDERS, readings, dtype=dtype, device=weights.device)
-    values = torch.zeros(len(weights), readings, dtype=torch.float64, device=weights.device)
-    trace = torch.empty(terms, dtype=torch.float64, device=weights.device)
-    columns = torch.zeros_like(start) if axpy else start.new_empty((stencil.sites, 0))
-    interval = problem.interval
-    for m, block in enumerate(stencil.recurrence(start, interval.centre, interval.half_width, terms)):
-        torch.index_select(block.view(-1), 0, index, out=kept[m % _ORDERS])
-        if axpy:
-            columns.add_(block, alpha=axpy[m])
-        if (m + 1) % _ORDERS == 0 or m + 1 == terms:
-            first = m - m % _ORDERS
-            moments = kept[: m + 1 - first].double()
-            values.addmm_(weights[:, first : m + 1], moments)
-            trace[first : m + 1] = moments @ diagonal
-    return Swept(values, trace, columns)
+def _summed(
+    problem: Problem, parts: list[Readings], weights: list[Tensor], sums: list[Tensor], whole: list[float], columns: Tensor
+) -> Tensor:
+    """Vectors held at once: ``sums += sum_m weights[:, m]`` times their moments, ``columns``, and their part of the trace."""
+    run = problem.recurrence(parts, whole)
+    trace = torch.zeros(problem.terms, dtype=torch.float64, device=weights[0].device)
+    signs = [part.sign[order] for part, order in zip(parts, run.orders, strict=True)]
+    diagonals = [sign * part.trace[order] for sign, part, order in zip(signs, parts, run.orders, strict=True)]
+    sorted_sums = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in sums]
+    for first, moments in run.moments(problem.terms):
+        for one, rows, diagonal, of_part in zip(sorted_sums, weights, diagonals, moments, strict=True):
+            orders = slice(first, first + len(of_part))
+            for start in range(0, of_part.shape[1], _TILE[of_part.device.type]):
+                tile = slice(start, start + _TILE[of_part.device.type])
+                read = of_part[:, tile].double()
+                one[:, tile].addmm_(rows[:, orders], read)
+                trace[orders] += read @ diagonal[tile]
+    for total, one, sign, order in zip(sums, sorted_sums, signs, run.orders, strict=True):
+        total.index_copy_(1, order, one.mul_(sign))
+    if whole:
+        columns.copy_(run.columns())
+    return trace

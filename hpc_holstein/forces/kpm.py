@@ -11,7 +11,7 @@ from which ``mu`` follows.  Use ``exact`` below some 3,000 sites.  Source: arXiv
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,20 +22,23 @@ from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _probing
 from hpc_holstein.forces._canonical import atomic_limit, on_site_energies, require_filling, site_mean
 from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, PotentialNodes, fermi_order
-from hpc_holstein.forces._pilot import pilot
+from hpc_holstein.forces._kernel_layout import Demand, Layout
+from hpc_holstein.forces._memory import fair_bytes
+from hpc_holstein.forces._pilot import PILOTS, pilot, probing_error
 from hpc_holstein.forces._probing import Colouring, Readings, Sites
+from hpc_holstein.forces._sampled import chosen_sites, known_potential, sampled
 from hpc_holstein.forces._stencil import Stencil, all_max
 from hpc_holstein.forces._sweep import Problem, Swept, sweep
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 
 _TRUNCATION = 1e-3  # of the tolerance, for |f - f_M|: a single level at mu amplifies that of the electron number by all sites
-_UNSEEN = 20.0  # probing errors of all sites against those of the pilot sites: 1 to 20 as a rule, seldom 100
+_CHECKED = 4  # every so many chemical potentials the error is looked at
 _ATTEMPTS = 8
+_COLOURS = 36  # as few as a tolerance asks for, as a rule
+_MEMORY = 0.8  # part of the memory that can be used
 _SMALL = 256  # sites of a lattice on which each is a probe of its own
 _FLOAT32 = 1e-4  # tolerance that single precision reaches
 _COLD, _WARM = 3 * math.pi, 1.0  # kT: how far mu may lie from that of the atomic limit, and of the forces before
-_NUMBERS = {"cpu": 1 << 18, "cuda": 1 << 26}  # in a block of vectors: enough to hide what one operation costs to start
-_FEWEST = 8  # vectors in a block, which keeps messages few
 
 
 @dataclass(frozen=True)
@@ -45,25 +48,28 @@ class Options:
     tolerance  max |dF| against exact diagonalization; in float32 it is at least 1e-4
     probing    ``"colours"``: deterministic, meets the tolerance; ``"random"``: signs on all sites, with an error bar instead
     vectors    number of random vectors
-    seed       of the signs
+    sites      0: all; N: only N sites of the lattice, each from a vector of its own, at a known chemical potential
+    seed       of the signs, and of the sites that are chosen
     block      vectors held at once, which bounds the memory; 0 chooses what is fast
     """
 
     tolerance: float = 1e-6
     probing: Literal["colours", "random"] = "colours"
     vectors: int = 64
+    sites: int = 0
     seed: int = 0
     block: int = 0
 
 
 @dataclass(frozen=True)
 class _Solution:
-    """One state: ``rho [cells, pattern]``, ``mu``, ``Omega`` and what they cost."""
+    """One state: ``rho [cells, pattern]``, ``mu``, ``Omega``, what they cost, and whether the probing is as good as asked."""
 
     rho: Tensor
     chemical_potential: float
     grand_potential: float
     info: dict[str, float]
+    settled: bool = True
 
 
 class KPMForces:
@@ -83,6 +89,8 @@ class KPMForces:
         self.options, self.hamiltonian, self.domain, self.ensemble = options, hamiltonian, domain, ensemble
         self.tolerance = options.tolerance if options.probing == "colours" else None
         self._entries = _probing.needed_entries(hamiltonian, domain)
+        self._chosen = chosen_sites(domain.lattice, options.sites, options.seed) if options.sites else torch.arange(0)
+        self._beyond = max(abs(step) for entry in self._entries for step in hamiltonian.pattern[entry].offset)
 
     @torch.no_grad()
     def __call__(self, state: State) -> ForceResult:
@@ -90,29 +98,65 @@ class KPMForces:
         axes = len(self.domain.local_extent) + 2
         batch = state.q.shape[: state.q.ndim - axes]
         q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :])
-        solved = [self._solve(one, mu) for one, mu in zip(q, _previous(state, len(q)), strict=True)]
+        known = known_potential(state, self.ensemble, len(q)).tolist() if self.options.sites else _previous(state, len(q))
+        solved = [self._solve(one, mu) for one, mu in zip(q, known, strict=True)]
         q64 = q.double()
         rho = torch.stack([one.rho for one in solved]).reshape(*q.shape[:-2], -1)
         halo = self.hamiltonian.reach
         force = self.hamiltonian.pull_back(q64, rho) + self.hamiltonian.classical(self.domain.pad(q64, halo), halo)[1]
-        return ForceResult(
+        result = ForceResult(
             force=force.to(q.dtype).reshape(state.q.shape),
             density=rho[..., : q.shape[-2]].to(q.dtype).reshape(state.q.shape[:-1]),
             chemical_potential=q64.new_tensor([one.chemical_potential for one in solved]).reshape(batch),
             grand_potential=q64.new_tensor([one.grand_potential for one in solved]).reshape(batch),
             info={key: max(one.info[key] for one in solved) for key in solved[0].info},
         )
+        return sampled(result, self.domain, self._chosen) if self.options.sites else result
+
+    def memory_bytes(self, dtype: torch.dtype = torch.float64, block: int = 0) -> float:
+        """Bytes of one evaluation on the rank of the largest tile, coordinates of ``dtype``; ``block`` as in the options."""
+        layout = Layout.of(self.domain, self.hamiltonian.reach, self._beyond, dtype)
+        return self._demand().bytes(self.domain, layout, dtype, block or self.options.block or layout.fast)
+
+    def _demand(self) -> Demand:
+        """Upper bounds: a cold start, and as few colours as a tolerance asks for."""
+        sites, entries = self.domain.lattice.sites, len(self._entries)
+        if self.options.sites:
+            return Demand(0, 1, 0, 0, self.options.sites)
+        if self.options.probing == "random":
+            return Demand(entries * self.options.vectors, 1, 0, 0, self.options.vectors)
+        radius = _COLD * self.ensemble.kT if self.ensemble.kind == "canonical" else 0.0
+        nodes = PotentialNodes.around(0.0, radius, self.ensemble.kT, _TRUNCATION * self.options.tolerance).values.size
+        small = sites <= _SMALL
+        return Demand(entries, nodes, -(-nodes // _CHECKED), 0 if small else PILOTS, sites if small else _COLOURS)
+
+    def _block(self, layout: Layout, dtype: torch.dtype) -> int:
+        """Vectors held at once: the number asked for, or the fast one, or as many as the memory holds."""
+        block, least = self.options.block or layout.fast, self.options.block or layout.lanes
+        available, demand = _MEMORY * fair_bytes(self.domain), self._demand()
+        while demand.bytes(self.domain, layout, dtype, block) > available:
+            if block <= least:
+                needed = demand.bytes(self.domain, layout, dtype, block)
+                raise ConfigError(
+                    f"the KPM forces need {needed / 2**30:.3g} GiB of memory on each rank "
+                    f"and {available / 2**30:.3g} GiB can be used: use more nodes, a smaller lattice or block, or float32"
+                )
+            block = max(least, block // 2 // layout.lanes * layout.lanes)
+        return block
 
     def _solve(self, q: Tensor, previous: float | None) -> _Solution:
         """One state ``[*cells, basis, components]``."""
         problem = self._problem(q)
+        if self.options.sites:
+            return self._solve_sampled(problem, previous)
         if self.options.probing == "random":
             return self._solve_random(problem)
         return self._solve_coloured(problem, q, self._first_nodes(problem, q, previous))
 
     def _problem(self, q: Tensor) -> Problem:
         """Operator, expansion and accuracy of one state."""
-        stencil = Stencil(self.hamiltonian, self.domain, q)
+        layout = Layout.of(self.domain, self.hamiltonian.reach, self._beyond, q.dtype)
+        stencil = Stencil(self.hamiltonian, self.domain, q, layout.widths)
         interval = Interval.enclosing(*stencil.bounds())
         ones = torch.ones(*q.shape[:-2], len(self.hamiltonian.pattern), dtype=torch.float64, device=q.device)
         scale = float(all_max(self.hamiltonian.pull_back(q.double(), ones).abs().amax().cpu(), self.domain))
@@ -120,6 +164,7 @@ class KPMForces:
         bonds = [(entry, self.hamiltonian.pattern[entry]) for entry in self._entries]
         return Problem(
             stencil=stencil,
+            layout=layout,
             interval=interval,
             kT=self.ensemble.kT,
             terms=fermi_order(interval, self.ensemble.kT, _TRUNCATION * tolerance),
@@ -129,7 +174,7 @@ class KPMForces:
             dtype=q.dtype,
             sites=Sites.of(self.domain, stencil.owned_cells()),
             shifts=[(k, b.source, stencil.shift(b) * stencil.basis + b.target - b.source) for k, b in bonds],
-            block=self.options.block or _block(self.domain, self.hamiltonian.reach),
+            block=self._block(layout, q.dtype),
         )
 
     def _first_nodes(self, problem: Problem, q: Tensor, previous: float | None) -> PotentialNodes:
@@ -143,55 +188,105 @@ class KPMForces:
         return PotentialNodes.around(float(guess), _COLD * kT, kT, problem.error)
 
     def _solve_coloured(self, problem: Problem, q: Tensor, nodes: PotentialNodes) -> _Solution:
-        """Sweep until ``mu`` lies among the nodes and the pilot sites are right, which the first sweep does as a rule."""
+        """Sweep until ``mu`` lies among the nodes and the error is small enough, which the first sweep does as a rule."""
         energies = on_site_energies(q[None].double(), self.hamiltonian)[0].reshape(-1)
         tolerance, cost = problem.tolerance, 0.0
         for _ in range(_ATTEMPTS):
-            look = None if self.domain.lattice.sites <= _SMALL else pilot(problem, energies, nodes)
-            colouring = Colouring.complete(self.domain.lattice.extent) if look is None else look.choose(tolerance)
-            readings = self._readings(problem, colouring)
-            swept = sweep(problem, readings, problem.fermi(nodes.values))
-            cost += problem.terms * (readings.vectors + (0 if look is None else look.readings.vectors))
-            states, mu = self._filled(problem, swept, readings.vectors)
-            if self.ensemble.kind == "canonical" and not nodes.hold(mu):
-                nodes = PotentialNodes.around(mu, _WARM * self.ensemble.kT, self.ensemble.kT, problem.error)
-                continue
-            weights = torch.from_numpy(nodes.weights(mu)).to(swept.values)
-            rho = self._collected(readings, weights @ swept.values)
-            probing = 0.0 if look is None else _UNSEEN * look.deviation(self._density(rho).reshape(-1), weights)
-            if colouring.exact or probing <= problem.tolerance:
-                cost_info = {"colours": float(readings.vectors), "vector_moments": float(cost)}
-                return self._solution(problem, rho, mu, states, probing, cost_info)
-            tolerance *= 0.1
+            solution = self._attempt(problem, energies, nodes, tolerance)
+            cost += solution.info["vector_moments"]
+            if not nodes.hold(solution.chemical_potential) and self.ensemble.kind == "canonical":
+                kT = self.ensemble.kT
+                nodes = PotentialNodes.around(solution.chemical_potential, _WARM * kT, kT, problem.error)
+            elif solution.settled:
+                return replace(solution, info={**solution.info, "vector_moments": cost})
+            else:
+                tolerance *= 0.1
         raise SpectrumError(
-            f"the chemical potential or the probing error did not settle in {_ATTEMPTS} sweeps (mu = {mu:.6g}): "
-            "raise the tolerance, or use force kind 'exact'"
+            f"the chemical potential or the probing error did not settle in {_ATTEMPTS} sweeps "
+            f"(mu = {solution.chemical_potential:.6g}): raise the tolerance, or use force kind 'exact'"
         )
 
+    def _attempt(self, problem: Problem, energies: Tensor, nodes: PotentialNodes, tolerance: float) -> _Solution:
+        """One sweep, with the colours that the pilot sites ask for."""
+        look = None if self.domain.lattice.sites <= _SMALL else pilot(problem, energies, nodes, tolerance)
+        colouring = Colouring.complete(self.domain.lattice.extent) if look is None else look.colouring
+        readings = self._readings(problem, colouring)
+        checks = _probing.between(self._colours(colouring, opposite=True), colouring.colours, problem.sites)
+        checked = nodes.values[::_CHECKED]
+        swept = sweep(problem, [(readings, problem.fermi(nodes.values)), (checks, problem.fermi(checked))])
+        states, mu = self._filled(problem, swept, readings.vectors)
+        weights = torch.from_numpy(nodes.weights(mu)).to(swept.values[0])
+        rho = self._collected(readings, weights @ swept.values[0])
+        response, probing = self._response(problem, readings, swept.values[0], nodes, mu), 0.0
+        if look is not None:
+            at_mu = swept.values[1][int(np.abs(checked - mu).argmin())].clone()
+            probing = probing_error(look.leak, at_mu, response, problem)
+            probing = max(probing, look.deviation(self._density(rho).reshape(-1), weights))
+        truncation = self._truncation(problem, response)
+        settled = colouring.exact or probing + min(truncation, 0.5 * problem.tolerance) <= problem.tolerance
+        moments = float(problem.terms * (readings.vectors + (0 if look is None else look.readings.vectors)))
+        cost = {"colours": float(readings.vectors), "vector_moments": moments}
+        return self._solution(problem, rho, mu, states, probing + truncation, cost, settled)
+
+    def _response(self, problem: Problem, readings: Readings, values: Tensor, nodes: PotentialNodes, mu: float) -> float:
+        """``max_i (dn_i/dmu) / sum_i dn_i/dmu``: the largest part of an electron that a shift of ``mu`` adds to one site.
+
+        In a gap, where the derivatives are lost in the errors and ``mu`` does not matter, it tends to 0.
+        """
+        if self.ensemble.kind == "grand-canonical":
+            return 0.0
+        step = 0.1 * self.ensemble.kT
+        weights = torch.from_numpy(nodes.weights(mu + step) - nodes.weights(mu - step)).to(values)
+        change = self._density(self._collected(readings, weights @ values)).clamp_min(0)
+        noise = 0.1 * problem.tolerance * math.sqrt(self.domain.lattice.sites)
+        return float(all_max(change.amax().cpu(), self.domain)) / (float(self.domain.allsum(change.sum().cpu())) + noise)
+
+    def _truncation(self, problem: Problem, response: float) -> float:
+        """Largest error of a density by the order, the interpolation in ``mu`` and round-off, and by their error of ``mu``."""
+        round_off = 0.3 * torch.finfo(problem.dtype).eps * math.sqrt(problem.terms)
+        return (2 * problem.error + round_off) * (1 + math.sqrt(self.domain.lattice.sites) * response)
+
     def _solve_random(self, problem: Problem) -> _Solution:
-        """Mean over random vectors, and the largest standard error of a site as the estimate."""
-        count = self.options.vectors
+        """Mean over random vectors; the estimate is what the largest of as many normal errors is expected to be."""
+        count, sites = self.options.vectors, self.domain.lattice.sites
         pattern = len(self.hamiltonian.pattern)
         readings = _probing.random(count, self.options.seed, problem.sites, problem.shifts, pattern)
         cost = problem.terms * count
         if self.ensemble.kind == "canonical":
-            states, mu = self._filled(problem, sweep(problem, readings, np.empty((0, problem.terms))), count)
+            states, mu = self._filled(problem, sweep(problem, [(readings, np.empty((0, problem.terms)))]), count)
             cost *= 2
         else:
             mu = self.ensemble.chemical_potential
-        swept = sweep(problem, readings, problem.fermi(np.array([mu])))
+        swept = sweep(problem, [(readings, problem.fermi(np.array([mu])))])
         states, _ = self._filled(problem, swept, count)
-        samples = swept.values[0]
+        samples = swept.values[0][0]
         rho = self._collected(readings, samples) / count
         variance = self._collected(readings, (samples - rho.reshape(-1)[readings.output]).square()) / (count - 1)
-        error = float(all_max(self._density(variance / count).sqrt().amax().cpu(), self.domain))
-        return self._solution(problem, rho, mu, states, error, {"colours": float(count), "vector_moments": float(cost)})
+        squares = self._density(variance / count)
+        error = math.sqrt(2 * math.log(2 * sites) * float(all_max(squares.amax().cpu(), self.domain)))
+        typical = problem.scale * math.sqrt(float(site_mean(squares[None], self.domain)))
+        info = {"colours": float(count), "vector_moments": float(cost), "standard_error": typical}
+        return self._solution(problem, rho, mu, states, error + self._truncation(problem, 0.0), info)
+
+    def _solve_sampled(self, problem: Problem, mu: float | None) -> _Solution:
+        """A vector for each of the chosen sites: no probing error, at a ``mu`` that is known."""
+        assert mu is not None
+        pattern = len(self.hamiltonian.pattern)
+        readings = _probing.single(self._chosen, problem.sites, problem.shifts, pattern)
+        swept = sweep(problem, [(readings, problem.fermi(np.array([mu])))])
+        rho = self._collected(readings, swept.values[0][0])
+        cost = {"colours": float(readings.vectors), "vector_moments": float(problem.terms * readings.vectors)}
+        info = {"error_estimate": problem.scale * self._truncation(problem, 0.0), "order": float(problem.terms)}
+        return _Solution(rho, mu, math.nan, {**info, "residual": 0.0, **cost})
 
     def _readings(self, problem: Problem, colouring: Colouring) -> Readings:
-        colours = colouring.of(self.domain.owned, self.domain.device).reshape(-1)
         signs = _probing.site_signs(self.options.seed, problem.sites.number)
         pattern = len(self.hamiltonian.pattern)
-        return _probing.coloured(colours, colouring.colours, problem.sites, signs, problem.shifts, pattern)
+        return _probing.coloured(self._colours(colouring), colouring.colours, problem.sites, signs, problem.shifts, pattern)
+
+    def _colours(self, colouring: Colouring, opposite: bool = False) -> Tensor:
+        """Colour of each owned cell, ``[cells]``."""
+        return colouring.of(self.domain.owned, self.domain.device, opposite).reshape(-1)
 
     def _filled(self, problem: Problem, swept: Swept, vectors: int) -> tuple[DensityOfStates, float]:
         """Density of states from the trace, and the ``mu`` of the ensemble."""
@@ -201,7 +296,7 @@ class KPMForces:
         if self.ensemble.kind == "grand-canonical":
             return states, self.ensemble.chemical_potential
         probing = 0.1 * problem.tolerance / math.sqrt(sites)  # of the mean density: errors of sites have random signs
-        noise = problem.error + probing + 30 * torch.finfo(problem.dtype).eps
+        noise = problem.error + probing + 2 * torch.finfo(problem.dtype).eps / math.sqrt(sites)
         return states, states.chemical_potential(self.ensemble.filling, noise)
 
     def _collected(self, readings: Readings, values: Tensor) -> Tensor:
@@ -213,7 +308,14 @@ class KPMForces:
         return rho[:, : len(self.domain.lattice.basis)]
 
     def _solution(
-        self, problem: Problem, rho: Tensor, mu: float, states: DensityOfStates, probing: float, cost: dict[str, float]
+        self,
+        problem: Problem,
+        rho: Tensor,
+        mu: float,
+        states: DensityOfStates,
+        error: float,
+        cost: dict[str, float],
+        settled: bool = True,
     ) -> _Solution:
         """The outcome; in the canonical ensemble the mean density, off by the errors of the sites, is set to the filling."""
         residual = 0.0
@@ -222,9 +324,9 @@ class KPMForces:
             excess = float(site_mean(density[None], self.domain)) - self.ensemble.filling
             density -= excess
             residual = abs(excess)
-        estimate = problem.scale * (probing + residual + problem.error)
+        estimate = problem.scale * (error + residual)
         info = {"error_estimate": estimate, "order": float(problem.terms), "residual": residual, **cost}
-        return _Solution(rho, mu, states.grand_potential(mu) * self.domain.lattice.sites, info)
+        return _Solution(rho, mu, states.grand_potential(mu) * self.domain.lattice.sites, info, settled)
 
 
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> KPMForces:
@@ -246,6 +348,12 @@ def _check(options: Options, ensemble: Ensemble) -> None:
         raise ConfigError(f"tolerance = {options.tolerance} is not a force error: give a number between 0 and 1, such as 1e-6")
     if options.probing not in ("colours", "random"):
         raise ConfigError(f"probing = '{options.probing}' is not known: use 'colours' or 'random'")
+    if options.sites < 0:
+        raise ConfigError(f"sites = {options.sites} is not a number of sites: give 1 or more, or 0 for all")
+    if options.sites and options.probing == "random":
+        raise ConfigError(
+            f"sites = {options.sites} are computed one by one, without probing = 'random': leave one of the two out"
+        )
     if options.vectors < 2:
         raise ConfigError(f"vectors = {options.vectors} random vectors have no error bar: give 2 or more")
     if not 0 <= options.seed < 1 << 64:
@@ -259,9 +367,3 @@ def _previous(state: State, states: int) -> list[float | None]:
     if state.forces is None:
         return [None] * states
     return [mu if math.isfinite(mu) else None for mu in state.forces.chemical_potential.reshape(-1).tolist()]
-
-
-def _block(domain: Domain, halo: int) -> int:
-    """Vectors at once, from the largest tile, so that all ranks choose alike."""
-    tile = math.prod(-(-cells // parts) + 2 * halo for cells, parts in zip(domain.lattice.extent, domain.grid, strict=True))
-    return max(_FEWEST, _NUMBERS[domain.device.type] // (tile * len(domain.lattice.basis)))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +15,13 @@ import torch
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, DomainError, SpectrumError
-from hpc_holstein.forces import _probing, kpm
+from hpc_holstein.forces import _memory, _probing, kpm
 from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, PotentialNodes, fermi_coefficients, fermi_order
+from hpc_holstein.forces._kernel_fused import FusedRecurrence
+from hpc_holstein.forces._kernel_layout import Layout, orders_kept
+from hpc_holstein.forces._kernel_torch import TorchRecurrence
 from hpc_holstein.forces._probing import Colouring, Sites, site_signs
-from hpc_holstein.forces._stencil import Stencil, signs
+from hpc_holstein.forces._stencil import Stencil
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Bond, Ensemble, State
 from hpc_holstein.lattice import square
@@ -113,24 +120,52 @@ def test_interpolation_between_chemical_potentials(radius):
 OPEN = [(True, True), (True, False), (False, False)]
 
 
-@pytest.mark.parametrize("periodic", OPEN)
-@pytest.mark.parametrize("extent", [(5, 4), (1, 6), (2, 2), (1, 1)])
-def test_recurrence_is_the_polynomial_of_the_dense_matrix(extent, periodic):
+def unit_vectors(stencil):
+    """One vector for each owned site, read at every owned site: ``part.output`` is source site times sites plus target."""
+    owned = stencil.owned_cells()
+    count = len(owned)
+    vector = torch.arange(count).repeat_interleave(count)
+    ones = torch.ones(count * count, dtype=torch.float64)
+    return _probing.Readings(count, vector, owned[vector], owned.repeat(count), ones, torch.arange(count * count), ones)
+
+
+def moments_of(run, part, terms):
+    """``[terms, source, target]`` in the order of the sites."""
+    moments = torch.empty(terms, len(part.vector), dtype=torch.float64)
+    for first, (values,) in run.moments(terms):
+        moments[first : first + len(values), run.orders[0]] = values
+    return moments.reshape(terms, part.vectors, part.vectors).numpy()
+
+
+@pytest.mark.parametrize(("window", "breadth"), [(0, 0), (1, 0), (2, 0), (4, 0), (4, 3), (2, 1)])  # 0: in tensor operations
+@pytest.mark.parametrize("periodic", [*OPEN, (False, True)])
+@pytest.mark.parametrize("extent", [(5, 4), (3, 11), (1, 6), (2, 2), (1, 1)])
+def test_recurrence_is_the_polynomial_of_the_dense_matrix(extent, periodic, window, breadth):
+    """Moments and whole vectors; 70 orders are more than are kept at once."""
     hamiltonian, domain = system(extent, periodic)
-    q = random_q(extent)
-    stencil = Stencil(hamiltonian, domain, q)
+    q, terms = random_q(extent), 70
+    if breadth and not periodic[1]:
+        return  # strips need rows that close onto themselves
+    layout = Layout(8, window, (window, window if breadth else 1), breadth, fast=8)
+    stencil = Stencil(hamiltonian, domain, q, layout.widths if window else None)
     low, high = stencil.bounds()
     energies, states = np.linalg.eigh(dense(q, periodic))
     assert low <= energies[0] + 1e-12
     assert high >= energies[-1] - 1e-12
     interval = Interval.enclosing(low, high)
-    owned = stencil.owned_cells()
-    start = torch.zeros(stencil.sites, len(owned), dtype=torch.float64)
-    start[owned, torch.arange(len(owned))] = 1
-    for m, block in enumerate(stencil.recurrence(start, interval.centre, interval.half_width, 30)):
+    part, column = unit_vectors(stencil), np.random.default_rng(0).random(terms).tolist()
+    run = (
+        FusedRecurrence(stencil, layout, interval, torch.float64, [part], column)
+        if window
+        else TorchRecurrence(stencil, interval, torch.float64, [part], column)
+    )
+    whole = np.zeros((len(energies),) * 2)
+    for m, moment in enumerate(moments_of(run, part, terms)):
         chebyshev = np.cos(m * np.arccos((energies - interval.centre) / interval.half_width))
         expected = (states * chebyshev) @ states.T
-        np.testing.assert_allclose(block[owned] * signs(30)[m], expected, atol=1e-12)
+        whole += column[m] * expected
+        np.testing.assert_allclose(moment, expected, atol=1e-12)
+    np.testing.assert_allclose(run.columns(), whole, atol=1e-11)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, 5.27])
@@ -228,9 +263,94 @@ def test_each_site_starts_once_and_blocks_partition_the_vectors():
     colours = colouring.of(domain.owned, domain.device).reshape(-1)
     readings = _probing.coloured(colours, colouring.colours, sites, site_signs(0, sites.number), [(0, 0, 0)], 3)
     assert sorted(readings.source.tolist()) == sorted(sites.ghosted.reshape(-1).tolist())
-    parts = list(readings.blocks(5))
-    assert sum(part.vectors for part in parts) == readings.vectors == 12
+    parts = [readings.part(first, count) for first, count in ((0, 5), (5, 5), (10, 2))]
+    assert readings.vectors == 12
     assert torch.equal(torch.cat([part.source for part in parts]), readings.source)
+    assert all(part.vector.max() < part.vectors for part in parts)
+
+
+# --- layout and memory ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("beyond", [0, 1])
+@pytest.mark.parametrize("extent", [(6, 6), (24, 30), (400, 12), (2000, 2000)])
+def test_layouts_fit_the_tiles_and_are_the_same_on_all_ranks(extent, beyond, dtype):
+    def body(transport):
+        domain = CartesianDomain(square.build(extent), transport)
+        layout = Layout.of(domain, 1, beyond, dtype)
+        domain.require_halo(max(w for w, parts in zip(layout.widths, domain.grid, strict=True) if parts > 1))
+        return layout
+
+    for ranks in (2, 4, 6):
+        layouts = set(run_in_process(ranks, body))
+        assert len(layouts) == 1
+        layout = layouts.pop()
+        assert layout.lanes * dtype.itemsize == 64
+        assert layout.window & (layout.window - 1) == 0
+    alone = Layout.of(CartesianDomain(square.build(extent), SerialTransport()), 1, beyond, dtype)
+    assert (alone.window > 1) == (math.prod(extent) > 10_000)  # of two orders of a block, the cache of a core holds as much
+
+
+def test_as_many_orders_are_kept_as_take_no_more_memory_than_the_vectors():
+    assert orders_kept(10_000, 10) == 64
+    assert orders_kept(10_000, 250) == 32
+    assert orders_kept(10_000, 100_000) == 16
+    assert orders_kept(10_000, 0) == 64
+
+
+MEMORY = """
+import torch
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.forces import kpm
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Ensemble, State
+from hpc_holstein.lattice import square
+
+def resident(kind):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(kind))
+
+def provider(length):
+    lattice = square.build((length, length))
+    domain = CartesianDomain(lattice, SerialTransport())
+    options, hamiltonian = kpm.Options(tolerance=1e-3), holstein.build(holstein.Options(), lattice)
+    return kpm.build(options, hamiltonian, domain, Ensemble("canonical", 2.0))
+
+torch.set_num_threads(1)
+provider(20)(State.at_rest(torch.zeros(20, 20, 1, 1, dtype=torch.float64)))
+q = torch.randn(400, 400, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+forces = provider(400)
+before = resident("VmRSS")
+forces(State.at_rest(q))
+print(forces.memory_bytes(), resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of a process is read from /proc")
+def test_memory_is_as_stated():
+    """Against the peak of the resident memory of a process of its own, whose allocator gives back what is freed."""
+    returned = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "4096"}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, env={**os.environ, **returned}, check=True
+    )
+    stated, taken = map(float, done.stdout.split())
+    assert taken > 5e7
+    assert 0.8 <= stated / taken <= 1.25
+
+
+def test_vectors_are_held_in_blocks_that_fit(monkeypatch):
+    provider = kpm.build(kpm.Options(), *system((30, 30)), CANONICAL)
+    state = State.at_rest(random_q((30, 30)))
+    free = provider(state)
+    sizes = [provider.memory_bytes(block=block) for block in (8, 16, 64)]
+    assert sizes == sorted(sizes)
+    monkeypatch.setattr(_memory, "usable_bytes", lambda device: 1.01 * sizes[0] / 0.8)
+    assert provider._problem(state.q).block == 8
+    assert torch.allclose(provider(state).force, free.force, atol=1e-11, rtol=0)
+    monkeypatch.setattr(_memory, "usable_bytes", lambda device: 0.99 * sizes[0] / 0.8)
+    with pytest.raises(ConfigError, match=r"need 0\.0\d+ GiB of memory .* 0\.0\d+ GiB can be used: use more nodes"):
+        provider(state)
 
 
 # --- what users can get wrong -----------------------------------------------------------------------------------------
@@ -247,6 +367,9 @@ def test_each_site_starts_once_and_blocks_partition_the_vectors():
         ({"vectors": 1}, CANONICAL, ConfigError, "vectors = 1"),
         ({"seed": -1}, CANONICAL, ConfigError, "seed = -1"),
         ({"block": -1}, CANONICAL, ConfigError, "block = -1"),
+        ({"sites": -1}, CANONICAL, ConfigError, "sites = -1"),
+        ({"sites": 17}, CANONICAL, ConfigError, "sites = 17 .* 1 to 16"),
+        ({"sites": 3, "probing": "random"}, CANONICAL, ConfigError, "one of the two"),
     ],
 )
 def test_options_and_ensembles_that_cannot_be_are_refused(options, ensemble, error, message):

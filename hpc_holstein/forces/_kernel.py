@@ -1,0 +1,250 @@
+"""The Chebyshev step as compiled code: one pass over memory, several orders while the rows are in the cache.
+
+    out_i = c (e_i b_i + sum_h v_h b_{i + s_h}) - out_i,    rows of V vectors,    c = 1 for the first order, else 2
+
+A number of V vectors is one SIMD operand, so every operation on a site is a few instructions.  *Rows* are slabs of the first
+cell axis.  In a window of K orders, order k of row y follows order k - 1 of row y + reach at once, and overwrites order
+k - 2, so that rows come from memory once in K orders and no neighbour is asked in between; the region that is right shrinks
+by ``reach`` rows an order.  Compiled when first used (seconds) and kept on disk where that is possible.
+Source: Wellein et al., doi:10.1109/COMPSAC.2009.82 (wavefronts); Malas et al., arXiv 1410.3060.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, models, register_model
+
+_FLAGS = ("contract",)  # multiply and add in one instruction
+
+
+class _Vector(types.Type):
+    """``count`` numbers that are handled by one instruction, or a few."""
+
+    def __init__(self, dtype: Any, count: int) -> None:
+        self.dtype, self.count = dtype, count
+        super().__init__(f"Vector({dtype}, {count})")
+
+
+@register_model(_Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, vector: Any) -> None:
+        number = manager.lookup(vector.dtype).get_data_type()
+        super().__init__(manager, vector, ir.VectorType(number, vector.count))
+
+
+def _pointer(context: Any, builder: Any, array: Any, value: Any, index: Any, count: int) -> Any:
+    start = builder.gep(context.make_array(array)(context, builder, value).data, [index])
+    return builder.bitcast(start, ir.VectorType(context.get_data_type(array.dtype), count).as_pointer())
+
+
+def _spread(builder: Any, number: Any, vector: Any) -> Any:
+    """The same number in every place."""
+    lane = ir.IntType(32)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(lane, 0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(lane, vector.count), [0] * vector.count))
+
+
+@intrinsic
+def _load(typing: Any, array: Any, start: Any, lanes: Any) -> Any:
+    """``array[start : start + V]`` of a contiguous array; V is the length of the tuple ``lanes``, a part of its type."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], lanes.count)
+        return builder.load(place, align=array.dtype.bitwidth // 8)
+
+    return _Vector(array.dtype, lanes.count)(array, types.intp, lanes), code
+
+
+@intrinsic
+def _store(typing: Any, array: Any, start: Any, vector: Any) -> Any:
+    """``array[start : start + V] = vector``."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], vector.count)
+        builder.store(arguments[2], place, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), code
+
+
+@intrinsic
+def _scaled(typing: Any, number: Any, vector: Any) -> Any:
+    """``number vector``."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fmul(_spread(builder, arguments[0], arguments[1].type), arguments[1], flags=_FLAGS)
+
+    return vector(vector.dtype, vector), code
+
+
+@intrinsic
+def _hopped(typing: Any, total: Any, block: Any, start: Any, shifts: Any, values: Any, place: Any) -> Any:
+    """``total + sum_h v_h block[start + shifts[h] : ... + V]``, unrolled; ``v`` a tuple, or an array from ``place`` on."""
+    lanes, table = total, isinstance(values, types.Array)
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        result, array, first, steps, strengths, row = arguments
+        for hop in range(shifts.count):
+            there = builder.add(first, builder.extract_value(steps, hop))
+            neighbour = builder.load(
+                _pointer(context, builder, block, array, there, lanes.count), align=block.dtype.bitwidth // 8
+            )
+            if table:
+                entries = context.make_array(values)(context, builder, strengths).data
+                value = builder.load(builder.gep(entries, [builder.add(row, ir.Constant(row.type, hop))]))
+            else:
+                value = builder.extract_value(strengths, hop)
+            term = builder.fmul(_spread(builder, value, result.type), neighbour, flags=_FLAGS)
+            result = builder.fadd(term, result, flags=_FLAGS)
+        return result
+
+    return total(total, block, types.intp, shifts, values, types.intp), code
+
+
+@intrinsic
+def _less(typing: Any, vector: Any, other: Any) -> Any:
+    """``vector - other``."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fsub(*arguments, flags=_FLAGS)
+
+    return vector(vector, vector), code
+
+
+def _compiled(function: Callable[..., None]) -> Any:
+    """Compiled without the interpreter lock when first called, kept on disk if some folder for it can be written."""
+    try:
+        return njit(nogil=True, error_model="numpy", cache=True)(function)
+    except RuntimeError:  # neither __pycache__ nor the cache folder of the user
+        return njit(nogil=True, error_model="numpy")(function)
+
+
+@_compiled
+def _step(out, block, factor, first, end, lanes, on_site, shifts, values, table):  # type: ignore[no-untyped-def]
+    """One order on the cells ``[first, end)``; arguments as in :func:`advance`."""
+    basis, hops, V = len(shifts), len(shifts[0]), len(lanes)
+    for cell in range(first, end):
+        for b in range(basis):
+            site = cell * basis + b
+            total = _scaled(on_site[site], _load(block, site * V, lanes))
+            if table is None:
+                total = _hopped(total, block, site * V, shifts[b], values[b], 0)
+            else:
+                total = _hopped(total, block, site * V, shifts[b], table, site * hops)
+            _store(out, site * V, _less(_scaled(factor, total), _load(out, site * V, lanes)))
+
+
+@_compiled
+def _close_row(block, y, row, ghosts, size, lanes):  # type: ignore[no-untyped-def]
+    """Ghost cells of a row := the cells that they copy, or zero."""
+    for pair in range(ghosts.shape[0]):
+        dest, owner = (y * row + ghosts[pair, 0]) * size, ghosts[pair, 1]
+        source = (y * row + owner) * size
+        for part in range(0, size, len(lanes)):
+            if owner >= 0:
+                _store(block, dest + part, _load(block, source + part, lanes))
+            else:
+                for lane in range(len(lanes)):
+                    block[dest + part + lane] = 0
+
+
+@_compiled
+def _close(block, tile, strips, ghosts, size, lanes):  # type: ignore[no-untyped-def]
+    """Ghosts of a rank alone: those of the rows that it owns, which are right unless there are strips, then whole rows."""
+    _, row, _, low, high, _, floor, ceiling, _ = tile
+    if strips > 1:
+        for y in range(low, high):
+            _close_row(block, y, row, ghosts, size, lanes)
+    for y in range(floor, ceiling):
+        if y < low or y >= high:
+            dest, source = y * row * size, (low + (y - low) % (high - low)) * row * size
+            for part in range(0, row * size, len(lanes)):
+                _store(block, dest + part, _load(block, source + part, lanes))
+
+
+@_compiled
+def advance(  # type: ignore[no-untyped-def]
+    even,
+    odd,
+    done,
+    count,
+    window,
+    breadth,
+    tile,
+    alone,
+    lanes,
+    on_site,
+    shifts,
+    values,
+    table,
+    ghosts,
+    readings,
+    kept,
+    width,
+    columns,
+    weights,
+):
+    """Orders ``done + 1 ... done + count`` of a block of V vectors, in windows of ``window`` orders.
+
+    even, odd   flat ``[ghosted cells, basis, V]``: order ``done`` and the one before, each in the array of its parity
+    breadth     0, or cells of the strips into which rows are cut because they are long: order k of a strip lies k ``edge``
+                cells further back, so that strips one after the other find what they need; all ghosts are deep then
+    tile        rows; cells of a row, and how many of them a bond reaches over; first and last + 1 owned row; how many rows
+                beyond those are read as well; rows below ``floor`` and from ``ceiling``, beyond an open edge, stay zero; reach
+    alone       whether ghosts are filled here before each window; else they must be right for one window
+    lanes       V zeros
+    on_site     ``[ghosted sites]``, like all of the matrix scaled to the interval
+    shifts      ``[basis][hops]``, in numbers, to the other end of each bond; ``values`` its strength, or ``table`` flat
+                ``[ghosted sites, hops]`` if it is not None
+    ghosts      ``[:, 2]`` cells of a row that copy others, without strips after each step; from -1 come zeros
+    readings    ``starts [parts, rows + 1]``: those of row y are ``[starts[p, y], starts[p, y + 1])``; ``index`` of each in the
+                flat block, unsigned, rising in a row; ``offset [parts]`` from their number to their column in ``kept``
+    kept        flat ``[count, width]``, what they read of each order
+    columns     ``+= weights[k]`` times each order, on all rows; left alone where ``weights`` is empty
+    """
+    rows, row, edge, low, high, beyond, floor, ceiling, reach = tile
+    starts, index, offset = readings
+    lowest, highest, size = low - beyond, high + beyond, len(shifts) * len(lanes)
+    strips = (row - 1) // breadth + 1 if breadth > 0 else 1
+    cursors = np.empty((starts.shape[0], window, rows if strips > 1 else 0), np.int64)
+    for first in range(0, count, window):
+        steps = min(window, count - first)
+        if alone:
+            if steps > 1 or (done + first) % 2 == 0:
+                _close(even, tile, strips, ghosts, size, lanes)
+            if steps > 1 or (done + first) % 2:
+                _close(odd, tile, strips, ghosts, size, lanes)
+        for strip in range(strips):
+            for wave in range(lowest - (steps - 1) * reach, highest + (steps - 1) * reach):
+                for k in range(steps):
+                    y, margin = wave - k * reach, (steps - 1 - k) * reach
+                    if y < max(lowest - margin, floor) or y >= min(highest + margin, ceiling):
+                        continue
+                    left, right = edge, row - edge
+                    if strips > 1:
+                        left = max((k + 1) * edge, strip * breadth - k * edge)
+                        right = row - (k + 1) * edge
+                        right = right if strip == strips - 1 else min(right, (strip + 1) * breadth - k * edge)
+                    order = done + first + k + 1
+                    out, block = (odd, even) if order % 2 else (even, odd)
+                    factor = on_site.dtype.type(2 if order > 1 else 1)
+                    _step(out, block, factor, y * row + left, y * row + right, lanes, on_site, shifts, values, table)
+                    if strips == 1:
+                        _close_row(out, y, row, ghosts, size, lanes)
+                    bound = np.uint64((y + 1) * row * size if strip == strips - 1 else (y * row + right) * size)
+                    for part in range(starts.shape[0]):
+                        reading = np.uint64(starts[part, y] if strip == 0 else cursors[part, k, y])
+                        end, column = np.uint64(starts[part, y + 1]), np.uint64((first + k) * width + offset[part])
+                        while reading < end and index[reading] < bound:
+                            kept[column + reading] = out[index[reading]]
+                            reading += np.uint64(1)
+                        if strips > 1:
+                            cursors[part, k, y] = reading
+                    if weights.size > 0:
+                        for at in range((y * row + left) * size, (y * row + right) * size):
+                            columns[at] += weights[first + k] * out[at]
