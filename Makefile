@@ -16,14 +16,15 @@ export OMP_NUM_THREADS := 1
 # Tests start commands of their own: those of this environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install demo clean-demo test lint types contracts shellcheck test-serial test-mpi test-slow clean
+.PHONY: help install install-petsc demo clean-demo test lint types contracts shellcheck test-serial test-mpi test-slow clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo        install into $(VENV), then label, train, quench on $(RANKS) ranks, validate, draw: demo/"
 	@echo "make test        lint, types, import contract, all tests, MPI tests on 2 and 4 ranks"
 	@echo "make test-slow   tests of minutes"
-	@echo "make install     only the install; make lint|types|contracts|shellcheck|test-serial|test-mpi: one part of make test"
+	@echo "make install     only the install; make install-petsc: with the tests and PETSc, built from source in some 10 minutes"
+	@echo "make lint|types|contracts|shellcheck|test-serial|test-mpi: one part of make test"
 	@echo "make clean-demo  remove demo/; make clean: remove $(VENV) and all caches"
 
 # ---- install -------------------------------------------------------------------------------------------------------------
@@ -41,7 +42,27 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mpi,test]'
 	@touch $@
 
+# PETSc is built from source with the compiler of the MPI above: about 10 minutes on two cores, once, as pip keeps the wheels.
+# Its BLAS comes as a wheel too, so that neither root nor a system library is needed: that of SciPy, whose symbols carry a
+# prefix, which a header of macros puts before the names that PETSc calls.
+BLAS := import scipy_openblas32 as blas; print(blas.get_lib_dir() + "/libscipy_openblas.so")
+NAMES := $(CURDIR)/$(VENV)/blas_names.h
+PETSC_OPTIONS_OF_BUILD := --with-fc=0 --with-cxx=0 --with-cuda=0 --with-x=0 --with-debugging=0 COPTFLAGS=-O2
+
+$(VENV)/.installed-petsc: $(VENV)/.installed-test
+	@$(BIN)/mpicc --version >/dev/null 2>&1 || { echo "PETSc needs a C compiler: install gcc and make" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt scipy-openblas32
+	@library=$$($(BIN)/python -c '$(BLAS)') && set -x \
+	&& nm -D --defined-only "$$library" | sed -n 's/.* [A-Za-z] scipy_\([a-z][a-z0-9_]*_\)$$/#define \1 scipy_\1/p' > $(NAMES) \
+	&& MPICC=$(CURDIR)/$(BIN)/mpicc \
+	    PETSC_CONFIGURE_OPTIONS="$(PETSC_OPTIONS_OF_BUILD) --with-blaslapack-lib=$$library CPPFLAGS=-include$(NAMES)" \
+	    $(BIN)/python -m pip wheel --quiet --no-deps --constraint constraints.txt --wheel-dir $(VENV)/wheels petsc
+	MPICC=$(CURDIR)/$(BIN)/mpicc PIP_BUILD_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet \
+	    --constraint constraints.txt --find-links $(VENV)/wheels --editable '.[mpi,test,petsc]'
+	@touch $@
+
 install: $(VENV)/.installed
+install-petsc: $(VENV)/.installed-petsc
 
 # ---- the main job at a small size, on the published parameters ----------------------------------------------------------
 
@@ -84,14 +105,14 @@ contracts: $(VENV)/.installed-test
 shellcheck: $(VENV)/.installed-test
 	$(BIN)/shellcheck .ci/run slurm/*.sbatch examples/*/*.sh
 
-test-serial: $(VENV)/.installed-test
+test-serial: $(VENV)/.installed-petsc
 	$(BIN)/python -m pytest
 
-test-mpi: $(VENV)/.installed-test
+test-mpi: $(VENV)/.installed-petsc
 	$(MPIRUN) -n 2 $(PYTEST_MPI)
 	$(MPIRUN) -n 4 $(PYTEST_MPI)
 
-test-slow: $(VENV)/.installed-test
+test-slow: $(VENV)/.installed-petsc
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 clean: clean-demo

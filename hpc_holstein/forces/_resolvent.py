@@ -1,0 +1,300 @@
+"""Entries of ``rho`` from shifted linear systems at the poles of the Fermi function, in either ensemble.
+
+    rho_ij = c delta_ij + sum_p Re[w_p(mu) G_ij(z_p)],      (H - z_p) G(z_p) e_j = e_j
+
+The weights alone depend on ``mu``: the traces of the resolvents ``G`` tell the electron number in a window of chemical
+potentials, and with it the ``mu`` of a canonical ensemble, from the same solutions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import brentq
+from torch import Tensor
+
+from hpc_holstein.domain.transport import Transport
+from hpc_holstein.errors import SpectrumError
+from hpc_holstein.forces._canonical import atomic_limit, on_site_energies, site_mean
+from hpc_holstein.forces._columns import Columns, Complex, LinearSystem, Pilots, RightHandSides
+from hpc_holstein.forces._poles import PoleExpansion, Weights
+from hpc_holstein.forces._rows import Rows, assemble
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
+
+_TRUNCATION = 0.02  # of the tolerance, for the poles
+_OF_FILLING = 1e-3  # the same where mu follows from them: near a gap few sites answer for an error of the electron number
+_ROUND_OFF = 3e-10  # error of the poles below which that is not asked for
+_COARSE = 1e-3  # accuracy of rho that finds mu
+_WINDOW = 0.3  # kT: how far from the centre of the poles mu may come to lie
+_LONGEST = 3.0  # kT: first step to another centre
+_CREDIBLE = 3 * math.pi  # kT: how far from that of the atomic limit a previous mu may lie to be worth a look
+_UNFELT = 0.02  # of the tolerance, in the density of any site
+_SMALL = 256  # sites of a lattice on which each is a right-hand side of its own
+_LEAST_COLOURS = 64  # as many as any coloured right-hand sides have; more sites on one ask for a smaller residual
+_UNSEEN = 20.0  # probing errors of all sites against those of the pilot sites
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One state: ``rho [cells, pattern]`` where it is needed, ``mu``, ``Omega`` (NaN for a sample) and what they cost."""
+
+    rho: Tensor
+    chemical_potential: float
+    grand_potential: float
+    info: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One state: matrix, energies that enclose its spectrum, its trace, the ``levels`` of the sites alone.
+
+    ``tolerance``: of an entry of ``rho``, which makes an error ``scale`` times as large in a force.
+    """
+
+    rows: Rows
+    low: float
+    high: float
+    trace: float
+    levels: Tensor
+    tolerance: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Solutions to a ``tolerance`` of ``rho``: ``values [poles, readings]`` on this rank of the team, ``traces [poles]``.
+
+    ``residual``: the largest of the linear systems, and ``linear``, the error of ``rho`` that it leaves.
+    """
+
+    tolerance: float
+    expansion: PoleExpansion
+    sides: RightHandSides
+    values: Complex
+    traces: Complex
+    pilots: Pilots | None
+    residual: float
+    linear: float
+
+
+class Resolvent:
+    """``rho`` of one state after the other.
+
+    ``tolerance``: of a force; ``sites``: numbers of those whose force is asked for, None for all; ``seed``: of the signs;
+    ``team``: ranks that each hold the whole ``domain`` and share the poles (then that of the domain is serial).
+    """
+
+    def __init__(
+        self,
+        hamiltonian: Hamiltonian,
+        domain: Domain,
+        ensemble: Ensemble,
+        system: LinearSystem,
+        team: Transport,
+        tolerance: float,
+        sites: Tensor | None,
+        seed: int,
+    ) -> None:
+        self.hamiltonian, self.domain, self.ensemble, self.system, self.team = hamiltonian, domain, ensemble, system, team
+        self.tolerance, self.sampled = tolerance, sites is not None
+        self._columns = Columns(hamiltonian, domain, system, team, sites, seed)
+
+    def solve(self, q: Tensor, known: float | None, previous: float | None) -> Solution:
+        """One state ``[*cells, basis, components]`` in float64 at the ``known`` mu, else at that of the filling; collective.
+
+        ``previous``: a mu near that one, if there is one.  Raises :class:`SpectrumError` where the systems are not solved or
+        no mu is found.
+        """
+        problem = self._problem(q)
+        solved, iterations = self.system.solved, self.system.iterations
+        if known is not None:
+            mu, sweep = known, self._accurate(problem, known)
+        else:
+            mu, sweep = self._filled(problem, self._start(problem, q, previous))
+        spent = torch.tensor([self.system.solved - solved, self.system.iterations - iterations], dtype=torch.float64)
+        names = ("right_hand_sides", "iterations")
+        cost = dict(zip(names, self.team.allsum(spent).tolist(), strict=True))
+        cost |= {"poles": float(len(sweep.expansion.heights)), "linear_residual": sweep.residual}
+        return self._solution(problem, sweep, mu, cost)
+
+    def _problem(self, q: Tensor) -> _Problem:
+        rows = assemble(self.hamiltonian, self.domain, q)
+        low, high = rows.bounds()
+        ones = torch.ones(*q.shape[:-2], len(self.hamiltonian.pattern), dtype=torch.float64)
+        scale = float(self.hamiltonian.pull_back(q, ones).abs().max())
+        extremes = torch.zeros(self.domain.size, 3, dtype=torch.float64)
+        extremes[self.domain.rank] = torch.tensor([-low, high, scale])
+        minus_low, high, scale = self.domain.allsum(extremes).amax(dim=0).tolist()
+        levels = on_site_energies(q[None], self.hamiltonian)[0]
+        trace = float(self.domain.allsum(levels.sum()))
+        return _Problem(rows, -minus_low, high, trace, levels, self.tolerance / scale, scale)
+
+    def _start(self, problem: _Problem, q: Tensor, previous: float | None) -> float:
+        """``mu`` to about the window of the poles: the previous one, or by blunt solutions from that of the atomic limit on."""
+        kT = self.ensemble.kT
+        limit = atomic_limit(q[None], self.hamiltonian, self.domain, self.ensemble.filling, kT).chemical_potential
+        if previous is not None and abs(previous - float(limit)) < _CREDIBLE * kT:
+            return previous
+        mu, _ = self._search(
+            problem,
+            float(limit),
+            lambda centre: self._sweep(problem, centre, max(_COARSE, problem.tolerance), _TRUNCATION),
+            near=_LONGEST * kT,
+        )
+        return mu
+
+    def _filled(self, problem: _Problem, mu: float) -> tuple[float, _Sweep]:
+        """``mu`` of the filling, and solutions at poles that are accurate there."""
+        return self._search(
+            problem,
+            mu,
+            lambda centre: self._accurate(problem, centre),
+            near=0.0,
+        )
+
+    def _search(
+        self,
+        problem: _Problem,
+        mu: float,
+        sweep_at: Callable[[float], _Sweep],
+        near: float,
+    ) -> tuple[float, _Sweep]:
+        """Poles about one ``mu`` after the other until the filling is met, or is expected to be ``near`` one of them.
+
+        Once some lie on either side of the solution, the next ones lie between the nearest two.
+        """
+        low, high = (-math.inf, 0.0), (math.inf, 0.0)  # a mu, and by how much the filling is missed there
+        longest = _LONGEST * self.ensemble.kT
+        for attempt in range(_ATTEMPTS):
+            sweep = sweep_at(mu)
+            step, excess, met = self._potential(problem, sweep)
+            if met or abs(step) < near:
+                return mu + step, sweep
+            low, high = ((mu, excess), high) if excess < 0 else (low, (mu, excess))
+            width = high[0] - low[0]
+            between = 0.5 if attempt % 2 else low[1] / (low[1] - high[1])
+            mu = mu + max(-longest, min(step, longest)) if math.isinf(width) else low[0] + between * width
+            longest *= 2
+        raise SpectrumError(
+            f"the chemical potential did not settle in {_ATTEMPTS} attempts (mu = {mu:.6g}): check q and the parameters of "
+            "the model, or use force kind 'exact'"
+        )
+
+    def _potential(self, problem: _Problem, sweep: _Sweep) -> tuple[float, float, bool]:
+        """How far ``mu`` seems to lie from the centre of the poles, by how much that misses the filling, and if it is met.
+
+        It is met in the window of the poles, or at their centre if no site feels the difference, as in a gap.
+        """
+        centre, kT = sweep.expansion.centre, self.ensemble.kT
+
+        def excess(step: float) -> float:
+            trace = self._trace(problem, sweep, sweep.expansion.fermi(centre + step))
+            return trace / self.domain.lattice.sites - self.ensemble.filling
+
+        reach = _WINDOW * kT
+        below, here, above = excess(-reach), excess(0.0), excess(reach)
+        if below < 0 < above:
+            return float(brentq(excess, -reach, reach, xtol=1e-14, rtol=1e-15)), here, True
+        if abs(here) * self._response(sweep, centre) <= _UNFELT * sweep.tolerance:
+            return 0.0, here, True
+        slope = (above - below) / (2 * reach)
+        return (-here / slope if slope > 0 else math.copysign(math.inf, -here)), here, False
+
+    def _trace(self, problem: _Problem, sweep: _Sweep, weights: Weights) -> float:
+        """Trace of the function of ``H`` that the weights stand for."""
+        resolvents = float((weights.poles * sweep.traces).real.sum())
+        return weights.constant * self.domain.lattice.sites + weights.slope * problem.trace + resolvents
+
+    def _accurate(self, problem: _Problem, mu: float) -> _Sweep:
+        """Solutions that meet the tolerance at the pilot sites, as the first ones do as a rule."""
+        tolerance, canonical = problem.tolerance, self.ensemble.kind == "canonical" and not self.sampled
+        truncation = max(_OF_FILLING, min(_TRUNCATION, _ROUND_OFF / tolerance)) if canonical else _TRUNCATION
+        for _ in range(_ATTEMPTS):
+            sweep = self._sweep(problem, mu, tolerance, truncation)
+            if not sweep.linear <= problem.tolerance:
+                raise SpectrumError(
+                    f"the linear systems were solved to a residual of {sweep.residual:.1e}, which leaves an error of "
+                    f"{problem.scale * sweep.linear:.1e} in the force: ask for less, "
+                    "such as petsc = '-ksp_type gmres -ksp_rtol 1e-12'"
+                )
+            if self._deviation(sweep, sweep.expansion.fermi(mu)) <= problem.tolerance:
+                return sweep
+            tolerance *= 0.1
+        raise SpectrumError(
+            f"the probing error did not fall below {problem.tolerance * problem.scale:.1e} in {_ATTEMPTS} attempts: "
+            "raise the tolerance, or use force kind 'exact'"
+        )
+
+    def _sweep(self, problem: _Problem, mu: float, tolerance: float, truncation: float) -> _Sweep:
+        """Solve at all poles about ``mu``."""
+        half_width = max(problem.high - mu, mu - problem.low)
+        error = truncation * tolerance
+        expansion = PoleExpansion(mu, half_width, self.ensemble.kT, error, 0.0 if self.sampled else _WINDOW)
+        blur = float((np.abs(expansion.fermi(mu).poles) / expansion.heights).sum())  # |G(z)| <= 1 / Im z
+        sites, pilots = self.domain.lattice.sites, None
+        if self.sampled or sites <= _SMALL:
+            self.system.load(problem.rows, error / blur)
+            sides = self._columns.one_by_one()
+        else:
+            self.system.load(problem.rows, error / (blur * math.sqrt(sites / _LEAST_COLOURS)))
+            pilots = self._columns.pilots(expansion, problem.levels)
+            sides = self._columns.coloured(pilots.choose(self.domain, tolerance))
+        values = self._columns.solve(expansion, sides)
+        own = torch.view_as_real(torch.from_numpy(values @ sides.diagonal))
+        traces = torch.view_as_complex(self.team.allsum(self.domain.allsum(own))).numpy()
+        longest = 1.0 if pilots is None else math.sqrt(-(-sites // sides.vectors))
+        residual = max(self.team.allgather(self.system.residual))
+        return _Sweep(tolerance, expansion, sides, values, traces, pilots, residual, blur * longest * residual)
+
+    def _entries(self, sweep: _Sweep, weights: Weights) -> Tensor:
+        """``rho [cells, pattern]``, zero where nothing is read."""
+        values = self.team.allsum(torch.from_numpy((weights.poles @ sweep.values).real))
+        rho = torch.zeros(math.prod(self.domain.local_extent) * len(self.hamiltonian.pattern), dtype=torch.float64)
+        rho[sweep.sides.output] = values + weights.constant * torch.from_numpy(sweep.sides.diagonal)
+        return rho.view(-1, len(self.hamiltonian.pattern))
+
+    def _deviation(self, sweep: _Sweep, weights: Weights) -> float:
+        """Probing error: what it may be at all sites, from the largest one at the pilot sites."""
+        if sweep.pilots is None:
+            return 0.0
+        density = self._entries(sweep, weights)[:, : len(self.domain.lattice.basis)].reshape(-1)
+        exact = torch.from_numpy((weights.poles @ sweep.pilots.diagonal).real + weights.constant)
+        return _UNSEEN * _largest(density[sweep.pilots.site] - exact, self.domain)
+
+    def _solution(self, problem: _Problem, sweep: _Sweep, mu: float, cost: dict[str, float]) -> Solution:
+        """``rho`` at ``mu``; the mean density of a canonical ensemble, off by errors of the sites, is set to the filling."""
+        weights = sweep.expansion.fermi(mu)
+        rho = self._entries(sweep, weights)
+        residual, omega = 0.0, math.nan
+        if not self.sampled:
+            omega = self._trace(problem, sweep, sweep.expansion.grand_potential(mu))
+        if not self.sampled and self.ensemble.kind == "canonical":
+            density = rho[:, : len(self.domain.lattice.basis)]
+            excess = float(site_mean(density[None], self.domain)) - self.ensemble.filling
+            density -= excess
+            residual = abs(excess)
+        probing = self._deviation(sweep, weights)
+        error = weights.error + sweep.linear + probing + residual
+        if not self.sampled and self.ensemble.kind == "canonical":
+            error += self._response(sweep, mu) * (weights.error + probing / _UNSEEN) / math.sqrt(self.domain.lattice.sites)
+        return Solution(rho, mu, omega, {"error_estimate": problem.scale * error, "residual": residual, **cost})
+
+    def _response(self, sweep: _Sweep, mu: float) -> float:
+        """How much more than the mean density that of a single site moves with ``mu``: what an error of the filling does."""
+        reach = _WINDOW * self.ensemble.kT
+        entries = [self._entries(sweep, sweep.expansion.fermi(mu + step)) for step in (-reach, reach)]
+        moved = (entries[1] - entries[0])[:, : len(self.domain.lattice.basis)]
+        mean = abs(float(site_mean(moved[None], self.domain)))
+        return min(_largest(moved, self.domain) / mean, self.domain.lattice.sites) if mean else 0.0
+
+
+def _largest(value: Tensor, domain: Domain) -> float:
+    """Largest magnitude on all ranks."""
+    table = torch.zeros(domain.size, dtype=torch.float64)
+    table[domain.rank] = value.abs().max() if value.numel() else 0.0
+    return float(domain.allsum(table).max())

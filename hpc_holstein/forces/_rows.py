@@ -1,0 +1,81 @@
+"""Rows of ``H(q)`` as a sparse-matrix library takes them: compressed, of the sites of one rank, columns by global number.
+
+Sites are numbered rank after rank, on each row-major, cells then basis; every rank owns the rows of its own sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from torch import Tensor
+
+from hpc_holstein.interfaces import Domain, Hamiltonian
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows ``first ... first + rows - 1`` of a symmetric matrix of ``total`` rows, the diagonal always among the entries.
+
+    ``starts [rows + 1]``, ``columns [entries]`` sorted in each row, ``values [entries]``; ``diagonal [rows]``: its entries.
+    """
+
+    first: int
+    total: int
+    starts: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    values: NDArray[np.float64]
+    diagonal: NDArray[np.int64]
+
+    def bounds(self) -> tuple[float, float]:
+        """Energies that the circles of Gershgorin of these rows leave to the eigenvalues."""
+        centres = self.values[self.diagonal]
+        radii = np.add.reduceat(np.abs(self.values), self.starts[:-1]) - np.abs(centres)
+        return float((centres - radii).min()), float((centres + radii).max())
+
+
+def assemble(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Rows:
+    """Rows of ``H(q)`` for one state ``q [*cells, basis, components]``; bonds of the same two sites add up.  Collective."""
+    sites = q.shape[:-1].numel()
+    counts = torch.zeros(domain.size, dtype=torch.float64)
+    counts[domain.rank] = sites
+    counts = domain.allsum(counts)
+    first, total = int(counts[: domain.rank].sum()), int(counts.sum())
+    number = torch.arange(first, first + sites, dtype=torch.float64).view(*q.shape[:-1], 1)
+    triplets = list(_triplets(hamiltonian, domain, hamiltonian.entries(q.double()), number))
+    row, column, value = (torch.cat(part).numpy() for part in zip(*triplets, strict=True))
+    index = row.astype(np.int64) - first, column.astype(np.int64)
+    matrix = coo_array((value, index), shape=(sites, total)).tocsr()
+    matrix.sort_indices()
+    starts, columns = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64)
+    diagonal = np.flatnonzero(columns == np.repeat(np.arange(first, first + sites), np.diff(starts)))
+    return Rows(first, total, starts, columns, matrix.data, diagonal)
+
+
+def _triplets(
+    hamiltonian: Hamiltonian, domain: Domain, entries: Tensor, number: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Row, column and value of every bond that starts or ends at an owned site, each ``[bonds]``."""
+    width = hamiltonian.reach
+    sites = domain.pad(torch.cat([number, torch.ones_like(number)], dim=-1), width)  # beyond an open edge: all zero
+    ghosted = domain.pad(entries.unsqueeze(-1), width)
+    for entry, bond in enumerate(hamiltonian.pattern):
+        ends = [(bond.source, bond.target, bond.offset, entries[..., entry])]
+        if bond.source != bond.target or any(bond.offset):
+            back = tuple(-step for step in bond.offset)
+            ends.append((bond.target, bond.source, back, shifted(ghosted, back, width)[..., entry, 0]))
+        for here, there, offset, value in ends:
+            column, exists = shifted(sites, offset, width)[..., there, :].unbind(dim=-1)
+            kept = exists > 0
+            yield number[..., here, 0][kept], column[kept], value[kept]
+
+
+def shifted(ghosted: Tensor, offset: Sequence[int], width: int) -> Tensor:
+    """View of the cells at ``offset`` from the owned ones, of a field ``[*cells, basis, components]`` with ``width`` ghosts."""
+    for axis, step in enumerate(offset):
+        ghosted = ghosted.narrow(axis, width + step, ghosted.shape[axis] - 2 * width)
+    return ghosted
