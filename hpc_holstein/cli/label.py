@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hpc_holstein.cli.options import add_config, add_lattice, add_physics, default_preset, force_overrides, overrides, positive
+from hpc_holstein.cli.options import (
+    add_config,
+    add_lattice,
+    add_physics,
+    default_preset,
+    force_overrides,
+    overrides,
+    positive,
+    providers,
+)
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import TRAINING_EXTENT, Config, load_config
 from hpc_holstein.config.builders import build_integrator, build_system, forces_maker, model_facts, require_fit
@@ -29,10 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_physics(parser)
     add_lattice(parser)
-    force = "exact, kpm, local, neural, atomic, or a model file *.safetensors"
     parser.add_argument("--input", type=Path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="new file with force, density and mu added")
-    parser.add_argument("--force", default="exact", metavar="KIND", help=f"who labels: {force} (default: exact)")
+    parser.add_argument("--force", default="exact", metavar="KIND", help=f"who labels: {providers()} (default: exact)")
     parser.add_argument("--random", type=positive, metavar="N", help="make N random snapshots")
     parser.add_argument("--quenches", type=positive, metavar="N", help="make snapshots along N thermal quenches")
     parser.add_argument("--per-quench", type=positive, metavar="N", help="snapshots of each quench (default: 40)")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from hpc_holstein.config import PRESETS, parse_assignment
+from hpc_holstein.config.kinds import available
 from hpc_holstein.errors import ConfigError
 
 _DIRECT = {
@@ -18,6 +19,7 @@ _DIRECT = {
     "device": "parallel.device",
     "grid": "parallel.grid",
     "threads": "parallel.threads",
+    "deterministic": "parallel.deterministic",
 }
 """Option -> key that it overrides."""
 
@@ -65,6 +67,13 @@ def positive(text: str) -> int:
     return number
 
 
+def whole(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.strip().isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
+    return int(text)
+
+
 def add_physics(parser: argparse.ArgumentParser) -> None:
     """Options that say which system and on which machine."""
     parser.add_argument("--preset", metavar="NAME", help=f"start from a preset: {', '.join(PRESETS)}")
@@ -101,3 +110,8 @@ def force_overrides(section: str) -> dict[str, Any]:
     if section.endswith(".safetensors"):
         return {"force.kind": "neural", "force.model": section}
     return {"force.kind": section}
+
+
+def providers() -> str:
+    """Everyone who can be asked for forces, as help texts list them."""
+    return ", ".join([*available("hpc_holstein.forces"), "or a model file *.safetensors"])

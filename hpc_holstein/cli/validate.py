@@ -3,27 +3,54 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hpc_holstein.cli.options import add_config, add_physics, default_preset, force_overrides, overrides, positive
+from hpc_holstein.cli.options import (
+    add_config,
+    add_physics,
+    default_preset,
+    force_overrides,
+    overrides,
+    positive,
+    providers,
+    whole,
+)
 from hpc_holstein.cli.session import Bar, Session
+from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, sides_of
 from hpc_holstein.config import Config, config_of_text, load_config
-from hpc_holstein.config.builders import build_system, forces_maker, model_facts, require_fit
+from hpc_holstein.config.builders import build_system, model_facts, require_fit
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import require_writable
 from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
+from hpc_holstein.training.budget import Part, budget_table, error_budget
 from hpc_holstein.training.dataset import Snapshots
-from hpc_holstein.training.validation import REGIMES, Comparison, compare, summary
+from hpc_holstein.training.label import Evaluation
+from hpc_holstein.training.validation import REGIMES, UNITS, Comparison, compare, summary
 
 HELP = "compare forces on given snapshots or on the states of a run; writes validation.json and figures"
-EXAMPLE = """examples: hpc-holstein validate --run quench --reference exact --states 10
+EXAMPLE = """examples: hpc-holstein validate --run quench --reference exact --states 10 --budget
+          hpc-holstein validate --run large --states 1 --reference petsc --sites 64
+          hpc-holstein validate --input test.h5 --force local --reach 2 --reference labels --output floor
           hpc-holstein validate --input test.h5 --force model.safetensors --reference labels --output test"""
-LABELS = "labels"
+_FIGURES = ("force_parity", "force_errors", "error_histogram", "error_map", "error_budget")
+_RUN_STATES = 20
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """Everything that is written: the comparison, the sides it is of, its budget if asked for, and the sites if sampled."""
+
+    found: Comparison
+    sides: Sides
+    budget: list[Part]
+    sites: NDArray[np.int64] | None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,43 +60,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--input", type=Path, metavar="FILE", help="snapshot file")
     source.add_argument("--run", type=Path, metavar="FOLDER", help="folder of a run, whose configuration is used")
-    parser.add_argument("--states", type=positive, metavar="N", help="at most N states, evenly (default: 20 of a run)")
-    kinds = "exact, kpm, local, neural, atomic, or a model file *.safetensors"
-    parser.add_argument("--force", metavar="KIND", help=f"who is judged: {kinds} (default: that of the run, or neural)")
+    states = f"at most N states, evenly, 1: the last one (default: all of a file, {_RUN_STATES} of a run)"
+    parser.add_argument("--states", type=positive, metavar="N", help=states)
+    judged = f"who is judged: {providers()} (default: that of the run, or neural); --set force.KEY=VALUE sets its options"
+    parser.add_argument("--force", metavar="KIND", help=judged)
     parser.add_argument("--reference", default="exact", metavar="KIND", help="who judges: the same, or labels (default: exact)")
+    options = "option of the reference, such as tolerance=1e-8 (repeatable)"
+    parser.add_argument("--reference-set", action="append", default=[], metavar="KEY=VALUE", help=options)
+    sites = "compare at N sites, the only ones that a reference of kind petsc, kpm or local computes"
+    parser.add_argument("--sites", type=positive, metavar="N", help=sites)
+    parser.add_argument("--sites-seed", type=whole, metavar="S", help="seed of the choice of these sites (default: 0)")
+    reach = "reach of local, on either side: with --force local, the floor of every force field that sees R cells"
+    parser.add_argument("--reach", type=whole, metavar="R", help=reach)
+    budget = "measure what parts the error has: probing, truncation, chemical potential, reach, network"
+    parser.add_argument("--budget", action="store_true", help=budget)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: FOLDER/validation)")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
     """Compare and write."""
     folder = args.output or (trajectory_of(args.run).parent / "validation" if args.run else Path("validation"))
-    files = {name: folder / name for name in ("validation.json", "force_parity.png", "force_errors.png")}
-    session.on_root(lambda: require_writable(*files.values()))
+    files = {name: folder / f"{name}.png" for name in _FIGURES}
+    session.on_root(lambda: require_writable(folder / "validation.json", *files.values()))
     snapshots, config = _from_run(args) if args.run else _from_file(args)
-    judged = _with_force(config, args.force) if args.force else config
-    judge = None if args.reference == LABELS else _with_force(config, args.reference)
-    if args.states or args.run:
-        chosen = np.linspace(0, len(snapshots) - 1, min(args.states or 20, len(snapshots)))
-        snapshots = snapshots.select(np.unique(chosen.round().astype(int)))
+    sides = sides_of(args, config)
     device = session.use(config.parallel.threads, config.parallel.device)
     system = build_system(config)
+    sites = sides.chosen(system)
     with Bar(session) as bar:
-        reference = None if judge is None else forces_maker(system, judge.force)
-        maker = forces_maker(system, judged.force)
-        found = compare(maker, snapshots, system.lattice, session.transport, reference, device, bar)
-    names = (judged.force.kind, args.reference)
-    session.on_root(lambda: _write(files, found, names, {**model_facts(judged.force), **session.mpi_facts(), **provenance()}))
-    session.say(f"{names[0]} against {names[1]}, total force in t_nn/a\n{summary(found.metrics)}")
-    session.say("wrote " + ", ".join(str(path) for path in files.values()))
+        common: dict[str, Any] = {"lattice": system.lattice, "transport": session.transport, "device": device, "progress": bar}
+        judged, reference, potential = sides.build(system)
+        found = compare(judged, reference, snapshots, sites=sites, potential=potential, **common)
+        budget = []
+        if args.budget:
+            rungs, rest = budget_rungs(sides, system, found)
+            budget = error_budget(found, rungs, rest, system.ensemble.kT, **common)
+    outcome = _Outcome(found, sides, budget, sites)
+    facts = {**model_facts(config.force), **session.mpi_facts(), **provenance()}
+    session.say(_in_words(outcome, args.reference))
+    written: list[Path] = [folder / "validation.json"]
+
+    def write() -> None:
+        write_json(written[0], {**_numbers(outcome, args.reference), **facts})
+        written.extend(_draw(files, outcome, (config.force.kind, args.reference)))
+
+    session.on_root(write)
+    session.say("wrote " + ", ".join(str(path) for path in written))
 
 
 def _from_run(args: argparse.Namespace) -> tuple[Snapshots, Config]:
-    """All states of a run, and its configuration with what the command line changes."""
+    """States of a run, the last one among them, and its configuration with what the command line changes."""
     if args.config or args.preset:
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
     with open_trajectory(trajectory_of(args.run)) as trajectory:
-        states = [trajectory.snapshot(index) for index in range(len(trajectory))]
-        config = config_of_text(trajectory.attributes["config"], overrides(args))
+        config = config_of_text(trajectory.attributes["config"], _overrides(args))
+        states = [trajectory.snapshot(index) for index in _evenly(len(trajectory), args.states or _RUN_STATES)]
     q = np.stack([state.q for state in states])
     return Snapshots.of(q, quench=0, step=np.array([state.step for state in states]), source=str(args.run)), config
 
@@ -77,25 +122,86 @@ def _from_run(args: argparse.Namespace) -> tuple[Snapshots, Config]:
 def _from_file(args: argparse.Namespace) -> tuple[Snapshots, Config]:
     snapshots = dataset.read(args.input, require_labels=args.reference == LABELS)
     extent = {"lattice.extent": list(snapshots.extent)}
-    config = load_config(args.config, default_preset(args), {**extent, **overrides(args)})
+    config = load_config(args.config, default_preset(args), {**extent, **_overrides(args)})
     require_fit(snapshots, args.input, build_system(config))
-    return snapshots, config
+    return snapshots.select(_evenly(len(snapshots), args.states)) if args.states else snapshots, config
 
 
-def _with_force(config: Config, force: str) -> Config:
-    return config_of_text(config.toml(), force_overrides(force))
+def _evenly(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` of ``count`` states, from the first to the last; of one, the last."""
+    chosen = np.linspace(count - 1, 0, min(wanted, count)).round()
+    return np.unique(chosen.astype(int)).tolist()
 
 
-def _write(files: dict[str, Path], found: Comparison, names: tuple[str, str], facts: dict[str, Any]) -> None:
-    """JSON, parity plot and error of each snapshot."""
-    from hpc_holstein.output.plots import force_errors, force_parity  # here, so that only rank 0 waits for matplotlib
+def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the configuration of the judged side."""
+    return {**(force_overrides(args.force) if args.force else {}), **overrides(args)}
 
-    predicted, reference = found.predicted.force, found.reference.force
+
+def _in_words(outcome: _Outcome, reference: str) -> str:
+    """The tables for the terminal."""
+    found, sides = outcome.found, outcome.sides
+    rows = {name: {**row, **found.seconds[name]} for name, row in found.metrics.items()}
+    where = "" if outcome.sites is None else f" at {len(outcome.sites)} sites of each state (seed {sides.seed})"
+    lines = [f"{sides.judged.kind} against {reference}{where}, total force", summary(rows)]
+    if found.potential_of is not None:
+        lines.append(f"chemical potential of the sampled side: that of {found.potential_of}")
+    if outcome.budget:
+        at = f"error budget at {outcome.budget[-1].values} forces: differences that add up to the total, site by site"
+        lines += [at, budget_table(outcome.budget)]
+    return "\n".join(lines)
+
+
+def _numbers(outcome: _Outcome, reference: str) -> dict[str, Any]:
+    """The content of validation.json but for where it was made."""
+    found, sides = outcome.found, outcome.sides
+    rows = {name: {**row, **found.seconds[name]} for name, row in found.metrics.items()}
+    judged = {"kind": sides.judged.kind, **_side_numbers(found.predicted, sides.judged.option_values)}
+    judge = {
+        "kind": reference,
+        **_side_numbers(found.reference, {} if sides.reference is None else sides.reference.option_values),
+    }
+    numbers: dict[str, Any] = {"force": sides.judged.kind, "reference": reference, **rows, "units": UNITS}
+    numbers |= {"judged_provider": judged, "reference_provider": judge}
+    if outcome.sites is not None:
+        numbers["sites"] = {"count": len(outcome.sites), "seed": sides.seed, "numbers": outcome.sites.tolist()}
+    if found.potential_of is not None:
+        numbers["chemical_potential_of"] = found.potential_of
+    if outcome.budget:
+        numbers["budget"] = {"parts": [asdict(part) for part in outcome.budget], "units": {"rms": "t_nn/a", "max": "t_nn/a"}}
+    return numbers
+
+
+def _side_numbers(side: Evaluation, options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a provider, what it promises, and the largest of what it tells with its forces."""
+    largest = {key: float(row.max()) for key, row in side.info.items() if np.isfinite(row).all()}
+    return {"options": options, "tolerance": side.tolerance, "reach": side.reach, "info_max": largest}
+
+
+def _draw(files: dict[str, Path], outcome: _Outcome, names: tuple[str, str]) -> list[Path]:
+    """The figures that the comparison allows; returns their paths."""
+    from hpc_holstein.output import plots  # here, so that only rank 0 waits for matplotlib
+
+    found = outcome.found
+    predicted, reference = found.predicted.snapshots.force, found.reference.snapshots.force
     assert predicted is not None
     assert reference is not None
-    write_json(files["validation.json"], {"force": names[0], "reference": names[1], **found.metrics, **facts})
-    force_parity(files["force_parity.png"], predicted, reference, found.metrics["all"], names)
-    along = found.reference.quench != -1
+    kept, error = np.isfinite(reference), np.abs(predicted - reference)
+    plots.force_parity(files["force_parity"], predicted[kept], reference[kept], found.metrics["all"], names)
+    plots.error_histogram(files["error_histogram"], error[kept], names)
+    drawn = ["force_parity", "error_histogram"]
+    snapshots = found.reference.snapshots
+    along = snapshots.quench != -1
     if along.any():
-        errors = np.mean((predicted - reference) ** 2, axis=tuple(range(1, predicted.ndim)))
-        force_errors(files["force_errors.png"], found.reference.step[along], errors[along], REGIMES)
+        flat = error.reshape(len(error), -1)[along]
+        plots.force_errors(files["force_errors"], snapshots.step[along], np.nanmean(flat**2, axis=1), REGIMES)
+        drawn.append("force_errors")
+    if kept[-1].all():
+        plots.error_map(
+            files["error_map"], error[-1].reshape(*error.shape[1:3], -1).max(axis=-1), int(snapshots.step[-1]), names
+        )
+        drawn.append("error_map")
+    if outcome.budget:
+        plots.error_budget(files["error_budget"], [(part.name, part.rms, part.max) for part in outcome.budget], names)
+        drawn.append("error_budget")
+    return [files[name] for name in drawn]

@@ -58,9 +58,11 @@ class Clusters:
     number   clusters of this rank
     sites    ``n``, sites of a cluster
     centres  sites of its core
+
+    ``chosen``: whether a site is wanted, ``[*cells, basis]`` of the owned cells; clusters without one are left out.
     """
 
-    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, reach: int, core: int) -> None:
+    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, reach: int, core: int, chosen: Tensor | None = None) -> None:
         lattice = domain.lattice
         self._basis = len(lattice.basis)
         shape = _Shape.of(lattice, reach, core)
@@ -73,14 +75,20 @@ class Clusters:
         core_cells = np.indices(shape.core).reshape(len(shape.core), -1) + np.asarray(shape.margin)[:, None]
         rows = np.ravel_multi_index(tuple(core_cells), shape.width)[:, None] * self._basis + np.arange(self._basis)
 
-        self.number = prod(len(s) for s in starts)
         self.sites = cells.shape[1] * self._basis
         self.centres = rows.size
         device = domain.device
-        self._origins = _table(_flat(np.meshgrid(*origins, indexing="ij"), ghosted).ravel(), device)
+        first_cells = _flat(np.meshgrid(*origins, indexing="ij"), ghosted).ravel()
+        owners = _owners(domain.owned, shape.core, self._basis)
+        self._chosen = chosen
+        if chosen is not None:
+            blocks, owners = _blocks_of(owners[chosen.cpu().numpy()], self.centres)
+            first_cells = first_cells[blocks]
+        self.number = len(first_cells)
+        self._origins = _table(first_cells, device)
         self._offsets = _table(_flat(cells, ghosted), device)
         self._centre_rows = _table(rows.ravel(), device)
-        self._owners = _table(_owners(domain.owned, shape.core, self._basis), device)
+        self._owners = _table(owners, device)
         self._bonds = _bonds(shape, cells, hamiltonian.pattern, self._basis, device)
         self._present = None
         if not all(lattice.periodic):
@@ -103,8 +111,13 @@ class Clusters:
         return states[:, self._centre_rows]
 
     def owned(self, values: Tensor) -> Tensor:
-        """A value of each core site, ``[number, centres]``, as a field of the owned cells ``[*cells, basis]``."""
-        return values.flatten()[self._owners]
+        """A value of each core site, ``[number, centres]``, as a field of the owned cells ``[*cells, basis]``; NaN where not
+        chosen."""
+        if self._chosen is None:
+            return values.flatten()[self._owners]
+        field = values.new_full(self._chosen.shape, torch.nan)
+        field[self._chosen] = values.flatten()[self._owners]
+        return field
 
     def chunks(self, size: int) -> Iterator[tuple[int, int]]:
         """First and last cluster of successive chunks of at most ``size``."""
@@ -132,6 +145,12 @@ def _owners(owned: tuple[tuple[int, int], ...], core: tuple[int, ...], basis: in
     )
     within = _flat([y % c for y, c in zip(cells, core, strict=True)], list(core))
     return ((block * prod(core) + within) * basis)[..., None] + np.arange(basis)
+
+
+def _blocks_of(places: Integers, centres: int) -> tuple[Integers, Integers]:
+    """Blocks that ``places`` of an array ``[number, centres]`` lie in, and the places in an array of these blocks alone."""
+    blocks, renumbered = np.unique(places // centres, return_inverse=True)
+    return blocks, renumbered * centres + places % centres
 
 
 def _bonds(shape: _Shape, cells: Integers, pattern: tuple[Bond, ...], basis: int, device: torch.device) -> _Bonds:

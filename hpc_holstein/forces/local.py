@@ -12,6 +12,8 @@ Mean square force error at the preset, hot: 9e-5 at R = 2, 4e-7 at R = 3, and fa
 no less accurate, since every site has at least its own neighbourhood; but the blocks are a choice of origin, and lattice
 symmetries then hold up to the truncation error only.  Use it to label, and ``core = 1`` for the floor and for dynamics.
 
+``sites`` = N diagonalizes for a sample of N sites only, at a chemical potential that it is given.
+
 The density alone is computed, which is all that a Hamiltonian needs whose coordinates enter ``H`` on site.  Use ``exact``
 where no truncation is wanted.  Source: W. Yang, Phys. Rev. Lett. 66, 1438 (1991).
 """
@@ -22,12 +24,21 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.errors import ConfigError, SpectrumError
-from hpc_holstein.forces._canonical import atomic_limit, occupation, require_filling, site_mean, solve_chemical_potential
+from hpc_holstein.forces._canonical import (
+    Density,
+    atomic_limit,
+    grand_potential,
+    occupation,
+    require_filling,
+    site_mean,
+    solve_chemical_potential,
+)
 from hpc_holstein.forces._clusters import Clusters
 from hpc_holstein.forces._memory import usable_bytes
+from hpc_holstein.forces._sampled import chosen_sites, known_potential, owned_sites
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 
 _BYTES = 8
@@ -39,14 +50,18 @@ _SAME_LEVEL = 2.0**-32  # at kT = 0, in t_nn: levels of different clusters that 
 
 @dataclass(frozen=True)
 class Options:
-    """Size of the clusters.
+    """Size of the clusters, and which sites.
 
     reach  ``R``, cells around a site that are diagonalized with it at least
     core   cells along each axis of the block that shares a cluster; about 4 is cheapest, 1 keeps the symmetries exact
+    sites  number of sampled sites at which the force is computed, NaN at the others; 0: all
+    seed   of the choice of these sites
     """
 
     reach: int = 3
     core: int = 1
+    sites: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,9 @@ class LocalForces:
 
     ``q`` of any float type; the result is computed in float64 and returned in the type of ``q`` (chemical and grand
     potential in float64), and depends on ``q`` alone.  In a gap ``mu`` is one of the values that give the filling.
+
+    At sampled sites ``mu`` is that of the grand-canonical ensemble or of ``state.forces``, force and density are NaN at the
+    other sites, and there is no grand potential.
     """
 
     tolerance = None
@@ -74,7 +92,13 @@ class LocalForces:
         _require_options(options)
         require_filling(ensemble)
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
-        self._clusters = Clusters(hamiltonian, domain, options.reach, options.core)
+        self._sampled = options.sites > 0
+        chosen = None
+        if self._sampled:
+            chosen = torch.isin(
+                owned_sites(domain), chosen_sites(domain.lattice, options.sites, options.seed).to(domain.device)
+            )
+        self._clusters = Clusters(hamiltonian, domain, options.reach, options.core, chosen)
         self.reach = self._clusters.halo
         _require_memory(self._clusters, domain)
 
@@ -89,7 +113,8 @@ class LocalForces:
         q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :]).double()
         self._require_finite(q, state.step)
         ghosted = self.domain.pad(q, self.reach)
-        solved = [self._solve(one, around) for one, around in zip(q, ghosted, strict=True)]
+        known = known_potential(state, self.ensemble, len(q)) if self._sampled else None
+        solved = [self._solve(q[i], ghosted[i], None if known is None else known[i]) for i in range(len(q))]
         density, mu, omega, residual = (torch.stack(part) for part in zip(*solved, strict=True))
         force = self.hamiltonian.pull_back(q, density) + self.hamiltonian.classical(ghosted, self.reach)[1]
         clusters = self.domain.allsum(torch.tensor(float(self._clusters.number), dtype=torch.float64))
@@ -97,34 +122,39 @@ class LocalForces:
             force=force.reshape(state.q.shape).to(state.q.dtype),
             density=density.reshape(state.q.shape[:-1]).to(state.q.dtype),
             chemical_potential=mu.reshape(batch).to(q.device),
-            grand_potential=omega.reshape(batch).to(q.device),
+            grand_potential=None if self._sampled else omega.reshape(batch).to(q.device),
             info={"clusters": float(clusters), "residual": float(residual.max())},
         )
 
-    def _solve(self, q: Tensor, ghosted: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One state: ``n [*cells, basis]``, ``mu``, ``Omega`` and the residual of the filling."""
+    def _solve(self, q: Tensor, ghosted: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One state, at the ``known`` chemical potential if there is one: ``n [*cells, basis]``, ``mu``, ``Omega``, residual of
+        the filling."""
         levels = self._diagonalize(self.hamiltonian.entries(ghosted))
-        kT = self.ensemble.kT
 
         def density(mu: Tensor, rows: Tensor) -> Tensor:
-            return self._clusters.owned(levels.sum(occupation(levels.energies[None], mu, kT)[0]))[None]
+            return self._clusters.owned(levels.sum(occupation(levels.energies[None], mu, self.ensemble.kT)[0]))[None]
 
-        if self.ensemble.kind == "canonical":
-            start = atomic_limit(q[None], self.hamiltonian, self.domain, self.ensemble.filling, kT)
-            solved = solve_chemical_potential(
-                density=density,
-                mean=lambda n: site_mean(n, self.domain),
-                filling=self.ensemble.filling,
-                kT=kT,
-                guess=start.chemical_potential,
-                slope=start.slope.clamp_min(_SLOPE_FLOOR),
-                density_tolerance=0.0,
-            )
-            n, mu, residual = solved.density[0], solved.chemical_potential[0], solved.residual
-        else:
-            mu = torch.tensor(self.ensemble.chemical_potential, dtype=torch.float64)
-            n, residual = density(self._rounded(mu)[None], torch.zeros(1))[0], 0.0
-        return n, mu, self._grand_potential(levels, mu), torch.tensor(residual)
+        if self.ensemble.kind == "canonical" and known is None:
+            return self._canonical(q, levels, density)
+        mu = torch.tensor(self.ensemble.chemical_potential, dtype=torch.float64) if known is None else known
+        n = density(self._rounded(mu)[None], torch.zeros(1))[0]
+        return n, mu, self._grand_potential(levels, mu), torch.tensor(0.0)
+
+    def _canonical(self, q: Tensor, levels: _Levels, density: Density) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """As :meth:`_solve`, at the ``mu`` of the filling."""
+        ensemble = self.ensemble
+        start = atomic_limit(q[None], self.hamiltonian, self.domain, ensemble.filling, ensemble.kT)
+        solved = solve_chemical_potential(
+            density=density,
+            mean=lambda n: site_mean(n, self.domain),
+            filling=ensemble.filling,
+            kT=ensemble.kT,
+            guess=start.chemical_potential,
+            slope=start.slope.clamp_min(_SLOPE_FLOOR),
+            density_tolerance=0.0,
+        )
+        mu = solved.chemical_potential[0]
+        return solved.density[0], mu, self._grand_potential(levels, mu), torch.tensor(solved.residual)
 
     def _diagonalize(self, entries: Tensor) -> _Levels:
         """Spectra of all clusters from ghosted pattern ``entries [*cells, pattern]``, by chunks that bound the memory."""
@@ -144,10 +174,8 @@ class LocalForces:
 
     def _grand_potential(self, levels: _Levels, mu: Tensor) -> Tensor:
         """``Omega = -kT sum_c sum_k |psi_k(c)|^2 ln(1 + exp((mu - e_k) / kT))`` of the whole lattice."""
-        kT = self.ensemble.kT
-        below = mu.to(levels.energies.device) - levels.energies
-        omega = -below.clamp_min(0) if kT == 0 else -kT * softplus(below / kT, threshold=40.0)
-        return self.domain.allsum(self._clusters.owned(levels.sum(omega)).sum().cpu())
+        of_level = grand_potential(levels.energies[None], mu[None], self.ensemble.kT)[0]
+        return global_sum(self._clusters.owned(levels.sum(of_level))[None], self.domain)[0]
 
     def _require_finite(self, q: Tensor, step: int) -> None:
         """Raise on all ranks alike: the eigensolver would fail on one and leave the others waiting."""
@@ -171,6 +199,8 @@ def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: 
 def _require_options(options: Options) -> None:
     if options.reach < 0:
         raise ConfigError(f"reach = {options.reach} is not a number of cells: give 0 (the atomic limit) or more, such as 3")
+    if options.sites < 0:
+        raise ConfigError(f"sites = {options.sites} is not a number of sites: give 1 or more, or 0 for all")
     if options.core < 1:
         raise ConfigError(f"core = {options.core} leaves no cell to compute: give 1 or more")
 

@@ -12,11 +12,13 @@ import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from hpc_holstein.output.analysis import Frames
+from hpc_holstein.output.spectrum import Curve
 
 Array = NDArray[np.floating]
 Parameters = ParamSpec("Parameters")
@@ -24,6 +26,7 @@ Parameters = ParamSpec("Parameters")
 TIME = r"$t$ [$\hbar/t_\mathrm{nn}$]"
 FORCE = r"[$t_\mathrm{nn}/a$]"
 ENERGY = r"[$t_\mathrm{nn}$/site]"
+_ROUND_OFF = 1e-16  # a force of order 1: what a logarithmic axis shows of no difference
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito
 _STYLE: Any = {
     "font.size": 9,
@@ -71,7 +74,7 @@ def force_parity(
     axes.set(xlabel=f"{names[1]} force {FORCE}", ylabel=f"{names[0]} force {FORCE}", aspect="equal")
     shown = "" if metrics["r2"] is None else f",  $R^2$ = {metrics['r2']:.6f}"
     axes.set_title(f"MSE = {metrics['mse']:.2e} $(t_\\mathrm{{nn}}/a)^2${shown}", fontsize=9)
-    figure.colorbar(bins, ax=axes, label="sites in a bin")
+    figure.colorbar(bins, ax=axes, label="sites in a bin", shrink=0.8)
     return figure
 
 
@@ -80,7 +83,8 @@ def force_errors(path: Path, steps: Array, mse: Array, regimes: Mapping[str, tup
     """Mean squared force error of each snapshot against its step in the quench, the regimes shaded."""
     figure = Figure(figsize=(5.2, 3.2))
     axes = figure.add_subplot()
-    axes.semilogy(steps, np.maximum(mse, np.finfo(np.float64).tiny), "o", markersize=3.5, alpha=0.8)
+    axes.plot(steps, np.maximum(mse, _ROUND_OFF**2), "o", markersize=3.5, alpha=0.8)
+    axes.set_yscale("log" if mse.max() > _ROUND_OFF**2 else "linear")
     last = float(max(steps.max(), 1))
     for shade, (name, (first, end)) in zip(("0.86", "0.92", "0.97"), regimes.items(), strict=False):
         stop = min(last if end is None else end, last)
@@ -88,6 +92,68 @@ def force_errors(path: Path, steps: Array, mse: Array, regimes: Mapping[str, tup
             axes.axvspan(first, stop, color=shade, zorder=0, linewidth=0)
             axes.text((first + stop) / 2, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", fontsize=8)
     axes.set(xlabel="step of the quench", ylabel=r"force MSE [$(t_\mathrm{nn}/a)^2$]", xlim=(-0.02 * last, 1.02 * last))
+    return figure
+
+
+@_styled
+def error_histogram(path: Path, errors: Array, names: tuple[str, str]) -> Figure:
+    """How many sites have which ``|dF|``: equal bins of its logarithm, and how many have more than a value."""
+    figure = Figure(figsize=(5.2, 3.2))
+    axes = figure.add_subplot()
+    positive = errors[errors > 0]
+    if len(positive) == 0:
+        axes.text(0.5, 0.5, "the forces are equal", transform=axes.transAxes, ha="center")
+        axes.set_axis_off()
+        return figure
+    low, high = np.floor(np.log10(positive.min())), np.ceil(np.log10(positive.max()))
+    edges = np.logspace(low, max(high, low + 1), int(8 * max(high - low, 1)) + 1)
+    share = 1 / len(errors)
+    axes.hist(
+        positive, bins=edges.tolist(), weights=np.full(len(positive), share), color=_COLOURS[0], alpha=0.55, label="in a bin"
+    )
+    ordered = np.sort(positive)
+    axes.step(ordered, share * np.arange(len(ordered), 0, -1), color=_COLOURS[1], label=r"larger than $|\Delta F|$")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel=rf"$|\Delta F|$ of {names[0]} against {names[1]} {FORCE}",
+        ylabel="part of the forces",
+    )
+    axes.legend(fontsize=8)
+    return figure
+
+
+@_styled
+def error_map(path: Path, error: Array, step: int, names: tuple[str, str]) -> Figure:
+    """``|dF|`` of every site of one state ``[y, x]``, on a logarithmic scale of at most eight decades."""
+    figure = Figure(figsize=(4.4, 3.6))
+    axes = figure.add_subplot()
+    top = max(float(error.max()), _ROUND_OFF)
+    low = min(max(float(error.min()), 1e-8 * top), 0.1 * top)
+    image = axes.imshow(np.maximum(error, low), norm=LogNorm(low, top), cmap="magma", origin="lower", interpolation="nearest")
+    axes.set(xlabel="$x$ [$a$]", ylabel="$y$ [$a$]")
+    axes.set_title(f"{names[0]} against {names[1]}, step {step}", fontsize=9)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes, label=rf"$|\Delta F|$ {FORCE}")
+    return figure
+
+
+@_styled
+def error_budget(path: Path, parts: Sequence[tuple[str, float, float]], names: tuple[str, str]) -> Figure:
+    """Root mean square and largest value of each part ``(name, rms, max)`` of an error, and of the whole."""
+    figure = Figure(figsize=(5.6, 0.9 + 0.42 * len(parts)))
+    axes = figure.add_subplot()
+    place = np.arange(len(parts))[::-1]
+    floor = 0.3 * min((rms for _, rms, _ in parts if rms > 0), default=_ROUND_OFF)
+    for shift, index, label, colour in ((0.19, 2, "largest", _COLOURS[5]), (-0.19, 1, "rms", _COLOURS[0])):
+        values = [max(float(part[index]), floor) for part in parts]
+        axes.barh(place + shift, values, height=0.36, left=0, label=label, color=colour)
+    axes.set_yticks(place, [name for name, _, _ in parts])
+    axes.set(xscale="log", xlim=(floor, None), xlabel=rf"$|\Delta F|$ of {names[0]} against {names[1]} {FORCE}")
+    axes.grid(visible=False, axis="y")
+    axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     return figure
 
 
@@ -199,6 +265,35 @@ def training_curve(path: Path, history: Sequence[Mapping[str, float]], baseline:
     axes.axhline(baseline, color="0.45", linestyle=":", linewidth=1.0, label="baseline")
     axes.set(xlabel="epoch", ylabel=r"force MSE [$(t_\mathrm{nn}/a)^2$]")
     axes.legend(fontsize=8)
+    return figure
+
+
+@_styled
+def density_of_states(
+    path: Path, energies: Array, curves: Mapping[str, Curve], local: Mapping[str, Array], mu: float
+) -> Figure:
+    """Density of states and its integral with their standard errors, and the local ones of chosen sites.
+
+    ``curves``: ``dos`` and ``integrated``; ``local``: name of a site -> values; the part below ``mu``, if that is known, is
+    shaded.
+    """
+    figure = Figure(figsize=(7.6, 5.6 if local else 3.2))
+    panels = figure.subplot_mosaic("TI;LL" if local else "TI")
+    for axes, curve in ((panels["T"], curves["dos"]), (panels["I"], curves["integrated"])):
+        axes.fill_between(energies, curve.value - curve.error, curve.value + curve.error, alpha=0.35, linewidth=0)
+        axes.plot(energies, curve.value, linewidth=0.8)
+    panels["T"].fill_between(energies, 0, curves["dos"].value, where=energies < mu, color="0.85", linewidth=0, zorder=0)
+    panels["T"].set(ylabel=r"DOS [1/(site $t_\mathrm{nn}$)]")
+    panels["I"].set(ylabel="integrated DOS [1/site]")
+    if local:
+        for name, values in local.items():
+            panels["L"].plot(energies, values, label=name, linewidth=0.8)
+        panels["L"].set(ylabel=r"local DOS [1/$t_\mathrm{nn}$]")
+        panels["L"].legend(title="site $(y, x)$", fontsize=7.5, title_fontsize=8)
+    for axes in panels.values():
+        axes.set(xlabel=r"energy $E$ [$t_\mathrm{nn}$]")
+        if np.isfinite(mu):
+            axes.axvline(mu, color="0.4", linestyle=":", linewidth=0.9)
     return figure
 
 

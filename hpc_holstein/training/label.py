@@ -1,24 +1,29 @@
 """Label snapshots with the forces of any provider, over ranks and across interruptions.
 
 Snapshot ``i`` belongs to rank ``i % size``, on a domain that holds the whole lattice, so that labels do not depend on
-the number of ranks.
+the number of ranks.  Where there are fewer snapshots than ranks, all ranks share each of them instead, on a decomposed
+domain, and labels agree with those of another number of ranks to round-off.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, agreed
-from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.errors import ConfigError, DataError, DomainError
 from hpc_holstein.files import refuse_existing
-from hpc_holstein.interfaces import Lattice, State
+from hpc_holstein.interfaces import ForceProvider, ForceResult, Lattice, State
 from hpc_holstein.training import dataset
 from hpc_holstein.training._parts import Parts
 from hpc_holstein.training.dataset import LABELS, Snapshots
@@ -35,6 +40,114 @@ from hpc_holstein.training.paths import (
 _SAVE_EVERY = 20  # snapshots between two writes of the finished ones
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Snapshots with the labels of one provider (NaN where it computes none), complete on every rank, and what they cost.
+
+    seconds     ``[snapshot]``, wall time of each; NaN for those that an earlier run finished
+    info        ``[snapshot]`` of every key that the provider tells with its forces, NaN where it does not
+    tolerance   max |dF| that the provider promises, ``t_nn / a``, or None
+    reach       of the provider, cells; None: the whole lattice
+    """
+
+    snapshots: Snapshots
+    seconds: NDArray[np.float64]
+    info: dict[str, NDArray[np.float64]]
+    tolerance: float | None
+    reach: int | None
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Force, density and chemical potential of one snapshot of the whole lattice, float64, and what they cost."""
+
+    arrays: dict[str, NDArray[np.float64]]
+    seconds: float = math.nan
+    info: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """A provider, and how snapshots are shared out: dealt to ranks that work alone, or each decomposed over all ranks."""
+
+    transport: Transport
+    domain: CartesianDomain
+    forces: ForceProvider
+
+    @classmethod
+    def of(
+        cls, snapshots: Snapshots, lattice: Lattice, transport: Transport, make_forces: MakeForces, device: str = "cpu"
+    ) -> Work:
+        """Decomposed where there are fewer snapshots than ranks and the tiles are thick enough for the provider; collective.
+
+        Errors: :class:`DataError` where the lattice of the snapshots is not ``lattice``, and those of the provider.
+        """
+        if snapshots.extent != tuple(lattice.extent):
+            given, wanted = "x".join(map(str, snapshots.extent)), "x".join(map(str, lattice.extent))
+            raise DataError(f"snapshots of {given} cells do not fit the lattice {wanted}: set the lattice extent to {given}")
+        if len(snapshots) < transport.size:
+            try:
+                domain = CartesianDomain(lattice, transport, device=device)
+                return cls(transport, domain, make_forces(domain))
+            except DomainError:  # of all ranks alike: it follows from the extent and the ranks
+                pass
+        domain = CartesianDomain(lattice, SerialTransport(), device=device)
+        return cls(transport, domain, make_forces(domain))
+
+    @property
+    def keeps(self) -> bool:
+        """Whether this rank is the one that hands on the labels that it has."""
+        return self.domain.size == 1 or self.domain.rank == 0
+
+    def mine(self, snapshots: int) -> Iterable[int]:
+        """The snapshots that this rank takes part in."""
+        return range(self.transport.rank, snapshots, self.transport.size) if self.domain.size == 1 else range(snapshots)
+
+    def labels(self, q: Tensor, chemical_potential: float | None) -> _Labels:
+        """Labels of ``q [*extent, basis, components]``; on a decomposed domain rank 0 alone has them whole."""
+        (top, bottom), (left, right) = self.domain.owned
+        state = State.at_rest(q[top:bottom, left:right].to(self.domain.device))
+        if chemical_potential is not None:
+            state = state.moved(forces=_at(chemical_potential, state.q))
+        start = time.perf_counter()
+        result = self.forces(state)
+        whole = [self.domain.gather(field) for field in (result.force, result.density[..., None])]
+        seconds = time.perf_counter() - start
+        arrays = {name: _array(value) for name, value in zip(("force", "density"), whole, strict=True) if value is not None}
+        return _Labels({**arrays, "chemical_potential": _array(result.chemical_potential)}, seconds, result.info)
+
+
+def evaluate(
+    snapshots: Snapshots,
+    work: Work,
+    progress: Progress | None = None,
+    stage: str = "label",
+    chemical_potential: NDArray[np.floating] | None = None,
+    parts: Parts | None = None,
+) -> Evaluation:
+    """Force, density and chemical potential of each snapshot, float64, what they cost, and what the provider says of them.
+
+    ``stage`` names the work in progress lines.  ``chemical_potential [snapshot]``, ``t_nn``, goes to the provider with the
+    state: those that compute a sample of the sites need it in the canonical ensemble.  ``parts`` keeps finished snapshots;
+    those found there are not computed again.
+    """
+    transport = work.transport
+    finished = _restored(parts)
+    transport.barrier()  # no rank writes parts before all have read them
+    fields = snapshots.fields()
+    mine = [i for i in work.mine(len(snapshots)) if i not in finished]
+    new: dict[int, _Labels] = {}
+    for count, i in enumerate(mine, 1):
+        new[i] = work.labels(fields[i], None if chemical_potential is None else float(chemical_potential[i]))
+        if parts is not None and work.keeps and (count % _SAVE_EVERY == 0 or count == len(mine)):
+            parts.save(f"labels-{transport.rank}-{mine[0]}", _stacked(new))
+        if progress is not None:
+            progress(stage, count, len(mine))
+    for share in transport.allgather(new if work.keeps else {}):
+        finished.update(share)
+    return _evaluation(snapshots, [finished[i] for i in range(len(snapshots))], work.forces)
+
+
 def label(
     snapshots: Snapshots,
     lattice: Lattice,
@@ -47,31 +160,15 @@ def label(
 ) -> Snapshots:
     """The snapshots with force, density and chemical potential of the provider, complete on every rank, float64.
 
-    ``parts`` keeps finished snapshots; those found there are not computed again.
-    Errors: :class:`DataError` where the lattice of the snapshots is not ``lattice``.
+    Errors: :class:`DataError` where the lattice of the snapshots is not ``lattice``, or the provider leaves sites without a
+    force.
     """
-    if snapshots.extent != tuple(lattice.extent):
-        given, wanted = "x".join(map(str, snapshots.extent)), "x".join(map(str, lattice.extent))
-        raise DataError(f"snapshots of {given} cells do not fit the lattice {wanted}: set the lattice extent to {given}")
-    finished = _restored(parts)
-    transport.barrier()  # no rank writes parts before all have read them
-    forces = make_forces(CartesianDomain(lattice, SerialTransport(), device=device))
-    fields = snapshots.fields()
-    mine = [i for i in range(transport.rank, len(snapshots), transport.size) if i not in finished]
-    new: dict[int, dict[str, NDArray[np.float64]]] = {}
-    for count, i in enumerate(mine, 1):
-        result = forces(State.at_rest(fields[i].to(device)))
-        new[i] = {name: getattr(result, name).double().cpu().numpy() for name in LABELS}
-        if parts is not None and (count % _SAVE_EVERY == 0 or count == len(mine)):
-            parts.save(f"labels-{transport.rank}-{mine[0]}", _stacked(new))
-        if progress is not None:
-            progress("label", count, len(mine))
-    for share in transport.allgather(new):
-        finished.update(share)
-    stacked = _stacked(finished)
-    shapes = {"force": snapshots.q.shape, "density": snapshots.q.shape[:3], "chemical_potential": (len(snapshots),)}
-    arrays: dict[str, Any] = {name: stacked[name].reshape(shape) for name, shape in shapes.items()}
-    return replace(snapshots, label_attributes=dict(label_attributes), **arrays)
+    found = evaluate(snapshots, Work.of(snapshots, lattice, transport, make_forces, device), progress, parts=parts).snapshots
+    assert found.force is not None
+    missing = int(np.count_nonzero(~np.isfinite(found.force)))
+    if missing:
+        raise DataError(f"{missing} forces of {found.force.size} are not finite, and labels need all: compute all sites")
+    return replace(found, label_attributes=dict(label_attributes))
 
 
 def label_file(
@@ -133,19 +230,48 @@ def make_file(
     return labelled
 
 
-def _restored(parts: Parts | None) -> dict[int, dict[str, NDArray[np.float64]]]:
+def _at(chemical_potential: float, q: Tensor) -> ForceResult:
+    """Forces that tell a provider the chemical potential and nothing else."""
+    unknown = torch.full_like(q, math.nan)
+    return ForceResult(unknown, unknown[..., 0], torch.tensor(chemical_potential, dtype=torch.float64))
+
+
+def _array(value: Tensor) -> NDArray[np.float64]:
+    return value.double().cpu().numpy()
+
+
+def _evaluation(snapshots: Snapshots, labels: list[_Labels], forces: ForceProvider) -> Evaluation:
+    """The labels of all snapshots as arrays of the schema."""
+    shapes = {"force": snapshots.q.shape, "density": snapshots.q.shape[:3], "chemical_potential": (len(snapshots),)}
+    arrays: dict[str, Any] = {
+        name: np.stack([one.arrays[name] for one in labels]).reshape(shape) for name, shape in shapes.items()
+    }
+    rows = [one.info or {} for one in labels]
+    info = {
+        key: np.array([row.get(key, math.nan) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)
+    }
+    return Evaluation(
+        replace(snapshots, label_attributes={}, **arrays),
+        np.array([one.seconds for one in labels]),
+        info,
+        forces.tolerance,
+        forces.reach,
+    )
+
+
+def _restored(parts: Parts | None) -> dict[int, _Labels]:
     """Labels that an earlier run of the same job finished, by snapshot."""
     found = {}
     for part in parts.load("labels-*") if parts is not None else []:
         for row, i in enumerate(part["index"]):
-            found[int(i)] = {name: part[name][row] for name in LABELS}
+            found[int(i)] = _Labels({name: part[name][row] for name in LABELS})
     return found
 
 
-def _stacked(labels: Mapping[int, Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[Any]]:
+def _stacked(labels: Mapping[int, _Labels]) -> dict[str, NDArray[Any]]:
     """Labels in the order of the snapshots, and the ``index`` of those."""
     order = sorted(labels)
-    stacked: dict[str, NDArray[Any]] = {name: np.stack([labels[i][name] for i in order]) for name in LABELS}
+    stacked: dict[str, NDArray[Any]] = {name: np.stack([labels[i].arrays[name] for i in order]) for name in LABELS}
     return {"index": np.array(order), **stacked}
 
 

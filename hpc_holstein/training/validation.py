@@ -1,9 +1,15 @@
-"""One force provider against another, or against stored labels, over all snapshots and by regime of the quench."""
+"""One force provider against another, or against stored labels, over all snapshots and by regime of the quench.
+
+Either side may compute a sample of the sites only; what is compared are the sites at which the reference is known.  A
+sampled provider cannot find the canonical chemical potential, so it is given one: that of the other side if it knows the
+whole lattice and promises a tolerance (the ``mu`` of a network is part of its error), else that of a third provider.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,45 +19,112 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.training.dataset import Snapshots
-from hpc_holstein.training.label import label
+from hpc_holstein.training.label import Evaluation, Work, evaluate
 from hpc_holstein.training.paths import MakeForces, Progress
 
 REGIMES = {"hot": (0, 200), "coarsening": (200, 800), "ordered": (800, None)}
 """Steps ``[first, end)`` of each regime of a quench at the published parameters; random snapshots (quench -1) stand apart."""
 
+UNITS = {
+    "snapshots": "1",
+    "values": "1",
+    "mse": "(t_nn/a)^2",
+    "rmse": "t_nn/a",
+    "mae": "t_nn/a",
+    "max_error": "t_nn/a",
+    "r2": "1",
+    "chemical_potential_max_error": "t_nn",
+    "reference_error_estimate": "t_nn/a",
+    "seconds_per_state": "s",
+    "reference_seconds_per_state": "s",
+}
+"""Unit of every metric of a regime."""
+
+_COLUMNS = {  # metric -> heading and format
+    "snapshots": ("states", "d"),
+    "values": ("forces", "d"),
+    "mse": ("MSE", ".2e"),
+    "rmse": ("RMSE", ".2e"),
+    "max_error": ("max |dF|", ".2e"),
+    "r2": ("R2", ".7f"),
+    "chemical_potential_max_error": ("max |dmu|", ".1e"),
+    "seconds_per_state": ("time/state", ".2g"),
+    "reference_seconds_per_state": ("reference", ".2g"),
+    "reference_error_estimate": ("est. error", ".1e"),
+}
+_SHOWN_UNITS = {"1": "", "(t_nn/a)^2": "(t/a)^2", "t_nn/a": "t/a", "t_nn": "t"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison.
+
+    name     in progress lines
+    make     builds the provider; None: the labels that the snapshots carry
+    sampled  whether it computes the chosen sites alone, at a chemical potential that it is given
+    """
+
+    name: str
+    make: MakeForces | None
+    sampled: bool = False
+
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics (JSON-serialisable, see :func:`force_metrics`) and the snapshots with the labels of either side."""
+    """Metrics by regime (see :func:`force_metrics`), and the snapshots with the labels of either side.
 
-    metrics: dict[str, Any]
-    predicted: Snapshots
-    reference: Snapshots
+    The force of ``reference`` is NaN at sites that are not compared.  ``seconds``: by regime, wall time per state of either
+    side.  ``chemical_potential [snapshot]``, ``t_nn``: what the reference stands for, None where it is not known;
+    ``potential_of`` names the provider that gave it to the sampled sides, None where none was needed.
+    """
+
+    metrics: dict[str, dict[str, float | None]]
+    seconds: dict[str, dict[str, float | None]]
+    predicted: Evaluation
+    reference: Evaluation
+    chemical_potential: NDArray[np.floating] | None
+    potential_of: str | None
 
 
 def compare(
-    make_forces: MakeForces,
+    judged: Side,
+    reference: Side,
     snapshots: Snapshots,
     lattice: Lattice,
     transport: Transport,
-    make_reference: MakeForces | None = None,
+    sites: NDArray[np.int64] | None = None,
+    potential: Side | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Comparison:
-    """Total force of one provider against another on given states; without ``make_reference`` against their stored labels.
+    """Total force of ``judged`` against ``reference`` on given states, at ``sites`` (numbers in the whole lattice) or at all.
 
-    The work is spread over ranks, the result complete on each.
-    Errors: :class:`DataError` where stored labels are asked for and there are none.
+    ``potential`` knows the whole lattice and gives sampled sides their ``mu`` where neither side can; None: they need none
+    (grand-canonical).  The work is spread over ranks, the result complete on each.
+    Errors: :class:`DataError` where stored labels are asked for and there are none, or where a force is NaN.
     """
-    if make_reference is None:
-        _force(snapshots)  # before any work
-    predicted = label(snapshots, lattice, transport, make_forces, {}, device=device, progress=progress)
-    reference = snapshots
-    if make_reference is not None:
-        reference = label(snapshots, lattice, transport, make_reference, {}, device=device, progress=progress)
-    metrics: dict[str, Any] = force_metrics(_force(predicted), _force(reference), snapshots.quench, snapshots.step)
-    metrics["chemical_potential_max_error"] = _largest_difference(predicted, reference)
-    return Comparison(metrics, predicted, reference)
+    if reference.make is None and snapshots.force is None:  # before any work
+        raise DataError(f"the {len(snapshots)} snapshots carry no force to compare with: label them, or name a reference")
+    prepare = partial(_Run.of, snapshots=snapshots, lattice=lattice, transport=transport, device=device, progress=progress)
+    runs = {side: prepare(side) for side in (judged, reference)}  # before any work, too
+    found = {side: runs[side]() for side in runs if not side.sampled}
+    trusted = [side for side in (reference, judged) if side in found and _knows_potential(found[side])]
+    mu, potential_of = None, None
+    if potential is not None and (judged.sampled or reference.sampled):
+        mu = (found[trusted[0]] if trusted else prepare(potential)()).snapshots.chemical_potential
+        potential_of = (trusted[0] if trusted else potential).name
+    found |= {side: runs[side](mu) for side in runs if side.sampled}
+    predicted, truth = found[judged], _only_at(found[reference], sites)
+    known = truth.snapshots.chemical_potential
+    own_potential = not (judged.sampled or reference.sampled)
+    return Comparison(
+        _metrics_by_regime(predicted, truth, own_potential),
+        _seconds_by_regime(predicted, truth),
+        predicted,
+        truth,
+        known if known is not None and np.isfinite(known).all() else None,
+        potential_of,
+    )
 
 
 def regimes(quench: NDArray[np.int64], step: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
@@ -65,26 +138,107 @@ def regimes(quench: NDArray[np.int64], step: NDArray[np.int64]) -> dict[str, NDA
 def force_metrics(
     predicted: NDArray[np.floating], reference: NDArray[np.floating], quench: NDArray[np.int64], step: NDArray[np.int64]
 ) -> dict[str, dict[str, float | None]]:
-    """For ``all`` and each regime: ``snapshots``, ``mse``, ``rmse``, ``mae``, ``max_error``, ``r2`` of the force.
+    """For ``all`` and each regime: ``snapshots``, ``values``, ``mse``, ``rmse``, ``mae``, ``max_error``, ``r2`` of the force.
 
     ``R2 = 1 - sum (F - F_ref)^2 / sum (F_ref - mean F_ref)^2``, None where the reference does not vary; forces
-    ``[snapshot, y, x]`` in ``t_nn / a``, squared errors in its square.
+    ``[snapshot, y, x]`` in ``t_nn / a``, squared errors in its square, over the ``values`` where the reference is not NaN.
     """
     return {name: _metrics(predicted[mask], reference[mask]) for name, mask in regimes(quench, step).items()}
 
 
-def _force(snapshots: Snapshots) -> NDArray[np.floating]:
-    if snapshots.force is None:
-        raise DataError(f"the {len(snapshots)} snapshots carry no force to compare with: label them, or name a reference")
-    return snapshots.force
+def summary(metrics: Mapping[str, Any]) -> str:
+    """Metrics as a table for a terminal, one regime a line, with the columns that are known."""
+    rows = {name: row for name, row in metrics.items() if isinstance(row, Mapping)}
+    shown = [key for key in _COLUMNS if any(row.get(key) is not None for row in rows.values())]
+    width = {key: max(11, len(_COLUMNS[key][0]) + 2) for key in shown}
+    head = "".join(f"{_COLUMNS[key][0]:>{width[key]}}" for key in shown)
+    units = "".join(f"{_SHOWN_UNITS.get(UNITS[key], UNITS[key]):>{width[key]}}" for key in shown)
+    lines = [f"{'regime':<11}{head}", f"{'':<11}{units}"]
+    for name, row in rows.items():
+        cells = ["-" if row.get(key) is None else format(row[key], _COLUMNS[key][1]) for key in shown]
+        lines.append(f"{name:<11}" + "".join(f"{cell:>{width[key]}}" for key, cell in zip(shown, cells, strict=True)))
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A side that can be computed: its provider is built (None: the stored labels)."""
+
+    side: Side
+    work: Work | None
+    snapshots: Snapshots
+    progress: Progress | None
+
+    @classmethod
+    def of(
+        cls, side: Side, snapshots: Snapshots, lattice: Lattice, transport: Transport, device: str, progress: Progress | None
+    ) -> _Run:
+        work = None if side.make is None else Work.of(snapshots, lattice, transport, side.make, device)
+        return cls(side, work, snapshots, progress)
+
+    def __call__(self, chemical_potential: NDArray[np.floating] | None = None) -> Evaluation:
+        if self.work is None:
+            return Evaluation(self.snapshots, np.full(len(self.snapshots), np.nan), {}, None, None)
+        return evaluate(self.snapshots, self.work, self.progress, self.side.name, chemical_potential)
+
+
+def _knows_potential(found: Evaluation) -> bool:
+    """Whether the chemical potential of a whole-lattice provider, or of stored labels, can stand for the exact one."""
+    mu = found.snapshots.chemical_potential
+    stored = bool(np.isnan(found.seconds).all())
+    return mu is not None and bool(np.isfinite(mu).all()) and (stored or found.tolerance is not None)
+
+
+def _only_at(found: Evaluation, sites: NDArray[np.int64] | None) -> Evaluation:
+    """NaN as the force of all sites but these."""
+    force = found.snapshots.force
+    assert force is not None
+    if sites is None:
+        return found
+    chosen = np.zeros(force.shape[1] * force.shape[2], dtype=bool)
+    chosen[sites] = True
+    kept = chosen.reshape(1, *force.shape[1:3], *(1,) * (force.ndim - 3))
+    return replace(found, snapshots=replace(found.snapshots, force=np.where(kept, force, np.nan)))
+
+
+def _metrics_by_regime(predicted: Evaluation, reference: Evaluation, own_potential: bool) -> dict[str, dict[str, float | None]]:
+    """Metrics of the force, of ``mu`` where both sides found it themselves, and what the reference says of its own error."""
+    here, there = predicted.snapshots, reference.snapshots
+    assert here.force is not None
+    assert there.force is not None
+    rows = force_metrics(here.force, there.force, there.quench, there.step)
+    potentials = (here.chemical_potential, there.chemical_potential) if own_potential else (None, None)
+    estimate = reference.info.get("error_estimate", np.full(len(there), np.nan))
+    for name, mask in regimes(there.quench, there.step).items():
+        if potentials[0] is not None and potentials[1] is not None:
+            rows[name]["chemical_potential_max_error"] = _largest(np.abs(potentials[0] - potentials[1])[mask])
+        largest = _largest(estimate[mask])
+        rows[name]["reference_error_estimate"] = reference.tolerance if largest is None else largest
+    return rows
+
+
+def _seconds_by_regime(predicted: Evaluation, reference: Evaluation) -> dict[str, dict[str, float | None]]:
+    """Mean wall time of a state, of either side."""
+    sides = {"seconds_per_state": predicted.seconds, "reference_seconds_per_state": reference.seconds}
+    masks = regimes(reference.snapshots.quench, reference.snapshots.step)
+    return {
+        regime: {key: float(row[mask].mean()) if np.isfinite(row[mask]).all() else None for key, row in sides.items()}
+        for regime, mask in masks.items()
+    }
 
 
 def _metrics(predicted: NDArray[np.floating], reference: NDArray[np.floating]) -> dict[str, float | None]:
-    exact = reference.astype(np.float64)
-    error = predicted.astype(np.float64) - exact
+    kept = ~np.isnan(reference)
+    exact = reference[kept].astype(np.float64)
+    error = predicted[kept].astype(np.float64) - exact
+    if not np.isfinite(error).all():
+        raise DataError(
+            f"{int((~np.isfinite(error)).sum())} of the {error.size} forces to compare are not finite: check the states"
+        )
     mse, variance = float(np.mean(error**2)), float(np.var(exact))
     return {
-        "snapshots": len(exact),
+        "snapshots": len(reference),
+        "values": int(error.size),
         "mse": mse,
         "rmse": mse**0.5,
         "mae": float(np.mean(np.abs(error))),
@@ -93,20 +247,6 @@ def _metrics(predicted: NDArray[np.floating], reference: NDArray[np.floating]) -
     }
 
 
-def _largest_difference(predicted: Snapshots, reference: Snapshots) -> float | None:
-    """Largest difference of the chemical potentials, ``t_nn``; None where one side does not know them."""
-    if predicted.chemical_potential is None or reference.chemical_potential is None:
-        return None
-    difference = np.abs(predicted.chemical_potential - reference.chemical_potential)
-    return float(difference.max()) if np.isfinite(difference).all() else None
-
-
-def summary(metrics: Mapping[str, Any]) -> str:
-    """Metrics as a table for a terminal, one regime a line."""
-    lines = [f"{'regime':<12}{'snapshots':>10}{'MSE':>12}{'RMSE':>12}{'MAE':>12}{'max':>12}{'R2':>12}"]
-    for name, row in metrics.items():
-        if isinstance(row, Mapping):
-            values = "".join(f"{row[key]:>12.3e}" for key in ("mse", "rmse", "mae", "max_error"))
-            r2 = "-" if row["r2"] is None else f"{row['r2']:.7f}"
-            lines.append(f"{name:<12}{row['snapshots']:>10d}{values}{r2:>12}")
-    return "\n".join(lines)
+def _largest(values: NDArray[np.floating]) -> float | None:
+    """The largest value; None where one is not known."""
+    return float(values.max()) if np.isfinite(values).all() else None

@@ -18,6 +18,8 @@ from hpc_holstein import __main__
 from hpc_holstein.cli import COMMANDS, main
 
 PRESET = ["--preset", "paper-2601.04104"]
+JUDGE = ["--input", "states.h5"]
+KPM = ["--reference", "kpm", "--reference-set"]
 
 
 @pytest.fixture
@@ -61,6 +63,9 @@ def test_from_labels_to_figures(here: Path, capsys: pytest.CaptureFixture[str]) 
     found = json.loads(Path("quench/validation/validation.json").read_text())
     assert found["all"]["snapshots"] == 3
     assert 0 < found["all"]["mse"] < 1
+    assert found["units"]["mse"] == "(t_nn/a)^2"
+    names = {"validation.json", "force_parity.png", "force_errors.png", "error_histogram.png", "error_map.png"}
+    assert {p.name for p in Path("quench/validation").iterdir()} == names
     assert main(["validate", "--input", "data.h5", "--force", "exact", "--reference", "labels", "--output", "same"]) == 0
     assert json.loads(Path("same/validation.json").read_text())["all"]["max_error"] < 1e-10
     assert main(["analyze", "quench"]) == 0
@@ -86,6 +91,102 @@ def test_from_labels_to_figures(here: Path, capsys: pytest.CaptureFixture[str]) 
     for again in (["run", *PRESET, *small, "--output", "quench"], ["analyze", "quench"], ["validate", "--run", "quench"]):
         assert "never overwritten" in refused(capsys, *again)
     assert not Path("other").exists()
+
+
+def validation(*arguments: str) -> dict[str, Any]:
+    """The numbers of ``validate``."""
+    assert main(["validate", *arguments]) == 0
+    folder = arguments[arguments.index("--output") + 1]
+    found: dict[str, Any] = json.loads((Path(folder) / "validation.json").read_text())
+    return found
+
+
+def test_the_last_state_of_a_run_is_judged(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--lattice", "10x8", "--steps", "6", "--set", "output.snapshot_every=3", "--force", "atomic", "--output", "run"]
+    assert main(["run", *PRESET, *small]) == 0
+    capsys.readouterr()
+    found = validation("--run", "run", "--states", "1", "--output", "last")
+    said = capsys.readouterr().out
+    assert "force atomic: 1/1" in said
+    assert "reference exact: 1/1" in said
+    assert found["all"]["snapshots"] == 1
+    with h5py.File("run/trajectory.h5") as file, h5py.File("states.h5", "w") as states:
+        states["q"] = file["q"][2:]
+    again = validation("--input", "states.h5", "--force", "atomic", "--output", "again")
+    assert again["all"]["mse"] == pytest.approx(found["all"]["mse"])
+
+
+def test_a_sampled_reference_a_reach_and_a_budget(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each option acts on the side it names."""
+    write_states(Path("states.h5"))
+    sampled = ["--input", "states.h5", "--sites", "7", "--sites-seed", "2"]
+    found = validation(*sampled, "--force", "exact", "--reference", "local", "--reach", "4", "--output", "a")
+    assert (found["all"]["values"], len(found["sites"]["numbers"])) == (21, 7)
+    assert found["all"]["max_error"] < 1e-10  # the clusters hold the lattice of 6x4
+    assert found["chemical_potential_of"] == "force exact"
+    assert "that of force exact" in capsys.readouterr().out
+    assert not Path("a/error_map.png").exists()
+    floor = validation(*sampled, "--force", "local", "--reach", "1", "--reference", "exact", "--output", "b")
+    other = validation(
+        *sampled,
+        "--force",
+        "local",
+        "--set",
+        "force.reach=1",
+        "--reference",
+        "local",
+        "--reference-set",
+        "reach=3",
+        "--output",
+        "c",
+    )
+    assert floor["all"]["mse"] == pytest.approx(other["all"]["mse"], rel=1e-4)  # but for the mu of KPM
+    assert other["chemical_potential_of"].startswith("kpm of the whole lattice")
+    assert other["reference_provider"]["options"]["reach"] == 3
+    whole = validation("--input", "states.h5", "--force", "local", "--reach", "1", "--budget", "--output", "d")
+    parts = {part["name"]: part for part in whole["budget"]["parts"]}
+    assert list(parts) == ["chemical potential", "reach 1", "total"]
+    assert parts["total"]["rms"] == pytest.approx(whole["all"]["rmse"])
+    assert parts["total"]["values"] == 72
+    assert Path("d/error_budget.png").exists()
+    network = validation("--input", "states.h5", "--force", "neural", "--budget", "--output", "e")
+    assert [part["name"] for part in network["budget"]["parts"]] == ["chemical potential", "network", "reach 4", "total"]
+
+
+def test_kpm_is_judged_with_its_probing_error(here: Path) -> None:
+    """Probing, truncation and mu add up to no more than it promises."""
+    write_states(Path("states.h5"))
+    found = validation(
+        "--input",
+        "states.h5",
+        "--states",
+        "1",
+        "--force",
+        "kpm",
+        "--set",
+        "force.tolerance=1e-3",
+        "--sites",
+        "5",
+        "--budget",
+        "--output",
+        "a",
+    )
+    parts = {part["name"]: part for part in found["budget"]["parts"]}
+    assert list(parts) == ["probing", "truncation", "chemical potential", "rest", "total"]
+    assert parts["rest"]["max"] < 1e-4
+    assert parts["total"]["values"] == 5
+
+
+def test_petsc_judges_a_sample_with_options_of_its_own(here: Path) -> None:
+    pytest.importorskip("petsc4py")
+    write_states(Path("states.h5"))
+    options = ["--reference-set", "petsc=-ksp_type bcgs", "--reference-set", "tolerance=1e-7"]
+    found = validation(
+        "--input", "states.h5", "--force", "exact", "--reference", "petsc", "--sites", "4", *options, "--output", "a"
+    )
+    assert found["all"]["values"] == 12
+    assert found["all"]["max_error"] < 1e-7
+    assert found["reference_provider"]["options"] == {"petsc": "-ksp_type bcgs", "tolerance": 1e-7}
 
 
 def test_labels_are_added_and_nothing_else_changes(here: Path) -> None:
@@ -154,6 +255,19 @@ def test_a_run_continues_from_a_snapshot_of_another(here: Path) -> None:
         (["train", "states.h5", "--output", "m"], ["states.h5 is not labelled"]),
         (["validate", "--input", "states.h5", "--reference", "labels"], ["states.h5 is not labelled"]),
         (["validate", "--run", "nowhere"], ["nowhere/trajectory.h5 does not exist"]),
+        (["validate", *JUDGE, "--sites", "0"], ["--sites", "'0'"]),
+        (["validate", *JUDGE, "--sites", "25"], ["sites = 25", "a lattice of 24"]),
+        (["validate", *JUDGE, "--sites-seed", "3"], ["--sites-seed 3 has no meaning without --sites"]),
+        (["validate", *JUDGE, "--reach", "-1", "--force", "local"], ["--reach", "'-1'"]),
+        (["validate", *JUDGE, "--reach", "2"], ["--reach 2", "neither side is local"]),
+        (["validate", *JUDGE, "--reference", "exakt"], ["--reference = 'exakt'", "did you mean 'exact'?"]),
+        (["validate", *JUDGE, *KPM, "tolerence=1e-8"], ["'reference.tolerence'", "did you mean 'reference.tolerance'?"]),
+        (["validate", *JUDGE, *KPM, "tolerance=fast"], ["reference.tolerance = 'fast'", "a number"]),
+        (["validate", *JUDGE, *KPM, "tolerance"], ["--reference-set tolerance is not an assignment"]),
+        (["validate", *JUDGE, *KPM, "tolerance=7"], ["tolerance = 7.0 is not a force error"]),
+        (["validate", *JUDGE, *KPM, "sites=3"], ["give --sites N instead"]),
+        (["validate", *JUDGE, "--set", "force.sites=3", "--force", "local"], ["give --sites N instead"]),
+        (["validate", *JUDGE, "--reference-set", "reach=3", "--reference", "labels"], ["states.h5 is not labelled"]),
         (["analyze", "nowhere"], ["nowhere/trajectory.h5 does not exist"]),
         (["analyze", "states.h5"], ["states.h5 is not a trajectory"]),
         (["show", "nowhere"], ["nowhere does not exist"]),

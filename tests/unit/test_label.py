@@ -10,14 +10,14 @@ import torch
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError
-from hpc_holstein.forces import atomic, exact
+from hpc_holstein.forces import atomic, exact, local
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.lattice import square
 from hpc_holstein.training import dataset
 from hpc_holstein.training._parts import Parts
 from hpc_holstein.training.dataset import LABELS, Snapshots
-from hpc_holstein.training.label import label, label_file, make_file
+from hpc_holstein.training.label import Work, evaluate, label, label_file, make_file
 from hpc_holstein.training.paths import (
     QuenchPlan,
     RandomPlan,
@@ -45,30 +45,32 @@ class InterruptedJobError(Exception):
     """Stands for the end of a job's time."""
 
 
+class Watched:
+    """A provider that does something else before each call."""
+
+    def __init__(self, forces, before):
+        self.reach, self.tolerance = forces.reach, forces.tolerance
+        self._forces, self._before = forces, before
+
+    def __call__(self, state):
+        self._before()
+        return self._forces(state)
+
+
 def stopping(make_forces, calls):
     """The provider of ``make_forces``, which fails after so many calls."""
     left = [calls]
 
-    def make(domain):
-        forces = make_forces(domain)
+    def count():
+        left[0] -= 1
+        if left[0] < 0:
+            raise InterruptedJobError
 
-        def call(state):
-            left[0] -= 1
-            if left[0] < 0:
-                raise InterruptedJobError
-            return forces(state)
-
-        return call
-
-    return make
+    return lambda domain: Watched(make_forces(domain), count)
 
 
 def counting(make_forces, log):
-    def make(domain):
-        forces = make_forces(domain)
-        return lambda state: (log.append(1), forces(state))[1]
-
-    return make
+    return lambda domain: Watched(make_forces(domain), lambda: log.append(1))
 
 
 def plan(**changes):
@@ -283,6 +285,89 @@ def test_external_file_is_labelled_on_ranks_and_otherwise_unchanged(tmp_path):
         run_in_process(2, lambda t: label_file(tmp_path / "in.h5", tmp_path / "out.h5", LATTICE, t, make_exact, {}))
     with pytest.raises(DataError, match="holds force"):
         label_file(tmp_path / "out.h5", tmp_path / "again.h5", LATTICE, SerialTransport(), make_exact, {})
+
+
+# --- fewer states than ranks --------------------------------------------------------------------------------------------
+
+WIDE = square.build((8, 9))
+
+
+def make_local(domain, **options):
+    return local.build(local.Options(reach=2, **options), holstein.build(holstein.Options(), WIDE), domain, ENSEMBLE)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_share_a_state_when_there_are_more_of_them(ranks):
+    states = random_snapshots(RandomPlan(1, 2.0, seed=1), WIDE)
+    alone = label(states, WIDE, SerialTransport(), make_local, {})
+    tiles = []
+
+    def make(domain):
+        tiles.append(domain.local_extent)
+        return make_local(domain)
+
+    for made in run_in_process(ranks, lambda t: label(states, WIDE, t, make, {})):
+        for name in LABELS:
+            np.testing.assert_allclose(getattr(made, name), getattr(alone, name), atol=1e-11, rtol=0)
+    assert sum(rows * columns for rows, columns in tiles) == 72  # all of them work
+
+
+def test_states_that_cannot_be_decomposed_are_dealt():
+    """Tiles of 4 cells are too thin for a halo of 5."""
+    states = random_snapshots(RandomPlan(1, 2.0, seed=1), WIDE)
+    alone = label(states, WIDE, SerialTransport(), lambda domain: make_local(domain, core=4), {})
+    tiles = []
+
+    def make(domain):
+        forces = make_local(domain, core=4)
+        tiles.append(domain.local_extent)
+        return forces
+
+    for made in run_in_process(2, lambda t: label(states, WIDE, t, make, {})):
+        np.testing.assert_allclose(made.force, alone.force, atol=1e-12, rtol=0)
+    assert tiles == [(8, 9), (8, 9)]
+
+
+def test_shared_states_continue_after_an_interruption(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpc_holstein.training.label._SAVE_EVERY", 1)
+    states = random_snapshots(RandomPlan(2, 2.0, seed=1), WIDE)
+    parts = Parts(tmp_path / "a.h5", {})
+    stopped = stopping(make_local, 1)
+
+    def first_rank_stops(domain):
+        return stopped(domain) if domain.rank == 0 else make_local(domain)
+
+    with pytest.raises(InterruptedJobError):
+        run_in_process(3, lambda t: label(states, WIDE, t, first_rank_stops, {}, parts))
+    log = []
+    made = run_in_process(3, lambda t: label(states, WIDE, t, counting(make_local, log), {}, parts))[0]
+    assert len(log) == 3  # each rank once: the other state was kept
+    alone = label(states, WIDE, SerialTransport(), make_local, {})
+    np.testing.assert_allclose(made.force, alone.force, atol=1e-11, rtol=0)
+
+
+def test_what_a_provider_says_and_costs_is_collected():
+    states = random_snapshots(RandomPlan(3, 2.0, seed=1), WIDE)
+    seen = []
+    work = Work.of(states, WIDE, SerialTransport(), make_local)
+    found = evaluate(states, work, progress=lambda *report: seen.append(report), stage="force local")
+    assert found.info["clusters"].tolist() == [72, 72, 72]
+    assert (found.seconds > 0).all()
+    assert (found.tolerance, found.reach) == (None, 2)
+    assert seen == [("force local", done, 3) for done in (1, 2, 3)]
+
+
+def test_sampled_forces_are_no_labels():
+    states = random_snapshots(RandomPlan(1, 2.0, seed=1), WIDE)
+    with pytest.raises(ConfigError, match="needs the chemical potential of the whole lattice"):
+        label(states, WIDE, SerialTransport(), lambda domain: make_local(domain, sites=5), {})
+    fixed = Ensemble("grand-canonical", kT=0.1)
+
+    def make(domain):
+        return local.build(local.Options(sites=5), holstein.build(holstein.Options(), WIDE), domain, fixed)
+
+    with pytest.raises(DataError, match="67 forces of 72 are not finite"):
+        label(states, WIDE, SerialTransport(), make, {})
 
 
 def test_damaged_part_is_named(tmp_path):

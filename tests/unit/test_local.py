@@ -15,6 +15,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, DomainError, SpectrumError
 from hpc_holstein.forces import atomic, exact, local
+from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Bond, Ensemble, ForceResult, State
 from hpc_holstein.lattice import square
@@ -249,6 +250,54 @@ def test_result_depends_on_the_coordinates_alone():
     assert torch.equal(forces_of(State(q=q, velocity=q, forces=wrong)).force, cold.force)
 
 
+# --- a sample of the sites ----------------------------------------------------------------------------------------------
+
+
+def told(q, mu) -> State:
+    """A state that knows its chemical potential."""
+    unknown = torch.full_like(q, math.nan)
+    return State(q=q, velocity=q, forces=ForceResult(unknown, unknown[..., 0], torch.as_tensor(mu, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize("core", [1, 3])
+@pytest.mark.parametrize("ensemble", [HALF, AT_MU], ids=["canonical", "grand-canonical"])
+def test_sampled_sites_are_those_of_all_sites(core, ensemble):
+    """At the mu of the whole lattice the same numbers, NaN at all other sites, and no more clusters than sites."""
+    lattice = square.build((13, 17))
+    q = random_q(2, 13, 17)
+    whole = provider(lattice, ensemble, reach=2, core=core)(State.at_rest(q))
+    forces_of = provider(lattice, ensemble, reach=2, core=core, sites=9, seed=4)
+    part = forces_of(told(q, whole.chemical_potential))
+    sites = chosen_sites(lattice, 9, 4)
+    kept = torch.isfinite(part.force[..., 0, 0]).reshape(2, -1)
+    assert torch.equal(kept[0].nonzero()[:, 0], sites)
+    assert torch.equal(kept[0], kept[1])
+    assert torch.equal(torch.isfinite(part.density), torch.isfinite(part.force[..., 0]))
+    for name in ("force", "density"):
+        there, here = (getattr(r, name).reshape(2, -1)[:, sites] for r in (whole, part))
+        assert torch.allclose(here, there, atol=1e-12, rtol=0)
+    assert torch.equal(part.chemical_potential, whole.chemical_potential)
+    assert part.grand_potential is None
+    assert part.info["clusters"] <= 9
+
+
+@pytest.mark.parametrize(("size", "grid"), [(2, (1, 2)), (4, (2, 2))])
+def test_sampled_sites_do_not_depend_on_the_ranks(size, grid):
+    """Three sites on four ranks: some have none."""
+    lattice = square.build((13, 17))
+    q = random_q(13, 17)
+    serial = provider(lattice, HALF, reach=2, sites=3)(told(q, 0.2))
+
+    def body(transport):
+        forces_of = provider(lattice, HALF, transport, grid, reach=2, sites=3)
+        tile = tuple(slice(*span) for span in forces_of.domain.owned)
+        return tile, forces_of(told(q[tile].contiguous(), 0.2))
+
+    for tile, result in run_in_process(size, body):
+        assert torch.allclose(result.force, serial.force[tile], atol=1e-12, rtol=0, equal_nan=True)
+        assert result.info == serial.info
+
+
 # --- refusals -----------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +307,12 @@ def test_refusals(monkeypatch):
         forces(q, HALF, reach=-1)
     with pytest.raises(ConfigError, match="core = 0"):
         forces(q, HALF, core=0)
+    with pytest.raises(ConfigError, match="sites = -1"):
+        forces(q, HALF, sites=-1)
+    with pytest.raises(ConfigError, match="sites = 37 cannot be chosen from a lattice of 36"):
+        forces(q, HALF, sites=37)
+    with pytest.raises(ConfigError, match="chemical potential of the whole lattice"):
+        forces(q, HALF, sites=3)
     with pytest.raises(SpectrumError, match=r"filling = 1\.5"):
         forces(q, Ensemble("canonical", KT, filling=1.5))
     with pytest.raises(SpectrumError, match=r"kT = -0\.1"):

@@ -7,16 +7,19 @@ import json
 import numpy as np
 import pytest
 
+from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import DataError
-from hpc_holstein.forces import atomic, exact
+from hpc_holstein.forces import atomic, exact, local
+from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.hamiltonian import holstein
-from hpc_holstein.interfaces import Ensemble
+from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
+from hpc_holstein.training.budget import Rung, budget_table, error_budget
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import label
 from hpc_holstein.training.paths import RandomPlan, random_snapshots
-from hpc_holstein.training.validation import compare, force_metrics, regimes, summary
+from hpc_holstein.training.validation import UNITS, Side, compare, force_metrics, regimes, summary
 
 LATTICE = square.build((4, 4))
 HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
@@ -56,31 +59,154 @@ def test_regimes_by_step_and_random_apart():
 
 
 def test_a_provider_agrees_with_itself_and_json_takes_it():
-    result = compare(make_exact, states(), LATTICE, SerialTransport(), make_exact)
+    result = compare(Side("one", make_exact), Side("other", make_exact), states(), LATTICE, SerialTransport())
     assert result.metrics["all"]["mse"] == 0
     assert result.metrics["all"]["r2"] == 1
-    assert result.metrics["chemical_potential_max_error"] == 0
+    assert result.metrics["all"]["values"] == 6 * 16
+    assert result.metrics["all"]["chemical_potential_max_error"] == 0
+    assert result.metrics["hot"]["reference_error_estimate"] == 1e-9  # what exact diagonalization promises
+    assert result.seconds["hot"]["seconds_per_state"] > 0
     assert json.loads(json.dumps(result.metrics, allow_nan=False)) == result.metrics
-    assert "coarsening" in summary(result.metrics)
+    table = summary(result.metrics)
+    assert "coarsening" in table
+    assert "(t/a)^2" in table
+    assert "reference" not in table  # no column that nothing is known of
+    assert UNITS.keys() >= {key for row in (*result.metrics.values(), *result.seconds.values()) for key in row}
 
 
 def test_reference_that_does_not_vary_has_no_r2():
-    row = force_metrics(np.ones((1, 2, 2)), np.zeros((1, 2, 2)), np.array([0]), np.array([0]))
-    assert row["all"]["r2"] is None
-    assert "-" in summary(row)
+    reference = np.stack([np.zeros((2, 2)), np.eye(2)])
+    row = force_metrics(np.ones((2, 2, 2)), reference, np.array([0, 0]), np.array([0, 900]))
+    assert row["hot"]["r2"] is None
+    assert row["ordered"]["r2"] == -1
+    assert summary(row).splitlines()[3].split()[-1] == "-"
 
 
 def test_stored_labels_a_second_provider_and_ranks_agree():
     labelled = label(states(), LATTICE, SerialTransport(), make_exact, {})
-    stored = compare(make_atomic, labelled, LATTICE, SerialTransport())
+    judged = Side("force atomic", make_atomic)
+    stored = compare(judged, Side("labels", None), labelled, LATTICE, SerialTransport())
     assert 1e-5 < stored.metrics["all"]["mse"] < 1
+    assert stored.seconds["all"]["reference_seconds_per_state"] is None
     expected = np.mean((label(states(), LATTICE, SerialTransport(), make_atomic, {}).force - labelled.force) ** 2)
     assert stored.metrics["all"]["mse"] == pytest.approx(expected)
-    for result in run_in_process(2, lambda t: compare(make_atomic, states(), LATTICE, t, make_exact)):
-        assert result.metrics == stored.metrics
-    np.testing.assert_array_equal(stored.reference.force, labelled.force)
+    truth = Side("reference exact", make_exact)
+    for result in run_in_process(2, lambda t: compare(judged, truth, states(), LATTICE, t)):
+        for name, row in stored.metrics.items():
+            assert {**row, "reference_error_estimate": 1e-9} == result.metrics[name]
+    np.testing.assert_array_equal(stored.reference.snapshots.force, labelled.force)
 
 
 def test_unlabelled_states_need_a_reference():
     with pytest.raises(DataError, match="carry no force to compare with"):
-        compare(make_atomic, states(), LATTICE, SerialTransport())
+        compare(Side("force", make_atomic), Side("labels", None), states(), LATTICE, SerialTransport())
+
+
+def test_forces_that_are_not_finite_are_no_result():
+    with pytest.raises(DataError, match="1 of the 4 forces"):
+        force_metrics(np.array([[[np.nan, 0], [0, 0]]]), np.zeros((1, 2, 2)), np.array([0]), np.array([0]))
+
+
+# --- a sample of the sites ----------------------------------------------------------------------------------------------
+
+LARGE = square.build((9, 10))
+CANONICAL = Ensemble("canonical", kT=0.1)
+NUMBERS = chosen_sites(LARGE, 12, seed=3).numpy()
+
+
+def maker(kind, ensemble=CANONICAL, **options):
+    system = holstein.build(holstein.Options(), LARGE)
+    return lambda domain: kind.build(kind.Options(**options), system, domain, ensemble)
+
+
+def large_states():
+    return random_snapshots(RandomPlan(2, 4.0, seed=5), LARGE)
+
+
+EXACT, FLOOR = Side("reference exact", maker(exact)), Side("force local", maker(local, reach=1, sites=12, seed=3), sampled=True)
+ATOMIC = Side("force atomic", maker(atomic))
+
+
+def test_sampled_reference_takes_mu_of_a_judge_that_promises_a_tolerance():
+    sampled = Side("reference local", FLOOR.make, sampled=True)
+    judged = Side("force exact", maker(exact))
+    result = compare(judged, sampled, large_states(), LARGE, SerialTransport(), NUMBERS, potential=ATOMIC)
+    assert result.potential_of == "force exact"
+    assert "chemical_potential_max_error" not in result.metrics["all"]
+    kept = np.isfinite(result.reference.snapshots.force)
+    assert kept.sum() == result.metrics["all"]["values"] == 24
+    assert np.flatnonzero(kept[0]).tolist() == NUMBERS.tolist()
+    mu = result.predicted.snapshots.chemical_potential
+    np.testing.assert_array_equal(result.chemical_potential, mu)
+    for i, snapshot in enumerate(large_states().fields()):
+        domain = CartesianDomain(LARGE, SerialTransport())
+        fixed = Ensemble("grand-canonical", kT=0.1, chemical_potential=float(mu[i]))
+        expected = maker(local, fixed, reach=1)(domain)(State.at_rest(snapshot)).force[..., 0, 0].numpy()
+        np.testing.assert_allclose(result.reference.snapshots.force[i][kept[i]], expected[kept[i]], atol=1e-12)
+
+
+def test_sampled_side_takes_mu_of_a_third_provider_when_the_other_promises_nothing():
+    sampled = Side("reference local", FLOOR.make, sampled=True)
+    third = Side("somebody", maker(exact))
+    found = compare(ATOMIC, sampled, large_states(), LARGE, SerialTransport(), NUMBERS, potential=third)
+    assert found.potential_of == "somebody"
+    right = compare(third, sampled, large_states(), LARGE, SerialTransport(), NUMBERS, potential=third)
+    np.testing.assert_array_equal(found.reference.snapshots.force, right.reference.snapshots.force)
+
+
+def test_whole_reference_is_compared_at_the_chosen_sites_and_gives_its_mu():
+    result = compare(FLOOR, EXACT, large_states(), LARGE, SerialTransport(), NUMBERS, potential=ATOMIC)
+    assert result.potential_of == "reference exact"
+    assert result.metrics["all"]["values"] == 24
+    stored = label(large_states(), LARGE, SerialTransport(), EXACT.make, {})
+    labelled = compare(FLOOR, Side("reference labels", None), stored, LARGE, SerialTransport(), NUMBERS, potential=ATOMIC)
+    assert labelled.potential_of == "reference labels"
+    assert labelled.metrics["all"]["mse"] == result.metrics["all"]["mse"] > 0
+
+
+def test_grand_canonical_samples_need_no_mu():
+    fixed = Ensemble("grand-canonical", kT=0.1, chemical_potential=0.3)
+    judged = Side("force local", maker(local, fixed, reach=2, sites=12, seed=3), sampled=True)
+    whole = Side("reference local", maker(local, fixed, reach=2))
+    result = compare(judged, whole, large_states(), LARGE, SerialTransport(), NUMBERS)
+    assert result.potential_of is None
+    assert result.metrics["all"]["max_error"] < 1e-12
+
+
+# --- error budget -------------------------------------------------------------------------------------------------------
+
+
+def at(kind, **options):
+    return lambda ensemble: maker(kind, ensemble, **options)
+
+
+def test_budget_of_a_local_force_is_its_mu_and_its_reach():
+    """By hand: local forces at its own mu, at that of the reference, and the exact ones."""
+    judged = Side("force local", maker(local, reach=1))
+    found = compare(judged, EXACT, large_states(), LARGE, SerialTransport())
+    mu = found.chemical_potential
+    parts = error_budget(found, [Rung("mu", at(local, reach=1), mu)], "reach", 0.1, LARGE, SerialTransport())
+    assert [part.name for part in parts] == ["mu", "reach", "total"]
+    domain = CartesianDomain(LARGE, SerialTransport())
+    moved = []
+    for i, q in enumerate(large_states().fields()):
+        fixed = Ensemble("grand-canonical", kT=0.1, chemical_potential=float(mu[i]))
+        moved.append(maker(local, fixed, reach=1)(domain)(State.at_rest(q)).force[..., 0, 0].numpy())
+    own, true = found.predicted.snapshots.force, found.reference.snapshots.force
+    for part, difference in zip(parts, (own - moved, moved - true, own - true), strict=True):
+        assert part.rms == pytest.approx(np.sqrt(np.mean(difference**2)), rel=1e-12)
+        assert part.max == pytest.approx(np.abs(difference).max(), rel=1e-12)
+        assert part.values == 180
+        assert part.rms > 1e-6
+    assert parts[2].rms == found.metrics["all"]["rmse"]
+    assert "total" in budget_table(parts)
+
+
+def test_budget_with_sampled_rungs_is_at_their_sites():
+    found = compare(ATOMIC, EXACT, large_states(), LARGE, SerialTransport())
+    rungs = [Rung("atomic", at(local, reach=1, sites=12, seed=3), found.chemical_potential)]
+    alone = error_budget(found, rungs, "reach", 0.1, LARGE, SerialTransport())
+    assert {part.values for part in alone} == {24}
+    for shared in run_in_process(3, lambda t: error_budget(found, rungs, "reach", 0.1, LARGE, t)):  # 3 x 10 cells a rank
+        for one, many in zip(alone, shared, strict=True):
+            assert many.rms == pytest.approx(one.rms, rel=1e-9)
