@@ -80,7 +80,7 @@ def test_toml_text_gives_the_same_configuration(tmp_path: Path, changes: dict[st
         ("[training]\nlr = 3", ["unknown key 'training.lr': valid keys of [training]: epochs"]),
         ("[model]\ncopy = 3", ["'model.copy'", "did you mean 'model.copies'?"]),
         ("[lattice]\nkind = 'sqare'", ["lattice.kind = 'sqare'", "did you mean 'square'?"]),
-        ("[force]\nkind = 'exakt'", ["force.kind = 'exakt'", "did you mean 'exact'?", "atomic, exact"]),
+        ("[force]\nkind = 'exakt'", ["force.kind = 'exakt'", "did you mean 'exact'?", "atomic, auto, exact"]),
         ("[model]\nkind = 'een'", ["model.kind = 'een'", "did you mean 'enn'?"]),
         ("[dynamics]\nscheme = 'verlet'", ["dynamics.scheme = 'verlet'", "verlet-ou"]),
         ("[dynamics]\nsteps = 'many'", ["dynamics.steps = 'many'", "an integer"]),

@@ -1,0 +1,239 @@
+"""``hpc-holstein dos``: densities of states, electron number and grand potential of a stored state, by KPM."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from hpc_holstein.cli.options import add_config, add_physics, cells, default_preset, overrides, positive
+from hpc_holstein.cli.session import Session
+from hpc_holstein.config import Config, config_of_text, load_config
+from hpc_holstein.config.builders import System, build_system, require_fit
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.partition import shown
+from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.files import new_file, require_writable
+from hpc_holstein.forces import kpm
+from hpc_holstein.interfaces import Lattice
+from hpc_holstein.output.analysis import finite
+from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
+from hpc_holstein.output.provenance import UNITS, provenance, write_json
+from hpc_holstein.output.spectrum import Estimate, Progress, Spectrum, SpectrumOptions, Thermodynamics, probed, spectrum
+from hpc_holstein.training import dataset
+
+HELP = "densities of states, chemical and grand potential of a state; writes dos.csv, dos.json, dos.png"
+EXAMPLE = """examples: hpc-holstein dos --run quench --at 10,12 --at 10,13
+          mpirun -n 2 hpc-holstein dos --input states.h5 --snapshot 3 --kernel lorentz --resolution 0.05 --exact-omega"""
+_LOG_SECONDS = 20.0  # between two progress lines where there is no terminal
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    usual = SpectrumOptions()
+    add_config(parser)
+    add_physics(parser)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, metavar="FOLDER", help="folder of a run, whose configuration is used")
+    source.add_argument("--input", type=Path, metavar="FILE", help="snapshot file")
+    parser.add_argument("--snapshot", type=int, default=-1, metavar="N", help="which state, from 0; -1 (default): the last")
+    parser.add_argument(
+        "--at", type=_site, action="append", default=[], metavar="Y,X", help="local density of states there too"
+    )
+    parser.add_argument("--kernel", choices=["jackson", "lorentz"], default=usual.kernel, help=f"default: {usual.kernel}")
+    width = f"width of a level [t_nn], sets the order (default: {usual.resolution})"
+    parser.add_argument("--resolution", type=float, default=usual.resolution, metavar="E", help=width)
+    decay = f"lambda of the Lorentz kernel (default: {usual.lorentz_lambda:g})"
+    parser.add_argument("--lorentz-lambda", type=float, metavar="L", help=decay)
+    vectors = f"random vectors of the total density of states (default: {usual.vectors})"
+    parser.add_argument("--vectors", type=positive, default=usual.vectors, metavar="N", help=vectors)
+    parser.add_argument("--vector-seed", type=int, default=usual.seed, metavar="N", help="seed of the vectors (default: 0)")
+    exact = "grand potential without random errors, at the cost of one kpm force of TOLERANCE (default: 1e-6)"
+    parser.add_argument("--exact-omega", type=float, nargs="?", const=1e-6, metavar="TOLERANCE", help=exact)
+    parser.add_argument("--grid", type=cells, metavar="PxQ", help="ranks along rows and columns (default: smallest halo)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: FOLDER/dos, or dos)")
+
+
+def execute(args: argparse.Namespace, session: Session) -> None:
+    """Compute and write."""
+    options = _options(args)
+    folder = args.output or (trajectory_of(args.run).parent / "dos" if args.run else Path("dos"))
+    files = {name: folder / name for name in ("dos.csv", "dos.json", "dos.png")}
+    session.on_root(lambda: require_writable(*files.values()))
+    config, q, facts = _from_run(args) if args.run else _from_file(args)
+    device = session.use(config.parallel.threads, config.parallel.device)
+    system = build_system(config)
+    grid = config.parallel.grid if args.grid or not args.run else None  # that of the run was for its own ranks
+    domain = CartesianDomain(system.lattice, session.transport, grid=grid, device=device)
+    at = _numbers(args.at, system.lattice)
+    tile = tuple(slice(*span) for span in domain.owned)
+    local = q[tile].to(device).contiguous()
+    forces = None
+    if args.exact_omega is not None:
+        forces = kpm.build(kpm.Options(tolerance=args.exact_omega), system.hamiltonian, domain, system.ensemble)
+    session.say(
+        f"{shown(config.lattice.extent)} cells, {options.vectors} random vectors, {len(at)} single sites, "
+        f"{options.kernel} kernel, resolution {options.resolution:g} t_nn"
+    )
+    found = spectrum(system.hamiltonian, domain, local, options, system.ensemble.kT, at, _progress(session))
+    thermal = found.thermodynamics(system.ensemble) if system.ensemble.kT > 0 else None
+    exact = None if forces is None else probed(forces, local)
+    facts |= {"config": config.toml(), **session.mpi_facts(), **provenance()}
+    session.on_root(lambda: _write(files, args, options, found, thermal, exact, facts))
+    session.say(_in_words(found, system, thermal, exact))
+    session.say("wrote " + ", ".join(str(path) for path in files.values()))
+
+
+def _options(args: argparse.Namespace) -> SpectrumOptions:
+    if args.lorentz_lambda is not None and args.kernel != "lorentz":
+        raise ConfigError(f"--lorentz-lambda has no meaning with the {args.kernel} kernel: give --kernel lorentz or remove it")
+    decay = SpectrumOptions().lorentz_lambda if args.lorentz_lambda is None else args.lorentz_lambda
+    return SpectrumOptions(args.kernel, args.resolution, decay, args.vectors, args.vector_seed)
+
+
+def _site(text: str) -> tuple[int, ...]:
+    """``10,12`` -> ``(10, 12)``."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a site: give its row and column, such as 10,12") from None
+
+
+def _numbers(at: list[tuple[int, ...]], lattice: Lattice) -> list[int]:
+    """Global numbers of sites that are given by their cell."""
+    for site in at:
+        if len(site) != len(lattice.extent) or not all(0 <= i < n for i, n in zip(site, lattice.extent, strict=True)):
+            last = ",".join(str(n - 1) for n in lattice.extent)
+            raise ConfigError(f"--at {','.join(map(str, site))} is not on the lattice: give Y,X from 0,0 to {last}")
+    return [int(np.ravel_multi_index(site, lattice.extent)) * len(lattice.basis) for site in at]
+
+
+def _from_run(args: argparse.Namespace) -> tuple[Config, torch.Tensor, dict[str, Any]]:
+    """The configuration of a run, one of its states ``[*extent, basis, components]``, and what that is."""
+    if args.config or args.preset:
+        raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
+    with open_trajectory(trajectory_of(args.run)) as trajectory:
+        state = trajectory.snapshot(args.snapshot)
+        config = config_of_text(trajectory.attributes["config"], overrides(args))
+    q = torch.as_tensor(state.q, dtype=torch.float64).reshape(*state.q.shape[:2], 1, -1)
+    return config, q, {"source": str(args.run), "snapshot": args.snapshot, "step": state.step, "time": state.time}
+
+
+def _from_file(args: argparse.Namespace) -> tuple[Config, torch.Tensor, dict[str, Any]]:
+    snapshots = dataset.read(args.input)
+    config = load_config(args.config, default_preset(args), {"lattice.extent": list(snapshots.extent), **overrides(args)})
+    require_fit(snapshots, args.input, build_system(config))
+    count = len(snapshots)
+    if not -count <= args.snapshot < count:
+        raise DataError(f"snapshot {args.snapshot} is not in {args.input}: it holds {count}, give -{count} to {count - 1}")
+    facts = {"source": str(args.input), "snapshot": args.snapshot, "step": int(snapshots.step[args.snapshot])}
+    return config, snapshots.fields()[args.snapshot], facts
+
+
+def _write(
+    files: dict[str, Path],
+    args: argparse.Namespace,
+    options: SpectrumOptions,
+    found: Spectrum,
+    thermal: Thermodynamics | None,
+    exact: Thermodynamics | None,
+    facts: dict[str, Any],
+) -> None:
+    """Curves, numbers and figure."""
+    from hpc_holstein.output.plots import density_of_states  # here, so that only rank 0 waits for matplotlib
+
+    energies = found.energies()
+    total, integrated = found.density_of_states(energies), found.integrated(energies)
+    local = dict(zip((",".join(map(str, site)) for site in args.at), found.local_density_of_states(energies), strict=True))
+    columns = {
+        "energy [t_nn]": energies,
+        "dos [1/(site t_nn)]": total.value,
+        "dos_error [1/(site t_nn)]": total.error,
+        "integrated [1/site]": integrated.value,
+        "integrated_error [1/site]": integrated.error,
+        **{f"ldos_{name.replace(',', '_')} [1/t_nn]": values for name, values in local.items()},
+    }
+    with new_file(files["dos.csv"]) as temporary:
+        np.savetxt(temporary, np.stack(list(columns.values()), axis=1), "%.10g", ",", header=",".join(columns), comments="")
+    chosen = {"local_sites": [list(site) for site in args.at]}
+    outcome = {"random_vectors": _numbers_of(thermal), "coloured_vectors": _numbers_of(exact)}
+    write_json(files["dos.json"], {**_settings(options, found), **chosen, **outcome, **facts})
+    best = exact or thermal
+    mu = math.nan if best is None else best.chemical_potential.value
+    density_of_states(files["dos.png"], energies, {"dos": total, "integrated": integrated}, local, mu)
+
+
+def _settings(options: SpectrumOptions, found: Spectrum) -> dict[str, Any]:
+    """How the curves were made."""
+    return {
+        "units": UNITS,
+        "kernel": options.kernel,
+        "resolution": options.resolution,
+        **({"lorentz_lambda": options.lorentz_lambda} if options.kernel == "lorentz" else {}),
+        "vectors": options.vectors,
+        "vector_seed": options.seed,
+        "order": len(found.damping),
+        "moments": found.total.shape[1],
+        "interval": [found.interval.low, found.interval.high],
+        "sites": found.sites,
+    }
+
+
+def _numbers_of(thermal: Thermodynamics | None) -> dict[str, dict[str, float | None]] | None:
+    """``{quantity: {"value", "error"}}``, energies in t_nn, per site."""
+    if thermal is None:
+        return None
+    return {name: {"value": one.value, "error": finite(one.error)} for name, one in vars(thermal).items()}
+
+
+def _in_words(found: Spectrum, system: System, thermal: Thermodynamics | None, exact: Thermodynamics | None) -> str:
+    low, high = found.interval.low, found.interval.high
+    lines = [f"spectrum within {low:.4g} to {high:.4g} t_nn, order {len(found.damping)}, {found.total.shape[1]} moments"]
+    if thermal is None:
+        lines.append("kT = 0: chemical and grand potential are those of single levels, which moments do not tell")
+    ensemble = system.ensemble
+    for name, one in (("random vectors", thermal), ("coloured vectors", exact)):
+        if one is not None:
+            mu, filling, omega, free = (_with_error(number) for number in vars(one).values())
+            lines.append(
+                f"{name}, {ensemble.kind}, kT = {ensemble.kT:g} t_nn: mu {mu} t_nn, filling {filling}, "
+                f"per site Omega {omega} t_nn and Omega + mu n {free} t_nn"
+            )
+    return "\n".join(lines)
+
+
+def _with_error(one: Estimate) -> str:
+    """``-8.0726 +- 0.0012``, two digits of the error; as it is where that is zero or not known."""
+    if not (math.isfinite(one.error) and one.error > 0):
+        return f"{one.value:.6g}"
+    digits = max(0, 1 - math.floor(math.log10(one.error)))
+    return f"{one.value:.{digits}f} +- {one.error:.{digits}f}"
+
+
+def _progress(session: Session) -> Progress | None:
+    """A bar on a terminal, otherwise a line now and then; rank 0 alone."""
+    if not session.is_root:
+        return None
+    bar = tqdm(unit="moment", leave=False) if sys.stderr.isatty() else None
+    start = spoken = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal spoken
+        now = time.monotonic()
+        if bar is not None:
+            bar.total = total
+            bar.update(done - bar.n)
+            if done == total:
+                bar.close()
+        elif now - spoken > _LOG_SECONDS:
+            spoken = now
+            session.say(f"moments: {100 * done / total:.0f} %, {(now - start) * (total - done) / done:.0f} s to go")
+
+    return tell

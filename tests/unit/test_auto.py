@@ -1,0 +1,95 @@
+"""Which provider ``auto`` chooses, and that it says so."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from hpc_holstein.cli import main
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport, run_in_process
+from hpc_holstein.errors import ConfigError, SpectrumError
+from hpc_holstein.forces import auto, exact, kpm
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Ensemble, State
+from hpc_holstein.lattice import square
+
+CANONICAL = Ensemble("canonical", 0.1)
+
+
+def build(kind, extent, ensemble=CANONICAL, transport=None, **options):
+    lattice = square.build(extent)
+    domain = CartesianDomain(lattice, transport or SerialTransport())
+    return kind.build(kind.Options(**options), holstein.build(holstein.Options(), lattice), domain, ensemble)
+
+
+def random_q(extent):
+    generator = torch.Generator().manual_seed(3)
+    return 2 * torch.randn(*extent, 1, 1, generator=generator, dtype=torch.float64)
+
+
+def test_the_crossing_follows_the_measured_ones():
+    for tolerance, sites in auto.CROSSINGS:
+        assert auto.crossing(tolerance) == pytest.approx(sites)
+    (fine, many), (coarse, few) = auto.CROSSINGS
+    assert few < auto.crossing((fine * coarse) ** 0.5) < many
+    assert auto.crossing((fine * coarse) ** 0.5) == pytest.approx((many * few) ** 0.5)
+    assert auto.crossing(fine / 100) == pytest.approx(many)
+    assert auto.crossing(100 * coarse) == pytest.approx(few)
+
+
+@pytest.mark.parametrize("tolerance", [1e-6, 1e-3])
+def test_each_side_of_the_crossing(tolerance):
+    most = int(auto.crossing(tolerance))
+    assert auto.choose(most, tolerance, 0.1)[0] == "exact"
+    assert auto.choose(most + 1, tolerance, 0.1)[0] == "kpm"
+    assert auto.choose(10**6, tolerance, 0.0) == ("exact", "auto: exact, kT = 0")
+    kind, words = auto.choose(10**6, tolerance, 0.1)
+    assert (kind, words.split(" (")[0]) == ("kpm", f"auto: kpm, 1,000,000 sites > {auto.crossing(tolerance):,.0f}")
+
+
+def test_forces_are_those_of_the_chosen_one(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    q = random_q((6, 8))
+    small = build(auto, (6, 8))
+    assert "auto: exact, 48 sites <=" in caplog.text
+    assert (small.tolerance, small.reach) == (exact.ExactForces.tolerance, None)
+    found, wanted = small(State.at_rest(q)), build(exact, (6, 8))(State.at_rest(q))
+    assert torch.equal(found.force, wanted.force)
+    assert found.info == {**wanted.info, "auto_exact": 1.0, "auto_crossing": pytest.approx(auto.crossing(1e-6))}
+    monkeypatch.setattr(auto, "CROSSINGS", ((1e-6, 40.0), (1e-3, 20.0)))
+    caplog.clear()
+    large = build(auto, (6, 8), tolerance=1e-4)
+    assert "auto: kpm, 48 sites >" in caplog.text
+    assert large.tolerance == 1e-4
+    found, wanted = large(State.at_rest(q)), build(kpm, (6, 8), tolerance=1e-4)(State.at_rest(q))
+    assert torch.equal(found.force, wanted.force)
+    assert found.info["auto_exact"] == 0.0
+    assert found.info["error_estimate"] == wanted.info["error_estimate"]
+
+
+def test_the_choice_does_not_depend_on_the_ranks(monkeypatch):
+    monkeypatch.setattr(auto, "CROSSINGS", ((1e-6, 70.0), (1e-3, 50.0)))
+    for extent, kind in (((8, 8), "exact"), ((8, 10), "kpm")):
+        assert build(auto, extent).kind == kind
+        assert run_in_process(4, lambda transport, extent=extent: build(auto, extent, transport=transport).kind) == [kind] * 4
+
+
+def test_bad_options_are_refused():
+    for tolerance in (0.0, -1.0, 1.0, float("nan")):
+        with pytest.raises(ConfigError, match=r"tolerance = .* is not a force error"):
+            build(auto, (4, 4), tolerance=tolerance)
+    with pytest.raises(SpectrumError, match=r"filling = 1\.5"):
+        build(auto, (4, 4), Ensemble("canonical", 0.1, filling=1.5))
+    assert build(auto, (4, 4), Ensemble("canonical", 0.0)).kind == "exact"
+
+
+def test_a_run_says_what_was_chosen(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    run = ["run", "--preset", "paper-2601.04104", "--lattice", "6x6", "--steps", "1", "--output", "r"]
+    assert main([*run, "--force", "auto", "--set", "force.tolerance=0.001"]) == 0
+    assert "auto: exact, 36 sites <=" in caplog.text
