@@ -1,22 +1,48 @@
-"""``hpc-holstein run``: the dynamics of a configuration, alone or on the ranks that mpirun started."""
+"""``hpc-holstein run``: the dynamics of a configuration, alone or on the ranks that mpirun started.
+
+It continues a run that is in its folder already.  SIGTERM, SIGUSR1, Ctrl-C, a file STOP in the folder, --max-walltime and the
+end of a Slurm job stop it with a checkpoint and exit code 75: the same command goes on.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import re
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from hpc_holstein.cli import restart
 from hpc_holstein.cli.options import add_config, add_lattice, add_physics, cells, force_overrides, overrides, positive
+from hpc_holstein.cli.restart import Folder, Start
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, load_config
-from hpc_holstein.config.builders import build_simulation, initial_state, model_facts
-from hpc_holstein.files import require_writable
+from hpc_holstein.config.builders import build_simulation, health_of, initial_state, model_facts
+from hpc_holstein.domain.transport import agreed
+from hpc_holstein.errors import SpectrumError
+from hpc_holstein.files import replaced
+from hpc_holstein.interfaces import State
+from hpc_holstein.output import checkpoint
 from hpc_holstein.output.analysis import finite
-from hpc_holstein.output.hdf5 import TrajectoryWriter
+from hpc_holstein.output.folder_lock import FolderLock
 from hpc_holstein.output.observables import require_commensurate
-from hpc_holstein.output.provenance import UNITS, provenance, write_json
-from hpc_holstein.simulation import Progress, Recorder, Simulation, SnapshotWriter, Summary, clock
+from hpc_holstein.output.provenance import UNITS, provenance
+from hpc_holstein.simulation import (
+    CheckpointKeeper,
+    Deadline,
+    Ledger,
+    Progress,
+    Recorder,
+    Simulation,
+    SnapshotWriter,
+    StopSignals,
+    Summary,
+    Watch,
+    clock,
+)
 
 HELP = "run the dynamics; writes trajectory.h5 and summary.json"
 EXAMPLE = "example: mpirun -n 2 hpc-holstein run --preset paper-2601.04104 --lattice 200x200 --steps 1000 --output quench"
@@ -36,30 +62,104 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", metavar="NAME", help="mixed (networks in float32, the rest in float64: default), float64 or float32"
     )
     parser.add_argument("--grid", type=cells, metavar="PxQ", help="ranks along rows and columns (default: smallest halo)")
+    bits = "the same bits on any number of ranks and threads, any rank grid and after restarts"
+    parser.add_argument("--deterministic", action="store_true", default=None, help=bits)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: run)")
+    continued = "auto (default): continue the run in that folder; never; or a checkpoint or folder of a run to continue"
+    parser.add_argument("--restart", default=restart.AUTO, metavar="auto|never|PATH", help=continued)
+    budget = "end with a checkpoint and exit code 75 before this time is over (default: before the Slurm job ends)"
+    parser.add_argument("--max-walltime", type=duration, metavar="HH:MM:SS", help=budget)
 
 
-def execute(args: argparse.Namespace, session: Session) -> None:
-    """Check everything, then run."""
-    config = load_config(args.config, args.preset, _overrides(args))
-    folder = Path(config.output.folder)
-    files = folder / "trajectory.h5", folder / "summary.json"
-    session.on_root(lambda: require_writable(*files))
-    device = session.use(config.parallel.threads, config.parallel.device)
-    simulation = build_simulation(config, session.transport, device)
-    require_commensurate(simulation.domain.lattice)
-    state = initial_state(config, simulation)
-    session.say(_headline(config, simulation))
-    attributes = {**simulation_facts(config), **session.mpi_facts()}
-    dtype = config.parallel.torch_dtype
-    with TrajectoryWriter(files[0], simulation.domain, simulation.dt, dtype, attributes) as writer:
-        record = Recorder(config.output.observables_every, simulation, writer)
-        observers: list[Any] = [SnapshotWriter(config.output.snapshot_every, writer)]
+def duration(text: str) -> float:
+    """``HH:MM:SS`` in seconds."""
+    found = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time HH:MM:SS, such as 01:30:00")
+    hours, minutes, seconds = map(int, found.groups())
+    return 3600.0 * hours + 60 * minutes + seconds
+
+
+def execute(args: argparse.Namespace, session: Session) -> int:
+    """Check everything, then run; returns the exit code."""
+    config = load_config(args.config, args.preset, given_keys(args))
+    folder = Folder(Path(config.output.folder))
+    deadline = Deadline.earliest(args.max_walltime, _process_start(), os.environ)
+    with StopSignals() as signals, FolderLock(folder.path) as lock:
+        session.on_root(lambda: lock.acquire() if folder.path.is_dir() else None)
+        start = restart.find(config, args.restart, folder, session)
+        for sentence in start.told:
+            session.say(sentence)
+        if start.finished:
+            session.say(f"the run in {folder.path} is finished: ask for more than its {start.step} steps to extend it")
+            return os.EX_OK
+        device = session.use(config.parallel.threads, config.parallel.device)
+        simulation = build_simulation(config, session.transport, device)
+        require_commensurate(simulation.domain.lattice)
+        state = _first_state(start, config, simulation)
+        session.say(_headline(config, simulation, start))
+        facts = {**simulation_facts(config), **session.mpi_facts()}
+        new = checkpoint.gathered(state, simulation.domain) if start.step is None else None
+        session.on_root(lambda: _claim(lock, start, new, folder, config, facts))
+        watch = Watch(simulation.domain, signals, deadline, folder.stop, 60 * config.output.checkpoint_minutes)
+        summary = _run(config, simulation, state, start, folder, facts, watch, session)
+        session.on_root(lambda: _write_summary(folder.summary, _account(config, simulation, summary, facts)))
+    session.say(_closing(summary, folder, config.dynamics.steps))
+    return os.EX_TEMPFAIL if summary.stopped else os.EX_OK
+
+
+def _first_state(start: Start, config: Config, simulation: Simulation) -> State:
+    """The initial one, or that of the checkpoint; collective."""
+    if start.step is None:
+        return initial_state(config, simulation)
+    return checkpoint.restored(start.stored, simulation.domain, simulation.transport)
+
+
+def _claim(
+    lock: FolderLock, start: Start, new: checkpoint.Checkpoint | None, folder: Folder, config: Config, facts: dict[str, Any]
+) -> None:
+    lock.acquire()
+    restart.prepare(start, new, folder, config, facts)
+
+
+def _run(
+    config: Config,
+    simulation: Simulation,
+    state: State,
+    start: Start,
+    folder: Folder,
+    facts: dict[str, Any],
+    watch: Watch,
+    session: Session,
+) -> Summary:
+    """The loop with everything that it writes; collective."""
+    output, domain = config.output, simulation.domain
+    with agreed(session.transport):
+        opened = restart.open_writer(start, simulation, folder, config, facts)
+    with opened as writer:
+        health = health_of(config, start.health())
+        record = Recorder(output.observables_every, simulation, writer, health)
+        observers: list[Any] = [SnapshotWriter(output.snapshot_every, writer)]
         if session.is_root:
-            observers.append(Progress(config.dynamics.steps, simulation.domain.lattice.sites, session.say))
-        _, summary = simulation.run(state, config.dynamics.steps, record, observers)
-    session.on_root(lambda: write_json(files[1], _account(config, simulation, summary, attributes)))
-    session.say(_closing(summary, files))
+            observers.append(Progress(config.dynamics.steps, domain.lattice.sites, session.say))
+        ledger = Ledger(simulation.transport, start.totals())
+        keeper = CheckpointKeeper(
+            folder.checkpoints,
+            output.checkpoint_every,
+            output.checkpoints_kept,
+            domain,
+            simulation.transport,
+            ledger,
+            record,
+            writer,
+            facts,
+            state.step,
+        )
+        left = config.dynamics.steps - state.step
+        try:
+            return simulation.run(state, left, record, observers, ledger, watch, keeper)[1]
+        except SpectrumError as error:
+            raise SpectrumError(f"{error}; the state of step {keeper.step} is kept in {folder.checkpoints}") from None
 
 
 def simulation_facts(config: Config) -> dict[str, Any]:
@@ -67,30 +167,40 @@ def simulation_facts(config: Config) -> dict[str, Any]:
     return {"units": UNITS, "config": config.toml(), "seed": config.dynamics.seed, **model_facts(config.force), **provenance()}
 
 
-def _overrides(args: argparse.Namespace) -> dict[str, Any]:
+def given_keys(args: argparse.Namespace) -> dict[str, Any]:
+    """Full key -> value of all that the command line says of the configuration."""
     given = force_overrides(args.force) if args.force else {}
     if args.output is not None:
         given["output.folder"] = str(args.output)
     return {**given, **overrides(args)}
 
 
-def _headline(config: Config, simulation: Simulation) -> str:
+def _process_start() -> float:
+    """When this process started [s since the epoch]: imports may take longer than a minute on a busy file system."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _headline(config: Config, simulation: Simulation, start: Start) -> str:
     extent, grid = ("x".join(map(str, numbers)) for numbers in (config.lattice.extent, simulation.domain.grid))
     parallel = config.parallel
     return (
         f"{extent} {config.lattice.kind} lattice, rank grid {grid}, {config.force.kind} forces, {config.dynamics.scheme}, "
         f"{config.dynamics.steps} steps of dt = {config.dynamics.dt:g} hbar/t_nn, {parallel.dtype}, seed {config.dynamics.seed}"
+        + (", deterministic" if parallel.deterministic else "")
+        + (f"; continued at step {start.step}" if start.step else "")
     )
 
 
 def _account(config: Config, simulation: Simulation, summary: Summary, attributes: dict[str, Any]) -> dict[str, Any]:
     """What summary.json says."""
-    rest = summary.wall_seconds - summary.force_seconds
     return {
         **asdict(summary),
         "observables": {name: finite(value) for name, value in summary.observables.items()},
         "site_steps_per_second": summary.site_steps_per_second,
-        "other_seconds": rest,
+        "other_seconds": summary.other_seconds,
+        "halo_bytes_per_step": summary.halo_bytes_per_step,
+        "hidden_fraction": summary.hidden_fraction,
         "ranks": simulation.domain.size,
         "grid": list(simulation.domain.grid),
         "lattice": list(config.lattice.extent),
@@ -98,19 +208,39 @@ def _account(config: Config, simulation: Simulation, summary: Summary, attribute
     }
 
 
-def _closing(summary: Summary, files: tuple[Path, Path]) -> str:
+def _times(summary: Summary) -> list[str]:
+    """Where the time went, and what the halos cost where there are any."""
+    share = 100 / max(summary.wall_seconds, 1e-9)
+    parts = {"forces": summary.force_seconds, "communication": summary.communication_seconds}
+    parts |= {"output": summary.output_seconds, "rest": summary.other_seconds}
+    lines = ["time of rank 0: " + ", ".join(f"{name} {seconds * share:.0f} %" for name, seconds in parts.items())]
+    if summary.halo_bytes:
+        hidden = f", hidden behind work for {100 * summary.hidden_fraction:.0f} % of it" if summary.hidden_seconds else ""
+        lines.append(
+            f"halos of rank 0: {summary.halo_bytes_per_step / 1e3:.4g} kB a step, "
+            f"{summary.halo_seconds:.3g} s waited for them ({summary.halo_seconds * share:.1f} %){hidden}"
+        )
+    return lines
+
+
+def _write_summary(path: Path, content: dict[str, Any]) -> None:
+    with replaced(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _closing(summary: Summary, folder: Folder, steps: int) -> str:
     """The run in a few lines."""
     found = summary.observables
-    share = 100 / max(summary.wall_seconds, 1e-9)
     lines = [
         f"{summary.steps} steps of {summary.sites} sites in {clock(summary.wall_seconds)}: "
         f"{summary.site_steps_per_second:.3g} site-steps/s",
-        f"time of rank 0: forces {summary.force_seconds * share:.0f} %, communication of forces and observables "
-        f"{summary.communication_seconds * share:.0f} %",
+        *_times(summary),
         f"order parameter {found['order_parameter']:.4f}, kinetic temperature {found['kinetic_temperature']:.4f} t_nn, "
         f"electron number drift {summary.electron_number_drift:.1e} per site",
         "energy per site [t_nn]: "
         + ", ".join(f"{name.removesuffix('_energy')} {v:.4f}" for name, v in found.items() if name.endswith("_energy")),
-        f"wrote {files[0]} and {files[1]}",
+        f"wrote {folder.trajectory} and {folder.summary}",
     ]
+    if summary.stopped:
+        lines.append(f"stopped at step {summary.steps} of {steps} because {summary.stopped}: the same command continues it")
     return "\n".join(lines)

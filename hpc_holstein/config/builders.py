@@ -25,7 +25,7 @@ from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
 from hpc_holstein.output import hdf5
-from hpc_holstein.simulation import LARGEST, MeteredTransport, Simulation
+from hpc_holstein.simulation import LARGEST, Health, MeteredTransport, Simulation
 from hpc_holstein.training import dataset
 
 _FIELDS = 30  # float64 fields at the peak of a run with the cheapest forces; measured on one rank: 37
@@ -49,13 +49,30 @@ def build_system(config: Config) -> System:
     return System(lattice, hamiltonian, config.ensemble.build())
 
 
-def forces_maker(system: System, force: KindSection, mixed: bool = False) -> Callable[[Domain], ForceProvider]:
-    """``make(domain)`` builds the provider that ``force`` names; ``mixed``: its network, if it has one, in float32."""
+def forces_maker(
+    system: System, force: KindSection, mixed: bool = False, deterministic: bool = False
+) -> Callable[[Domain], ForceProvider]:
+    """``make(domain)`` builds the provider that ``force`` names; ``mixed``: its network, if it has one, in float32.
+
+    ``deterministic``: as in ``[parallel]``, ConfigError for a kind that cannot.
+    """
     module = kinds.resolve(FOLDERS["force"], force.kind, "force.kind")
     options = section_options("force", force)
     if mixed and "precision" in kinds.option_names(module.Options):
         options = replace(options, precision="float32")
-    return lambda domain: module.build(options, system.hamiltonian, domain, system.ensemble)
+    if deterministic and "deterministic" in kinds.option_names(module.Options):
+        options = replace(options, deterministic=True)
+
+    def make(domain: Domain) -> ForceProvider:
+        provider: ForceProvider = module.build(options, system.hamiltonian, domain, system.ensemble)
+        if deterministic and not getattr(provider, "deterministic", False):
+            raise ConfigError(
+                f"force.kind = '{force.kind}' computes in an order that depends on the ranks, which parallel.deterministic = "
+                "true excludes: use neural, exact or atomic, or leave deterministic out"
+            )
+        return provider
+
+    return make
 
 
 def model_facts(force: KindSection) -> dict[str, str]:
@@ -120,6 +137,13 @@ def _equal(a: Any, b: Any) -> bool:
     return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) if numbers else bool(a == b)
 
 
+def health_of(config: Config, start: Mapping[str, float]) -> Health:
+    """The limits of ``[health]``; ``start``: what a run that is continued is measured against."""
+    health = Health(config.ensemble.build(), config.dynamics.dt, **config.health.model_dump())
+    health.start.update(start)
+    return health
+
+
 def build_integrator(config: Config) -> Integrator:
     """The one-step scheme of ``[dynamics]``."""
     section = config.dynamics
@@ -141,7 +165,7 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
         domain=domain,
         hamiltonian=system.hamiltonian,
         ensemble=system.ensemble,
-        forces=forces_maker(system, config.force, mixed=config.parallel.dtype == "mixed")(domain),
+        forces=forces_maker(system, config.force, config.parallel.dtype == "mixed", config.parallel.deterministic)(domain),
         integrator=build_integrator(config),
         noise=noise,
         mass=section.mass,

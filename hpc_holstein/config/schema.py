@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hpc_holstein.config.pipeline import PipelineSection
 from hpc_holstein.interfaces import Ensemble
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -94,11 +95,30 @@ class InitialSection(Section):
 
 
 class OutputSection(Section):
-    """Where a run writes, and how often [steps]."""
+    """Where a run writes, and how often [steps].
+
+    Checkpoints, of which the last ``checkpoints_kept`` stay: every ``checkpoint_every`` steps (0: not by steps) and every
+    ``checkpoint_minutes`` of the wall clock (0: not by the clock); there is always one at the end and at a stop.
+    """
 
     folder: str = "run"
     snapshot_every: Annotated[int, Field(ge=1)] = 50
     observables_every: Annotated[int, Field(ge=1)] = 10
+    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    checkpoint_minutes: NonNegative = 10.0
+    checkpoints_kept: Annotated[int, Field(ge=1)] = 2
+
+
+class HealthSection(Section):
+    """When a run is stopped because it is not physics any more; see :class:`hpc_holstein.simulation.Health`.
+
+    ``max_temperature``: kinetic temperature [t_nn]; ``max_energy``: kinetic and classical energy [t_nn per site]; without a
+    number, 100 times ``t_nn + kT`` + those energies at the start.  ``max_electron_drift`` [electrons per site]: canonical runs.
+    """
+
+    max_temperature: Positive | None = None
+    max_energy: Positive | None = None
+    max_electron_drift: Positive = 1e-4
 
 
 class ParallelSection(Section):
@@ -106,11 +126,15 @@ class ParallelSection(Section):
 
     ``dtype``: ``float64`` or ``float32`` throughout, or ``mixed``: networks in float32, the state, its integration and all
     sums in float64, so that the electron number is kept to 1e-10 per site at the speed of float32.
+
+    ``deterministic``: no bit of the trajectory depends on the number of ranks and threads, the rank grid or restarts, on one
+    kind of device and one set of libraries; for networks, ``exact`` and ``atomic``.
     """
 
     grid: tuple[Cells, ...] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
     dtype: Literal["mixed", "float64", "float32"] = "mixed"
+    deterministic: bool = False
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
 
     @property
@@ -130,9 +154,11 @@ class Config(Section):
     initial: InitialSection
     force: KindSection
     output: OutputSection = OutputSection()
+    health: HealthSection = HealthSection()
     parallel: ParallelSection = ParallelSection()
     model: KindSection = KindSection(kind="enn")
     training: dict[str, Any] = {}  # keys of training.fit.FitOptions, checked in ``loading``
+    pipeline: PipelineSection = PipelineSection()
 
     def toml(self) -> str:
         """The configuration as TOML text that can be run again."""
@@ -140,6 +166,8 @@ class Config(Section):
         tables["ensemble"].pop("chemical_potential" if self.ensemble.kind == "canonical" else "filling")
         if self.initial.file is None:
             tables["initial"].pop("snapshot")
+        if self.pipeline == PipelineSection():  # a run that is part of no study says nothing of one
+            tables.pop("pipeline")
         top = _lines({name: value for name, value in tables.items() if not isinstance(value, dict)})
         sections = [f"[{name}]\n{_lines(value)}" for name, value in tables.items() if isinstance(value, dict) and value]
         return "\n".join([top, *sections])

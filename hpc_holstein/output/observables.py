@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,11 +24,13 @@ from torch import Tensor
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.partition import shown
+from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, Lattice, State
 
 Field = Tensor | NDArray[np.floating]
+Array = NDArray[np.float64]
 Vectors = tuple[tuple[float, ...], ...]
 
 _GEOMETRIES = 2  # lattices whose rings and wave numbers are kept: those of a run, at 16 bytes a cell
@@ -130,21 +133,9 @@ def domain_length(phi: Field, lattice: Lattice) -> dict[str, Tensor]:
 
 
 def wall_density(phi: Field, lattice: Lattice) -> Tensor:
-    """Part of the nearest-neighbour bonds whose ends have opposite order, ``Re phi_i^* phi_j < 0``, ``[*batch]``.
-
-    0 in one domain, about 1/2 without any order.  Where the density is uniform, ``phi`` is round-off without a sign: no wall.
-    """
+    """:func:`owned_wall_density` of a global order ``[*batch, *extent]``."""
     phi = torch.as_tensor(phi)
-    domain = CartesianDomain(lattice, SerialTransport(), device=phi.device)
-    parts = torch.view_as_real(phi) if phi.is_complex() else phi.unsqueeze(-1)
-    ghosted, there = domain.pad(parts.unsqueeze(-2), 1), _existing_cells(domain, parts)
-    walls, bonds = parts.new_zeros(()), parts.new_zeros(())
-    round_off = math.sqrt(torch.finfo(parts.dtype).eps) * parts.square().sum(dim=-1).mean(dim=_cell_axes(lattice), keepdim=True)
-    for bond in lattice.bonds(1):
-        overlap = (parts * _displaced(ghosted, bond.offset)[..., 0, :]).sum(dim=-1)
-        walls = walls + (overlap < -round_off).sum(dim=_cell_axes(lattice))
-        bonds = bonds + _displaced(there, bond.offset).sum()
-    return walls / bonds
+    return owned_wall_density(phi.unsqueeze(-1), CartesianDomain(lattice, SerialTransport(), device=phi.device))
 
 
 def owned_local_order(density: Tensor, domain: Domain) -> Tensor:
@@ -164,10 +155,28 @@ def owned_local_order(density: Tensor, domain: Domain) -> Tensor:
     return (density - total / count.clamp(min=1)) * _phase(domain, density).unsqueeze(-1)
 
 
-def owned_order_parameter(density: Tensor, domain: Domain) -> Tensor:
-    """``|mean phi|`` over the whole lattice from the owned density ``[*batch, *cells, basis]``, ``[*batch]``."""
-    phi = owned_local_order(density, domain)
+def owned_order_parameter(phi: Tensor, domain: Domain) -> Tensor:
+    """``|mean phi|`` over the whole lattice from the owned order ``[*batch, *cells, basis]``, ``[*batch]``."""
     return (_sum(phi, domain, fields=1) / domain.lattice.sites).abs()
+
+
+def owned_wall_density(phi: Tensor, domain: Domain) -> Tensor:
+    """Part of the nearest-neighbour bonds whose ends have opposite order, ``Re phi_i^* phi_j < 0``, ``[*batch]``.
+
+    ``phi``: owned, ``[*batch, *cells, basis]``.  0 in one domain, about 1/2 without any order.  Where the density is uniform,
+    ``phi`` is round-off without a sign: no wall.
+    """
+    parts = torch.view_as_real(phi) if phi.is_complex() else phi.unsqueeze(-1)
+    ghosted, there = domain.pad(parts, 1), _existing_cells(domain, parts)
+    axes = len(domain.lattice.extent)
+    mean_square = (_sum(parts.square(), domain) / domain.lattice.sites).to(parts)
+    round_off = math.sqrt(torch.finfo(parts.dtype).eps) * mean_square.view(*mean_square.shape, *(1,) * axes)
+    walls, bonds = torch.zeros_like(parts[..., 0, 0]), torch.zeros_like(_displaced(there, (0,) * axes)[..., 0, 0])
+    for bond in domain.lattice.bonds(1):
+        ahead = _displaced(ghosted, bond.offset)[..., bond.target, :]
+        walls += (parts[..., bond.source, :] * ahead).sum(dim=-1) < -round_off
+        bonds += _displaced(there, bond.offset)[..., 0, 0]
+    return _sum(walls, domain, fields=0) / _sum(bonds, domain, fields=0)
 
 
 def electron_number(density: Tensor, domain: Domain) -> Tensor:
@@ -194,27 +203,37 @@ def energies(state: State, mass: float, hamiltonian: Hamiltonian, domain: Domain
         "classical": _sum(potential, domain, fields=0) / sites,
     }
     if state.forces is not None and state.forces.grand_potential is not None:
-        electronic = state.forces.grand_potential / sites
+        electronic = state.forces.grand_potential.cpu() / sites
         if ensemble.kind == "canonical":
-            electronic = electronic + ensemble.filling * state.forces.chemical_potential
+            electronic = electronic + ensemble.filling * state.forces.chemical_potential.cpu()
         found["electronic"] = electronic
         found["total"] = found["kinetic"] + found["classical"] + electronic
     return found
 
 
 def _sum(owned: Tensor, domain: Domain, fields: int = 2) -> Tensor:
-    """Sum over the cells of all ranks and over the last ``fields`` axes (basis, components), in double precision."""
-    wide = torch.complex128 if owned.is_complex() else torch.float64
-    axes = tuple(range(-len(domain.lattice.extent) - fields, 0))
-    return domain.allsum(owned.to(wide).sum(dim=axes))
+    """Sum over the cells of all ranks and over the last ``fields`` axes (basis, components), the same bits on any ranks.
+
+    ``[*batch]`` on the CPU in double precision.
+    """
+    if owned.is_complex():
+        return torch.complex(_sum(owned.real, domain, fields), _sum(owned.imag, domain, fields))
+    batch = owned.shape[: owned.ndim - len(domain.lattice.extent) - fields]
+    return global_sum(owned.reshape(math.prod(batch), -1), domain).reshape(batch)
+
+
+def has_real_order(lattice: Lattice) -> bool:
+    """Whether ``exp(i K.r)`` is a sign on every cell: every component of ``K`` is 0 or pi."""
+    turns = torch.tensor(lattice.ordering_vector, dtype=torch.float64) / math.pi
+    return bool((turns.round() - turns).abs().max() < _PHASE_ERROR)
 
 
 def _phase(domain: Domain, like: Tensor) -> Tensor:
-    """``exp(i K.r)`` of the owned cells, ``[*cells]``; the signs +-1 where every component of ``K`` is 0 or pi."""
+    """``exp(i K.r)`` of the owned cells, ``[*cells]``; the signs +-1 where it is real."""
     vector = torch.tensor(domain.lattice.ordering_vector, dtype=torch.float64)
     ranges = [torch.arange(start, stop, dtype=torch.float64) for start, stop in domain.owned]
     angle = sum(k * r for k, r in zip(vector, torch.meshgrid(*ranges, indexing="ij"), strict=True))
-    real = bool(((vector / math.pi).round() * math.pi - vector).abs().max() < _PHASE_ERROR)
+    real = has_real_order(domain.lattice)
     phase = torch.cos(angle).round() if real else torch.polar(torch.ones_like(angle), angle)
     return phase.to(device=like.device, dtype=like.dtype if real else like.dtype.to_complex())
 
@@ -243,7 +262,7 @@ class _Rings(NamedTuple):
 @lru_cache(maxsize=_GEOMETRIES)
 def _rings(extent: tuple[int, ...], vectors: Vectors) -> _Rings:
     """The rings out to half of the shortest axis that hold a displacement, with their mean radii."""
-    radius = _shortest_image(extent, np.asarray(vectors) * np.asarray(extent)[:, None]).flatten()
+    radius = shortest_image(extent, box_sides(extent, vectors)).flatten()
     beyond = min(extent) // 2 + 1
     ring = radius.round().long().clamp(max=beyond)
     counts = torch.bincount(ring, minlength=beyond + 1)[:beyond]
@@ -256,19 +275,34 @@ def _rings(extent: tuple[int, ...], vectors: Vectors) -> _Rings:
 @lru_cache(maxsize=_GEOMETRIES)
 def _wave_numbers(extent: tuple[int, ...], vectors: Vectors) -> Tensor:
     """``|q|`` in the first zone, ``[*extent]`` in FFT order."""
-    return _shortest_image(extent, 2 * math.pi * np.linalg.inv(np.asarray(vectors)).T)
+    return shortest_image(extent, reciprocal_vectors(vectors))
 
 
-def _shortest_image(extent: tuple[int, ...], sides: NDArray[np.float64]) -> Tensor:
-    """Length of the shortest periodic image of ``sum_a (j_a / extent_a) side_a``, ``[*extent]`` in FFT order.
+def box_sides(extent: tuple[int, ...], vectors: Vectors) -> Array:
+    """Sides of the periodic box, one a row: those of :func:`shortest_image` for displacements."""
+    return np.asarray(vectors) * np.asarray(extent)[:, None]
 
-    ``sides``: those of the box for displacements, the reciprocal lattice vectors for wave vectors.
+
+def reciprocal_vectors(vectors: Vectors) -> Array:
+    """Reciprocal lattice vectors, one a row: the sides of :func:`shortest_image` for wave vectors."""
+    return 2 * math.pi * np.linalg.inv(np.asarray(vectors)).T
+
+
+def shortest_image(extent: Sequence[int], sides: Array, box: Sequence[tuple[int, int]] | None = None) -> Tensor:
+    """Length of the shortest periodic image of ``sum_a (j_a / extent_a) side_a``, in FFT order, float64.
+
+    For all ``j`` of ``extent``, or those ``[start, stop)`` of a ``box``.
     """
-    fractions = [torch.fft.fftfreq(cells, dtype=torch.float64) for cells in extent]
-    grid = torch.stack(torch.meshgrid(*fractions, indexing="ij"), dim=-1)
-    images = torch.tensor(list(itertools.product((-1.0, 0.0, 1.0), repeat=len(fractions))), dtype=torch.float64)
-    vectors = torch.from_numpy(np.ascontiguousarray(sides))
-    return torch.stack([((grid + image) @ vectors).norm(dim=-1) for image in images]).amin(dim=0)
+    ranges = box or [(0, cells) for cells in extent]
+    fractions = [
+        torch.fft.fftfreq(cells, dtype=torch.float64)[start:stop] for cells, (start, stop) in zip(extent, ranges, strict=True)
+    ]
+    grid = torch.meshgrid(*fractions, indexing="ij")
+    shortest = torch.full_like(grid[0], math.inf)
+    for image in itertools.product((-1.0, 0.0, 1.0), repeat=len(grid)):
+        along = [sum((f + i) * side for f, i, side in zip(grid, image, column, strict=True)) for column in sides.T]
+        shortest = torch.minimum(shortest, torch.stack(along).square().sum(dim=0))
+    return shortest.sqrt()
 
 
 def _nearest_extents(lattice: Lattice, period: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,8 @@ from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_pro
 from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
-from hpc_holstein.output.hdf5 import SERIES, TrajectoryWriter, is_trajectory, open_trajectory
+from hpc_holstein.output.hdf5 import SERIES, TIMINGS, TrajectoryWriter, is_trajectory, open_trajectory
+from hpc_holstein.output.journal import journal_of
 
 EXTENT = (4, 6)
 DT = 0.05
@@ -61,6 +63,19 @@ def test_xarray_finds_names_coordinates_and_units(tmp_path: Path) -> None:
         assert data.attrs["seed"] == 3
 
 
+def test_timings_are_a_group_with_the_times_of_the_rows(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    with TrajectoryWriter(path, CartesianDomain(square.build(EXTENT), SerialTransport()), DT, torch.float64, {}) as writer:
+        for step in (0, 10):
+            writer.write_series(step, {}, {"force": 0.5 + step, "other": 0.25})
+    with xr.open_dataset(path, engine="h5netcdf", group="timing") as data:
+        assert set(data.data_vars) == {f"{name}_seconds" for name in TIMINGS}
+        assert data.force_seconds.dims == ("observables_time",)
+        assert {variable.attrs["units"] for variable in data.data_vars.values()} == {"s"}
+        assert np.array_equal(data.force_seconds, [0.5, 10.5])
+        assert np.isnan(data.output_seconds).all()
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_file_does_not_depend_on_the_ranks(tmp_path: Path, ranks: int) -> None:
     write(tmp_path / "one.h5", SerialTransport())
@@ -104,6 +119,89 @@ def test_what_was_flushed_survives_a_run_that_ends_early(tmp_path: Path) -> None
     writer.close()
     with open_trajectory(copy) as trajectory:
         assert np.array_equal(trajectory.snapshot(0).q, np.ones(EXTENT))
+
+
+def state_at(step: int) -> State:
+    q, velocity, n = (torch.from_numpy(field)[..., None, None] for field in global_state(step))
+    return State(q, velocity, step, ForceResult(q, n[..., 0], torch.tensor(0.25 + step)))
+
+
+def append(writer: TrajectoryWriter, step: int) -> None:
+    writer.write_series(step, {"order_parameter": 0.1 * step})
+    writer.write_snapshot(state_at(step))
+    writer.flush()
+
+
+def require_whole(path: Path, steps: list[list[int]]) -> None:
+    """The file holds one of these lists of steps, in snapshots and rows alike, with the right values."""
+    with open_trajectory(path) as trajectory:
+        found = [int(step) for step in trajectory.steps]
+        assert found in steps
+        for index, step in enumerate(found):
+            assert np.array_equal(trajectory.snapshot(index).q, global_state(step)[0])
+        assert np.allclose(trajectory.series()["order_parameter"], 0.1 * np.array(found))
+
+
+def test_a_crash_at_any_write_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While rows are appended, and while those after a checkpoint are removed; before each write, and in its middle."""
+    domain = CartesianDomain(square.build(EXTENT), SerialTransport())
+    path, real = tmp_path / "t.h5", os.pwrite
+    with TrajectoryWriter(path, domain, DT, torch.float64, {"config": ""}) as writer:
+        for step in range(0, 60, 10):
+            append(writer, step)
+    disks: list[tuple[bytes, bytes]] = []
+
+    def look() -> None:
+        journal = journal_of(path)
+        disks.append((path.read_bytes(), journal.read_bytes() if journal.exists() else b""))
+
+    def watched(descriptor: int, data: memoryview, offset: int) -> int:
+        look()
+        real(descriptor, data[: len(data) // 2], offset)
+        look()
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr("hpc_holstein.output.journal.os.pwrite", watched)
+    with TrajectoryWriter.continued(path, domain, DT, 35, "") as writer:
+        writer.flush()
+        append(writer, 40)
+        append(writer, 50)
+    monkeypatch.undo()
+    before, cut = [0, 10, 20, 30, 40, 50], [0, 10, 20, 30]
+    for content, journal in disks:
+        path.write_bytes(content)
+        journal_of(path).write_bytes(journal)
+        require_whole(path, [before, cut, [*cut, 40], [*cut, 40, 50]])
+        with TrajectoryWriter.continued(path, domain, DT, 35, "") as writer:
+            append(writer, 40)
+        require_whole(path, [[*cut, 40]])
+    assert len(disks) > 20
+
+
+def test_a_run_that_goes_on_removes_what_comes_later(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    write(path, SerialTransport())
+    domain = CartesianDomain(square.build(EXTENT), SerialTransport())
+    with TrajectoryWriter.continued(path, domain, DT, 15, "x = 2\n") as writer:
+        assert writer.rows(15) == (1, 2)
+        append(writer, 15)
+    with open_trajectory(path) as trajectory:
+        assert list(trajectory.steps) == [0, 15]
+        assert np.allclose(trajectory.series()["time"], [0.0, 0.5, 0.75])
+        assert trajectory.attributes["config"] == "x = 2\n"
+        assert np.array_equal(trajectory.snapshot(1).q, global_state(15)[0])
+
+
+def test_a_flipped_bit_is_noticed_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.h5"
+    write(path, SerialTransport())
+    content = path.read_bytes()
+    start = content.index(global_state(50)[1].tobytes())  # the velocity of the second snapshot
+    path.write_bytes(content[: start + 5] + bytes([content[start + 5] ^ 4]) + content[start + 6 :])
+    with open_trajectory(path) as trajectory:
+        trajectory.snapshot(0)
+        with pytest.raises(DataError, match=r"snapshot 1 of .* cannot be read"):
+            trajectory.snapshot(1)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""Where a run starts: at its beginning, or at a checkpoint of the run that is in the folder already."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hpc_holstein.cli.session import Session
+from hpc_holstein.config import Config
+from hpc_holstein.config.same_run import require_same_run
+from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.files import refuse_existing, require_writable
+from hpc_holstein.output import checkpoint
+from hpc_holstein.output.checkpoint import Checkpoint
+from hpc_holstein.output.hdf5 import TrajectoryWriter
+from hpc_holstein.output.journal import journal_of
+from hpc_holstein.simulation import Simulation, Totals
+
+AUTO, NEVER = "auto", "never"
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of a run."""
+
+    path: Path
+
+    @property
+    def trajectory(self) -> Path:
+        """Snapshots and observables."""
+        return self.path / "trajectory.h5"
+
+    @property
+    def summary(self) -> Path:
+        """What the run did, written at its end and at a stop."""
+        return self.path / "summary.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where they are."""
+        return self.path / "checkpoints"
+
+    @property
+    def stop(self) -> Path:
+        """A file whose presence ends the run."""
+        return self.path / "STOP"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts; the same on all ranks but for ``stored``, which the root has.
+
+    step       None: a new run
+    stored     the checkpoint
+    account    of it
+    own        it lies in the folder of this run
+    finished   nothing is left to do
+    told       sentences for the user
+    """
+
+    step: int | None = None
+    stored: Checkpoint | None = None
+    account: dict[str, float] | None = None
+    own: bool = True
+    finished: bool = False
+    told: tuple[str, ...] = ()
+
+    def totals(self) -> Totals:
+        """What the sessions before this one spent."""
+        known = {field.name for field in fields(Totals)}
+        return Totals(**{name: value for name, value in (self.account or {}).items() if name in known})  # type: ignore[arg-type]
+
+    def health(self) -> dict[str, float]:
+        """What the health of the run is measured against."""
+        known = ("energy_scale", "electron_number", "electron_drift")
+        return {name: value for name, value in (self.account or {}).items() if name in known}
+
+
+def find(config: Config, restart: str, folder: Folder, session: Session) -> Start:
+    """The start that ``restart`` (auto, never, or a path) asks for; collective.
+
+    Raises DataError where files would be overwritten or no checkpoint is whole, ConfigError where it belongs to another run.
+    """
+    found: list[Start] = []
+    session.on_root(lambda: found.append(_find(config, restart, folder)))
+    shared = session.transport.bcast(replace(found[0], stored=None) if found else Start())
+    return found[0] if found else shared
+
+
+def _find(config: Config, restart: str, folder: Folder) -> Start:
+    """On the root."""
+    if restart == NEVER:
+        refuse_existing(*checkpoint.listed(folder.checkpoints))
+    if restart == NEVER or (restart == AUTO and not checkpoint.listed(folder.checkpoints)):
+        require_writable(folder.trajectory, folder.summary)
+        return Start()
+    path = folder.path if restart == AUTO else Path(restart)
+    stored, told = _load(path)
+    own = path.resolve() in _own_places(folder, stored.step)
+    if not own:
+        refuse_existing(folder.trajectory, folder.summary, *checkpoint.listed(folder.checkpoints))
+    source = checkpoint.path_of(folder.checkpoints, stored.step) if own else path
+    require_same_run(config, stored.attributes, source)
+    if stored.step > config.dynamics.steps:
+        raise ConfigError(
+            f"dynamics.steps = {config.dynamics.steps} lies before step {stored.step}, where the run of {source} is already: "
+            "ask for at least as many, or choose another output with --output"
+        )
+    if own and stored.step and not folder.trajectory.exists():
+        told.append(f"{folder.trajectory} is not there: a new one starts at step {stored.step}")
+    finished = own and _is_finished(folder, config.dynamics.steps)
+    return Start(stored.step, stored, stored.account, own, finished, tuple(told))
+
+
+def _load(path: Path) -> tuple[Checkpoint, list[str]]:
+    """The checkpoint ``path``, or the last whole one of the folder of a run or of its checkpoints; and what was passed over."""
+    if path.is_file():
+        return checkpoint.read(path), []
+    inner = Folder(path).checkpoints
+    stored, complaints = checkpoint.newest(inner if inner.is_dir() else path)
+    if stored is None:
+        raise DataError(f"--restart {path} holds no checkpoints: give auto, never, a checkpoint or the folder of a run")
+    return stored, [f"{complaint.partition(':')[0]}: going on from step {stored.step}" for complaint in complaints]
+
+
+def _own_places(folder: Folder, step: int) -> list[Path]:
+    return [place.resolve() for place in (folder.path, folder.checkpoints, checkpoint.path_of(folder.checkpoints, step))]
+
+
+def _is_finished(folder: Folder, steps: int) -> bool:
+    """Whether the run was done to its end."""
+    try:
+        content = json.loads(folder.summary.read_text(encoding="utf-8"))
+        return bool(folder.trajectory.exists() and content["steps"] == steps and content["stopped"] is None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def prepare(start: Start, new: Checkpoint | None, folder: Folder, config: Config, facts: dict[str, Any]) -> None:
+    """On the root, before the first step: a checkpoint of it in the folder, and none of later ones.
+
+    ``new``: the first state of a new run.  From here on ``--restart auto`` continues, whenever the run is killed.
+    """
+    if start.step is not None and start.own:
+        checkpoint.clean(folder.checkpoints, after=start.step)
+    else:
+        require_writable(folder.trajectory, folder.summary)
+        stored = start.stored or new
+        assert stored is not None
+        stored = checkpoint.with_facts(stored, {**stored.account, "snapshots": 0, "rows": 0}, facts)
+        checkpoint.write(folder.checkpoints, stored, config.output.checkpoints_kept)
+    if not start.step:  # nothing is in a trajectory that starts again
+        for path in (folder.trajectory, journal_of(folder.trajectory)):
+            path.unlink(missing_ok=True)
+
+
+def open_writer(
+    start: Start, simulation: Simulation, folder: Folder, config: Config, facts: dict[str, Any]
+) -> TrajectoryWriter:
+    """The trajectory to write: that of the run without rows that come later, or a new one.
+
+    Raises DataError, on the root alone, where the file is damaged or ends before the checkpoint.
+    """
+    domain, dt = simulation.domain, simulation.dt
+    if not (start.step and start.own and folder.trajectory.exists()):
+        return TrajectoryWriter(folder.trajectory, domain, dt, config.parallel.torch_dtype, facts)
+    writer = TrajectoryWriter.continued(folder.trajectory, domain, dt, start.step, config.toml())
+    account = start.account or {}
+    if domain.rank == 0 and writer.rows(start.step) < (account["snapshots"], account["rows"]):
+        raise DataError(
+            f"{folder.trajectory} ends before step {start.step}, from where the run goes on: put the whole file back, or move "
+            "it away to go on in a new one"
+        )
+    return writer

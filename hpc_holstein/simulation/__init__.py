@@ -1,0 +1,27 @@
+"""The run loop, what watches it, and how it ends."""
+
+from hpc_holstein.simulation.checkpoints import CheckpointKeeper
+from hpc_holstein.simulation.health import LARGEST, RUNAWAY, Health
+from hpc_holstein.simulation.ledger import Ledger, MeteredTransport, Totals
+from hpc_holstein.simulation.loop import Simulation, Summary
+from hpc_holstein.simulation.observers import Progress, Recorder, SnapshotWriter, clock
+from hpc_holstein.simulation.stopping import Deadline, StopSignals, Watch
+
+__all__ = [
+    "LARGEST",
+    "RUNAWAY",
+    "CheckpointKeeper",
+    "Deadline",
+    "Health",
+    "Ledger",
+    "MeteredTransport",
+    "Progress",
+    "Recorder",
+    "Simulation",
+    "SnapshotWriter",
+    "StopSignals",
+    "Summary",
+    "Totals",
+    "Watch",
+    "clock",
+]

@@ -1,0 +1,157 @@
+"""Where the time of a run went, over all sessions of it, and in each row of observables since the row before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from hpc_holstein.domain.transport import Message, Transport
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What a run has spent, up to its last checkpoint in sessions that were killed; seconds are those of rank 0.
+
+    Forces and output (observables, trajectory, checkpoints) without the communication in them, communication (halo exchanges
+    and sums, waiting included) and the rest add up to ``wall_seconds``; checkpoints are a part of the output, halos of the
+    communication.  ``halo_bytes`` were sent for forces; ``hidden_seconds`` halos were under way while the rank computed.
+    """
+
+    wall_seconds: float = 0.0
+    force_seconds: float = 0.0
+    communication_seconds: float = 0.0
+    output_seconds: float = 0.0
+    checkpoint_seconds: float = 0.0
+    halo_seconds: float = 0.0
+    hidden_seconds: float = 0.0
+    halo_bytes: float = 0.0
+    force_calls: int = 0
+    sessions: int = 0
+
+
+@dataclass
+class _Spent:
+    """What a transport has done so far: seconds in exchanges, in sums, and between the parts of an exchange; bytes sent."""
+
+    exchanges: float = 0.0
+    sums: float = 0.0
+    hidden: float = 0.0
+    sent: float = 0.0
+
+    def __sub__(self, other: _Spent) -> _Spent:
+        return _Spent(*(getattr(self, item.name) - getattr(other, item.name) for item in fields(self)))
+
+    def __add__(self, other: _Spent) -> _Spent:
+        return _Spent(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+    @property
+    def blocked(self) -> float:
+        return self.exchanges + self.sums
+
+
+class MeteredTransport:
+    """A transport that adds up the seconds it spends in exchanges and sums, waiting for other ranks included."""
+
+    def __init__(self, inner: Transport) -> None:
+        self._inner = inner
+        self.rank, self.size = inner.rank, inner.size
+        self._spent = _Spent()
+
+    def spent(self) -> _Spent:
+        """Everything up to now."""
+        return self._spent + _Spent()
+
+    def exchange(self, messages: Sequence[Message]) -> None:
+        """See :class:`Transport`."""
+        start = time.perf_counter()
+        self._count(messages)
+        self._inner.exchange(messages)
+        self._spent.exchanges += time.perf_counter() - start
+
+    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
+        """See :class:`Transport`; what is hidden behind other work counts apart."""
+        start = time.perf_counter()
+        self._count(messages)
+        wait = self._inner.exchange_start(messages)
+        left = time.perf_counter()
+        self._spent.exchanges += left - start
+
+        def finish() -> None:
+            back = time.perf_counter()
+            wait()
+            self._spent.exchanges += time.perf_counter() - back
+            self._spent.hidden += back - left
+
+        return finish
+
+    def allsum(self, value: Tensor) -> Tensor:
+        """See :class:`Transport`."""
+        start = time.perf_counter()
+        total = self._inner.allsum(value)
+        self._spent.sums += time.perf_counter() - start
+        return total
+
+    def _count(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if message.dest is not None and message.dest != self.rank:
+                self._spent.sent += message.send.nbytes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class Ledger:
+    """Adds this session to the ``carried`` totals of those before it."""
+
+    def __init__(self, transport: MeteredTransport, carried: Totals | None = None) -> None:
+        self._transport, self._carried = transport, carried or Totals()
+        self._start = self._now = time.perf_counter()
+        self._own = dict.fromkeys(("force", "output"), 0.0)  # seconds without communication
+        self._start_spent = self._now_spent = transport.spent()
+        self._for_output = _Spent()
+        self._row = self._seconds()
+        self.checkpoint_seconds, self.force_calls = 0.0, 0
+
+    @contextmanager
+    def spend(self, on: str) -> Iterator[None]:
+        """Count the block as ``force`` or ``output``."""
+        self._now, self._now_spent = time.perf_counter(), self._transport.spent()
+        try:
+            yield
+        finally:
+            spent = self._transport.spent() - self._now_spent
+            self._own[on] += time.perf_counter() - self._now - spent.blocked
+            if on == "output":
+                self._for_output += spent
+
+    def row(self) -> dict[str, float]:
+        """Seconds since the last row, until the output began that this one is a part of."""
+        before, self._row = self._row, self._seconds()
+        return {name: seconds - before[name] for name, seconds in self._row.items()}
+
+    def _seconds(self) -> dict[str, float]:
+        communication = (self._now_spent - self._start_spent).blocked
+        seconds = {**self._own, "communication": communication}
+        return {**seconds, "other": self._now - self._start - sum(seconds.values())}
+
+    def totals(self) -> Totals:
+        """Everything up to now."""
+        before, spent = self._carried, self._transport.spent() - self._start_spent
+        halos = spent - self._for_output
+        return Totals(
+            wall_seconds=before.wall_seconds + time.perf_counter() - self._start,
+            force_seconds=before.force_seconds + self._own["force"],
+            communication_seconds=before.communication_seconds + spent.blocked,
+            output_seconds=before.output_seconds + self._own["output"],
+            checkpoint_seconds=before.checkpoint_seconds + self.checkpoint_seconds,
+            halo_seconds=before.halo_seconds + halos.exchanges,
+            hidden_seconds=before.hidden_seconds + halos.hidden,
+            halo_bytes=before.halo_bytes + halos.sent,
+            force_calls=before.force_calls + self.force_calls,
+            sessions=before.sessions + 1,
+        )

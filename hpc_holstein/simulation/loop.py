@@ -1,0 +1,135 @@
+"""The run loop: one time step after another, observers at their cadence, and an account of where the time went."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Noise, State
+from hpc_holstein.simulation.checkpoints import CheckpointKeeper
+from hpc_holstein.simulation.health import GuardedForces
+from hpc_holstein.simulation.ledger import Ledger, MeteredTransport
+from hpc_holstein.simulation.observers import HealthCheck, Observer, Recorder
+from hpc_holstein.simulation.stopping import Watch
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did in all its sessions; seconds and bytes as in :class:`Totals`.
+
+    ``stopped`` says why it ended before its last step.
+    """
+
+    steps: int
+    sites: int
+    wall_seconds: float
+    force_seconds: float
+    communication_seconds: float
+    output_seconds: float
+    checkpoint_seconds: float
+    halo_seconds: float
+    hidden_seconds: float
+    halo_bytes: float
+    force_calls: int
+    sessions: int
+    observables: dict[str, float] = field(default_factory=dict)
+    electron_number_drift: float = math.nan
+    stopped: str | None = None
+
+    @property
+    def site_steps_per_second(self) -> float:
+        """Sites times steps over wall time."""
+        return self.sites * self.steps / self.wall_seconds if self.wall_seconds > 0 else math.nan
+
+    @property
+    def other_seconds(self) -> float:
+        """Integration, noise and bookkeeping."""
+        return self.wall_seconds - self.force_seconds - self.communication_seconds - self.output_seconds
+
+    @property
+    def halo_bytes_per_step(self) -> float:
+        """Bytes that rank 0 sent for the forces of a step."""
+        return self.halo_bytes / max(self.force_calls, 1)
+
+    @property
+    def hidden_fraction(self) -> float:
+        """Part of the time of the halos in which the rank computed on something else."""
+        whole = self.halo_seconds + self.hidden_seconds
+        return self.hidden_seconds / whole if whole > 0 else 0.0
+
+
+@dataclass
+class Simulation:
+    """Everything that moves a state: integrator, forces and noise on a domain."""
+
+    domain: Domain
+    hamiltonian: Hamiltonian
+    ensemble: Ensemble
+    forces: ForceProvider
+    integrator: Integrator
+    noise: Noise
+    mass: float
+    dt: float
+    transport: MeteredTransport
+
+    def run(
+        self,
+        state: State,
+        steps: int,
+        record: Recorder,
+        observers: Sequence[Observer],
+        ledger: Ledger | None = None,
+        watch: Watch | None = None,
+        keeper: CheckpointKeeper | None = None,
+    ) -> tuple[State, Summary]:
+        """Advance ``state`` by ``steps``, or until ``watch`` says to stop; observers see multiples of ``every`` and the last.
+
+        ``keeper`` saves what the cadence and ``watch`` ask for.  Raises SpectrumError where the run is not healthy any more.
+        """
+        ledger = ledger or Ledger(self.transport)
+        forces = GuardedForces(self.forces, self.domain, self.dt, ledger)
+        last, stopped = state.step + steps, None
+        state = self.integrator.init(state, forces)
+        everyone: list[Observer] = [record, *observers, HealthCheck(record), *([keeper] if keeper else [])]
+        record.ledger = ledger
+        _observe(everyone, state, last, ledger)
+        while state.step < last:
+            if watch is not None and watch.due(state.step):
+                with ledger.spend("output"):
+                    stopped = _heed(watch, keeper, state)
+                if stopped:
+                    break
+            state = self.integrator.step(state, forces, self.noise)
+            _observe(everyone, state, last, ledger)
+        if stopped:
+            record.look(state)
+        return state, Summary(
+            steps=state.step,
+            sites=self.domain.lattice.sites,
+            **asdict(ledger.totals()),
+            observables=record.last,
+            electron_number_drift=record.health.electron_drift,
+            stopped=stopped,
+        )
+
+
+def _observe(observers: Sequence[Observer], state: State, last: int, ledger: Ledger) -> None:
+    now = [observer for observer in observers if state.step % observer.every == 0 or state.step == last]
+    if now:
+        with ledger.spend("output"):
+            for observer in now:
+                observer(state)
+
+
+def _heed(watch: Watch, keeper: CheckpointKeeper | None, state: State) -> str | None:
+    """Do what all ranks have agreed on; returns why the run ends here."""
+    verdict = watch.look(state.step)
+    if keeper is not None and (verdict.stop or verdict.checkpoint):
+        start = time.monotonic()
+        keeper(state)
+        watch.saved(time.monotonic() - start)
+    if verdict.stop:
+        watch.honoured()
+    return verdict.stop

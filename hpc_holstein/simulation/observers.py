@@ -1,0 +1,173 @@
+"""What looks at a run at its own cadence: scalars, snapshots, progress."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from tqdm import tqdm
+
+from hpc_holstein.domain.transport import Transport
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
+from hpc_holstein.output import observables
+from hpc_holstein.output.domain_lengths import DomainLengths
+from hpc_holstein.output.hdf5 import TrajectoryWriter
+from hpc_holstein.simulation.health import Health
+from hpc_holstein.simulation.ledger import Ledger
+
+_LOG_SECONDS = 30.0  # between two progress lines where there is no terminal
+
+Say = Callable[[str], None]
+
+
+class Observer(Protocol):
+    """Looks at the state at the multiples of ``every`` and at the end; collective."""
+
+    every: int
+
+    def __call__(self, state: State) -> None:
+        """Look at ``state``."""
+
+
+class Physics(Protocol):
+    """What the scalars of a state depend on."""
+
+    domain: Domain
+    hamiltonian: Hamiltonian
+    ensemble: Ensemble
+    mass: float
+    dt: float
+
+    @property
+    def transport(self) -> Transport:
+        """That of the domain."""
+
+
+class Recorder:
+    """Scalar observables of the whole lattice at their cadence; keeps the last row, and what the health is measured against.
+
+    Every rank computes its part and has the whole row; nothing is gathered.  Collective to make.
+    """
+
+    def __init__(
+        self, every: int, simulation: Physics, writer: TrajectoryWriter | None = None, health: Health | None = None
+    ) -> None:
+        self.every = every
+        self.health = health or Health(simulation.ensemble, simulation.dt)
+        self._simulation, self._writer = simulation, writer
+        self._order = OrderScalars(simulation.domain, simulation.transport)
+        self.last: dict[str, float] = {}
+        self.ledger: Ledger | None = None  # of a run, which sets it
+
+    def __call__(self, state: State) -> None:
+        """Compute and write one row, and where the time since the row before went."""
+        self.look(state)
+        if self._writer is not None:
+            self._writer.write_series(state.step, self.last, self.ledger.row() if self.ledger else {})
+
+    def look(self, state: State) -> None:
+        """Compute :attr:`last`, the scalars of :data:`output.hdf5.SERIES`, without writing it."""
+        self.last = {**self._order(state), **_sums(state, self._simulation)}
+
+    def require_healthy(self, state: State) -> None:
+        """SpectrumError where ``state``, between two rows, is not healthy."""
+        self.health.require(state.step, _sums(state, self._simulation))
+
+
+class OrderScalars:
+    """Order parameters, walls and, on a periodic lattice, domain lengths of a state with forces; collective."""
+
+    def __init__(self, domain: Domain, transport: Transport) -> None:
+        self._domain = domain
+        lattice = domain.lattice
+        self._lengths = DomainLengths(domain, transport, observables.has_real_order(lattice)) if all(lattice.periodic) else None
+
+    def __call__(self, state: State) -> dict[str, float]:
+        """The values by their names, the same on all ranks."""
+        assert state.forces is not None
+        phi = observables.owned_local_order(state.forces.density, self._domain)
+        phi_q = observables.owned_local_order(state.q[..., 0], self._domain)
+        found = {
+            "order_parameter": observables.owned_order_parameter(phi, self._domain),
+            "order_parameter_q": observables.owned_order_parameter(phi_q, self._domain),
+            "domain_wall_density": observables.owned_wall_density(phi, self._domain),
+        }
+        if self._lengths is not None:
+            found |= {f"domain_length_{name}": length for name, length in self._lengths(phi[..., 0]).items()}
+        return {name: float(value) for name, value in found.items()}
+
+
+class HealthCheck:
+    """SpectrumError where a row that was just recorded is not healthy; to come after all that write it."""
+
+    def __init__(self, record: Recorder) -> None:
+        self.every, self._record = record.every, record
+
+    def __call__(self, state: State) -> None:
+        """Check the last row."""
+        self._record.health.require(state.step, self._record.last)
+
+
+def _sums(state: State, run: Physics) -> dict[str, float]:
+    """The scalars that health looks at, and those that cost as little; the same on all ranks."""
+    assert state.forces is not None
+    domain, density = run.domain, state.forces.density
+    energies = observables.energies(state, run.mass, run.hamiltonian, domain, run.ensemble)
+    values = {
+        "kinetic_temperature": observables.kinetic_temperature(state.velocity, run.mass, domain),
+        "electron_number": observables.electron_number(density, domain) / domain.lattice.sites,
+        "mu": state.forces.chemical_potential,
+        **{f"{name}_energy": value for name, value in energies.items()},
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+class SnapshotWriter:
+    """Writes the state to the trajectory at its cadence."""
+
+    def __init__(self, every: int, writer: TrajectoryWriter) -> None:
+        self.every, self._writer = every, writer
+
+    def __call__(self, state: State) -> None:
+        """Append the state."""
+        self._writer.write_snapshot(state)
+
+
+class Progress:
+    """A bar on a terminal, otherwise a line now and then: step, rate and time to go.  For rank 0 only."""
+
+    every = 1
+
+    def __init__(self, last: int, sites: int, say: Say) -> None:
+        self._last, self._sites, self._say = last, sites, say
+        self._bar = tqdm(total=last, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
+        self._start = self._spoken = time.perf_counter()
+        self._first: int | None = None
+
+    def __call__(self, state: State) -> None:
+        """Show how far the run is."""
+        if self._first is None:
+            self._first, self._start = state.step, time.perf_counter()
+        if self._bar is not None:
+            self._bar.update(state.step - self._bar.n)
+            if state.step == self._last:
+                self._bar.close()
+            return
+        now, done = time.perf_counter(), state.step - self._first
+        if done and now - self._spoken >= _LOG_SECONDS:
+            self._spoken = now
+            rate = done / (now - self._start)
+            left = (self._last - state.step) / rate
+            self._say(f"step {state.step}/{self._last}, {rate * self._sites:.3g} site-steps/s, {clock(left)} to go")
+
+
+def clock(seconds: float) -> str:
+    """``4 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,143 @@
+"""How a run ends before its last step: signals, a wall-clock budget, the end of the Slurm job, a file named STOP.
+
+Any rank may be told; all ranks agree at a step that every one of them knows beforehand, by one small sum twice a second or so.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import NamedTuple
+
+import torch
+
+from hpc_holstein.interfaces import Domain
+
+_LOOK_SECONDS = 0.5
+_CLOSING_SHARE, _CLOSING_SECONDS = 0.1, 60.0  # of the time there is, kept for the end: a tenth, and never more than a minute
+_CHECKPOINTS = 3.0  # times that the last checkpoint took, kept for the last one
+_AGAIN_SECONDS = 1.0  # a second interrupt after this ends at once; a terminal and a launcher may both send the first one
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopSignals:
+    """Notes SIGINT (once), SIGTERM and SIGUSR1 in a ``with`` block instead of ending there; a second SIGINT interrupts."""
+
+    def __init__(self) -> None:
+        self.arrived = dict.fromkeys(_SIGNALS, 0)
+        self._first_interrupt = 0.0
+        self._before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # Python hands signals to no other
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and self.arrived[signal.SIGINT] and now - self._first_interrupt > _AGAIN_SECONDS:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and not self.arrived[signal.SIGINT]:
+            self._first_interrupt = now
+        self.arrived[signal.Signals(number)] = 1
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A time of the clock [s since the epoch] at which the process must have ended, why, and what is kept for the end [s]."""
+
+    at: float
+    reason: str
+    margin: float
+
+    @classmethod
+    def earliest(cls, budget: float | None, started: float, environment: Mapping[str, str]) -> Deadline | None:
+        """That of a budget of seconds since ``started``, or of the Slurm job in ``environment``; None without either."""
+        ends = [] if budget is None else [(started + budget, "the wall-clock budget is used up")]
+        with suppress(KeyError, ValueError):
+            ends.append((float(environment["SLURM_JOB_END_TIME"]), "the Slurm job is about to end"))
+        if not ends:
+            return None
+        at, reason = min(ends)
+        return cls(at, reason, min(_CLOSING_SECONDS, _CLOSING_SHARE * max(at - started, 0.0)))
+
+
+class Verdict(NamedTuple):
+    """What all ranks do now: end the run for a reason, or write a checkpoint because it is time."""
+
+    stop: str | None
+    checkpoint: bool
+
+
+class Watch:
+    """Finds out together with all ranks whether to stop, and whether the wall clock asks for a checkpoint.
+
+    ``deadline``, ``stop_file`` and the clock are those of rank 0; signals count on any rank.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        signals: StopSignals | None = None,
+        deadline: Deadline | None = None,
+        stop_file: Path | None = None,
+        checkpoint_seconds: float = 0.0,
+    ) -> None:
+        self._domain, self._signals, self._deadline = domain, signals or StopSignals(), deadline
+        self._stop_file, self._checkpoint_seconds = stop_file, checkpoint_seconds
+        self._next, self._stride, self._looked = 0, 0, time.monotonic()
+        self._saved, self._saving = time.monotonic(), 0.0
+        self._reasons = [
+            *(f"{number.name} arrived" for number in _SIGNALS),
+            "" if deadline is None else deadline.reason,
+            f"there is a file {stop_file}",
+        ]
+
+    def due(self, step: int) -> bool:
+        """Whether the ranks look at this step."""
+        return step >= self._next
+
+    def saved(self, seconds: float) -> None:
+        """A checkpoint was written, in so many seconds."""
+        self._saved, self._saving = time.monotonic(), seconds
+
+    def look(self, step: int) -> Verdict:
+        """Ask all ranks; collective.  The next look is after some half second, at the pace since the last one."""
+        now = time.monotonic()
+        elapsed = now - self._looked if self._stride else 0.0
+        told = [float(count) for count in self._signals.arrived.values()]
+        root = [float(self._late(elapsed)), float(self._asked()), float(self._old(now)), elapsed]
+        votes = torch.tensor(told + (root if self._domain.rank == 0 else [0.0] * len(root)), dtype=torch.float64)
+        *reasons, checkpoint, agreed_elapsed = self._domain.allsum(votes).tolist()
+        pace = agreed_elapsed / self._stride if self._stride else _LOOK_SECONDS
+        self._stride = max(1, min(2 * self._stride, int(_LOOK_SECONDS / max(pace, 1e-9))))
+        self._next, self._looked = step + self._stride, now
+        stop = next((text for text, count in zip(self._reasons, reasons, strict=True) if count), None)
+        return Verdict(stop, bool(checkpoint))
+
+    def honoured(self) -> None:
+        """The run has stopped: on the root, remove the STOP file, so that the run can go on later."""
+        if self._domain.rank == 0 and self._stop_file is not None:
+            self._stop_file.unlink(missing_ok=True)
+
+    def _late(self, elapsed: float) -> bool:
+        if self._deadline is None:
+            return False
+        needed = self._deadline.margin + _CHECKPOINTS * self._saving + 2 * elapsed
+        return time.time() + needed > self._deadline.at
+
+    def _asked(self) -> bool:
+        return self._stop_file is not None and self._stop_file.exists()
+
+    def _old(self, now: float) -> bool:
+        return self._checkpoint_seconds > 0 and now - self._saved > self._checkpoint_seconds
