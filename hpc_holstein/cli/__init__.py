@@ -1,43 +1,58 @@
-"""The command line: ``hpc-holstein run | label | train | validate | analyze | show``."""
+"""The command line: ``hpc-holstein run | label | train | validate | analyze | dos | show | submit | pipeline``."""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 import hpc_holstein
-from hpc_holstein.cli import analyze, label, run, show, train, validate
+from hpc_holstein.cli import analyze, dos, label, pipeline, run, show, submit, train, validate
 from hpc_holstein.cli.options import Parser
-from hpc_holstein.cli.session import Session, require_one_job, silence_other_ranks, start_transport
+from hpc_holstein.cli.session import (
+    Session,
+    require_launcher,
+    require_one_job,
+    silence_other_ranks,
+    speaks,
+    start_transport,
+)
 from hpc_holstein.domain.transport import Transport, abort_all_on_error
 from hpc_holstein.errors import HolsteinError
 
-COMMANDS = {"run": run, "label": label, "train": train, "validate": validate, "analyze": analyze, "show": show}
+_MODULES = (run, label, train, validate, analyze, dos, show, submit, pipeline)
+COMMANDS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
+_ON_ALL_RANKS = ("run", "label", "train", "validate")
 _USER_ERROR, _INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command on all ranks; a user error is one line on rank 0 and exit code 2 on all of them."""
+    """Run one command on all ranks; a user error is one line on rank 0 and exit code 2 on all of them.
+
+    0: done; 75: stopped before its end, the same command goes on; 1: a bug; 130: interrupted.
+    """
     transport = start_transport()
     silence_other_ranks(transport)
     try:
         with abort_all_on_error(transport):
-            _execute(arguments, transport)
+            return _execute(arguments, transport)
     except HolsteinError as error:
-        if transport.rank == 0:
+        if speaks(transport):
             print(f"error: {error}", file=sys.stderr, flush=True)
         return _USER_ERROR
-    return 0
 
 
-def _execute(arguments: Sequence[str] | None, transport: Transport) -> None:
+def _execute(arguments: Sequence[str] | None, transport: Transport) -> int:
     logging.basicConfig(format="%(message)s", level=logging.INFO if transport.rank == 0 else logging.ERROR)
     try:
         require_one_job(transport)
         args = parser().parse_args(arguments)
-        COMMANDS[args.command].execute(args, Session.of(transport))
+        if args.command in _ON_ALL_RANKS:
+            require_launcher(transport)
+        code: int | None = COMMANDS[args.command].execute(args, Session.of(transport))
+        return code or os.EX_OK
     except KeyboardInterrupt:
         transport.abort("interrupted", _INTERRUPTED)
 

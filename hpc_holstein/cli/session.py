@@ -18,6 +18,8 @@ from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transpo
 from hpc_holstein.errors import ConfigError
 
 _LOG_SECONDS = 20.0  # between two progress lines where there is no terminal
+_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 _LAUNCHER_VARIABLES = ("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
@@ -28,11 +30,33 @@ def start_transport() -> Transport:
     return SerialTransport()
 
 
+def speaks(transport: Transport) -> bool:
+    """Whether this process is the one that talks to the user; of tasks that MPI does not join, one does too."""
+    numbers = [os.environ[name] for name in _RANK_VARIABLES if name in os.environ]
+    return transport.rank == 0 and (transport.size > 1 or not numbers or numbers[0] == "0")
+
+
 def require_one_job(transport: Transport) -> None:
-    """Raise ConfigError where Slurm started several tasks that MPI does not join: each would do all the work."""
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if transport.size == 1 and tasks > 1 and "PMI_SIZE" not in os.environ:
-        raise ConfigError(f"Slurm started {tasks} tasks but MPI joins none of them: start with `srun --mpi=pmi2` or `mpirun`")
+    """Raise ConfigError where a launcher started tasks that MPI does not join: each would do all the work."""
+    sizes = [(name, os.environ[name]) for name in _SIZE_VARIABLES if name in os.environ]
+    name, tasks = sizes[0] if sizes else ("", "1")
+    if transport.size == 1 and tasks.isdecimal() and int(tasks) > 1:
+        launcher = "Slurm" if name.startswith("SLURM") else "the launcher"
+        raise ConfigError(
+            f"{launcher} started {tasks} tasks but MPI joins none of them: start with `srun --mpi=pmi2` or `srun --mpi=pmix`, "
+            "as the MPI library of mpi4py wants it, or with the `mpirun` of that library"
+        )
+
+
+def require_launcher(transport: Transport) -> None:
+    """Raise ConfigError in a batch job of several tasks where the command was started on the first one alone."""
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    batch = os.environ.get("ENVIRONMENT") == "BATCH" and "SLURM_STEP_ID" not in os.environ
+    if batch and tasks != "1" and isinstance(transport, SerialTransport):
+        raise ConfigError(
+            f"this job has {tasks} tasks and one rank was started: put `srun --mpi=pmi2` or `mpirun -n {tasks}` before the "
+            "command, or ask for one task"
+        )
 
 
 @dataclass(frozen=True)
@@ -93,11 +117,14 @@ class Session:
         chosen = self.device(device)
         if chosen.startswith("cuda"):
             torch.cuda.set_device(chosen)  # before CUDA is touched, so that no rank opens a context on the GPU of another
+        with agreed(self.transport):
+            idle = self._require_gpus(device, chosen)
         taken = self.transport.allgather(chosen)
         ranks = f"{self.transport.size} rank{'s' if self.transport.size > 1 else ''}"
         hosts = f" on {self.hosts} hosts" if self.hosts > 1 else ""
         devices = taken[0] if len(set(taken)) == 1 else ", ".join(f"rank {rank}: {name}" for rank, name in enumerate(taken))
         shared = f"; {self.local_size} ranks share {self.cores} cores" if self.local_size * count > self.cores else ""
+        shared += f"; {idle} GPU(s) of {platform.node()} stay idle" if idle else ""
         self.say(f"{ranks}{hosts}, {count} thread{'s' if count > 1 else ''} each, device {devices}{shared}")
         return chosen
 
@@ -111,6 +138,23 @@ class Session:
         if name.startswith("cuda") and int(name.partition(":")[2] or 0) >= count:
             raise ConfigError(f"parallel.device = '{name}' is not there, {count} GPU(s) are visible: use auto or cpu")
         return name
+
+    def _require_gpus(self, asked: str, chosen: str) -> int:
+        """How many GPUs that Slurm gave the job on this host stay idle; ConfigError where torch sees none, or ranks share."""
+        there = os.environ.get("SLURM_GPUS_ON_NODE", "0")
+        if asked not in ("auto", "cuda") or not there.isdecimal() or there == "0":
+            return 0
+        if not chosen.startswith("cuda"):
+            raise ConfigError(
+                f"the job has {there} GPU(s) on {platform.node()} and torch {torch.__version__} sees none: install one with "
+                "CUDA, or give --device cpu"
+            )
+        if self.local_size > int(there):
+            raise ConfigError(
+                f"{self.local_size} ranks on {platform.node()} have {there} GPU(s): ask for as many ranks as GPUs, or give "
+                "--device cuda:0 to share one"
+            )
+        return int(there) - self.local_size
 
 
 class Bar:
@@ -148,8 +192,8 @@ class Bar:
 
 
 def silence_other_ranks(transport: Transport) -> None:
-    """Let only rank 0 print help texts."""
-    if transport.rank != 0:
+    """Let only one process print help texts."""
+    if not speaks(transport):
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
 
 

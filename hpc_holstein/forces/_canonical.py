@@ -73,6 +73,15 @@ def occupation(energies: Tensor, chemical_potential: Tensor, kT: float) -> Tenso
     return 1 / (1 + torch.exp((energies - mu) / kT))  # torch.sigmoid gives other bits to the last few elements of an array
 
 
+def grand_potential(energies: Tensor, chemical_potential: Tensor, kT: float) -> Tensor:
+    """``-kT ln(1 + exp((mu - e) / kT))`` of levels ``energies [m, ...]`` for ``mu [m]``; the limit of it at ``kT = 0``."""
+    below = chemical_potential.to(energies).view(-1, *(1,) * (energies.ndim - 1)) - energies
+    filled = -below.clamp_min(0)
+    if kT == 0:
+        return filled
+    return filled - kT * torch.log1p(torch.exp(-below.abs() / kT))  # softplus has other bits at the end of an array too
+
+
 def atomic_limit(q: Tensor, hamiltonian: Hamiltonian, domain: Domain, filling: float, kT: float) -> CanonicalDensity:
     """Canonical density of decoupled sites, ``n_i = f(e_i - mu)`` with the on-site energies ``e_i``, to round-off.
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
-from hpc_holstein.forces._canonical import atomic_limit, occupation, on_site_energies, require_filling
+from hpc_holstein.domain.reduction import global_sum
+from hpc_holstein.forces._canonical import atomic_limit, grand_potential, occupation, on_site_energies, require_filling
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 
 
@@ -29,6 +29,7 @@ class AtomicForces:
     """Force provider of the atomic limit; implements :class:`interfaces.ForceProvider` and takes any batch of states."""
 
     tolerance = None
+    deterministic = True
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
         require_filling(ensemble)
@@ -62,11 +63,8 @@ class AtomicForces:
 
     def _grand_potential(self, q: Tensor, mu: Tensor) -> Tensor:
         """``Omega = -kT sum_i ln(1 + exp((mu - e_i) / kT))`` of the whole lattice, ``[batch]``."""
-        kT = self.ensemble.kT
         energies = on_site_energies(q, self.hamiltonian).double()
-        below = mu.to(energies.device).view(-1, *(1,) * (energies.ndim - 1)) - energies
-        omega = -below.clamp_min(0) if kT == 0 else -kT * softplus(below / kT, threshold=40.0)
-        return self.domain.allsum(omega.sum(dim=tuple(range(1, omega.ndim))).cpu())
+        return global_sum(grand_potential(energies, mu, self.ensemble.kT), self.domain)
 
 
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> AtomicForces:

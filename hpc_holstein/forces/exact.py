@@ -8,6 +8,8 @@ second on one core.  On a decomposed domain the root gathers ``q``, solves, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +28,13 @@ _BYTES = 8
 
 @dataclass(frozen=True)
 class Options:
-    """Exact diagonalization has nothing to choose."""
+    """How it is computed.
+
+    deterministic  diagonalize on one thread, so that the bits do not depend on the number of threads.  A run sets it by
+                   ``parallel.deterministic``
+    """
+
+    deterministic: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,9 +56,10 @@ class ExactForces:
     reach = None
     tolerance = 1e-9
 
-    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
+    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble, deterministic: bool = False) -> None:
         require_filling(ensemble)
         _require_memory(domain)
+        self.deterministic = deterministic
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
         self._indices = _site_indices(domain.lattice, hamiltonian.pattern, domain.device)
         self._needed = _needed_entries(hamiltonian, domain)
@@ -85,7 +94,8 @@ class ExactForces:
         global_rho = None
         if global_q is not None:
             snapshots = global_q.reshape(-1, *global_q.shape[len(batch) :])
-            solved = [self._solve(snapshot) for snapshot in snapshots]
+            with _threads(1) if self.deterministic else nullcontext():
+                solved = [self._solve(snapshot) for snapshot in snapshots]
             global_rho = torch.stack([rho for rho, _, _ in solved]).reshape(*global_q.shape[:-2], -1, 1)
             potentials = q.new_tensor([[mu, omega] for _, mu, omega in solved]).reshape(*batch, 2)
         potentials = self.domain.allsum(potentials)  # zero on all ranks but the root: a broadcast
@@ -128,7 +138,18 @@ def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: 
     Raises SpectrumError for a filling outside (0, 1) or a negative temperature, ConfigError where the matrix does not
     fit the memory of the root.
     """
-    return ExactForces(hamiltonian, domain, ensemble)
+    return ExactForces(hamiltonian, domain, ensemble, options.deterministic)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads in the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _site_indices(lattice: Lattice, pattern: tuple[Bond, ...], device: torch.device) -> _SiteIndices:

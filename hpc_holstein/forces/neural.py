@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hpc_holstein.errors import ModelError
+from hpc_holstein.errors import ConfigError, ModelError
 from hpc_holstein.forces._canonical import (
     CanonicalDensity,
     atomic_limit,
@@ -50,6 +50,7 @@ _FARTHEST = 3.0  # step along the response, in units of kT
 _SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
 _LONGEST = {"cpu": 64, "cuda": 512}  # edge of a window of the lattice that is evaluated at once
 _ALIGNMENT = 8  # cells along either axis
+_SHIFTS = (0, 1, 3, 6)  # of the window that is looked at twice
 # CPU: the activations stay in the cache.  The default network at 256x256 on one core with 1 MB of L2, float32: 1.3e6 sites/s in
 # windows of 64, 1.0e6 in those of 32 (their halos) or 96.  CUDA: bounds the memory.
 
@@ -66,7 +67,7 @@ class Options:
     following  estimated rms error of ``n_i`` up to which ``mu`` is followed along the response in dynamics; 0 solves for
                ``mu`` in each step.  That of the network is 1e-3 and more
     deterministic  cut the tile into windows whose shape depends on the whole lattice alone, so that no bit of the result
-               depends on the ranks or the rank grid; up to a third slower
+               depends on the ranks or the rank grid; up to a third slower.  A run sets it by ``parallel.deterministic``
     """
 
     model: str = "default"
@@ -110,6 +111,7 @@ class NeuralForces:
         self._module = module
         self._precision = precision
         self._following = following if hasattr(module, "response") else 0.0
+        self.deterministic = deterministic
         self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
         domain.require_halo(self._width)
         extent = domain.lattice.extent if deterministic else domain.local_extent
@@ -241,7 +243,29 @@ class NeuralForces:
         key = (dtype, device)
         if key not in self._converted:
             self._converted[key] = deepcopy(self._module).to(dtype=dtype, device=device).eval()
+            if self.deterministic:
+                self._require_same_bits(self._converted[key], dtype, device)
         return self._converted[key]
+
+    @torch.inference_mode()
+    def _require_same_bits(self, network: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        """Raise ConfigError, on all ranks alike, where the bits at a site depend on where it lies in a window.
+
+        Tried out, since that is decided by the libraries and the processor.
+        """
+        height, width = (edge + 2 * self.reach for edge in self._window)
+        generator = torch.Generator().manual_seed(0)
+        shape = 1, height + max(_SHIFTS), width + max(_SHIFTS)
+        field = 3 * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
+        first, differ = network(field[:, :height, :width].contiguous()), 0
+        for y, x in product(_SHIFTS, _SHIFTS):
+            moved = network(field[:, y : y + height, x : x + width].contiguous())
+            differ += int((first[:, y:, x:] != moved[:, : first.shape[1] - y, : first.shape[2] - x]).sum())
+        if float(self.domain.allsum(torch.tensor(float(differ), dtype=torch.float64))):
+            raise ConfigError(
+                f"this network in {str(dtype).removeprefix('torch.')} cannot keep deterministic = true on this machine, where "
+                "the bits at a site depend on its place in a window: use another dtype or model, or leave deterministic out"
+            )
 
 
 def _window(cells: int, halo: int, device: torch.device, aligned: bool) -> int:

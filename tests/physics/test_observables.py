@@ -260,7 +260,7 @@ def test_scalars_of_a_decomposed_run_are_those_of_the_whole(ranks):
         state = State(q[:, *tile].contiguous(), 0.5 * q[:, *tile].contiguous())
         density = n[:, *tile].contiguous()
         return {
-            "order": observables.owned_order_parameter(density, domain),
+            "order": observables.owned_order_parameter(observables.owned_local_order(density, domain), domain),
             "electrons": observables.electron_number(density, domain),
             "temperature": observables.kinetic_temperature(state.velocity, 5.0, domain),
             **observables.energies(state, 5.0, hamiltonian, domain, ensemble),

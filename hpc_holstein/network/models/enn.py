@@ -84,13 +84,14 @@ class Enn(nn.Module):
     def forward(self, ghosted_field: Tensor) -> Tensor:
         """Density of the interior sites; the halo of ``reach`` cells is consumed."""
         weight, occupation = self._levels(ghosted_field)
-        return (weight * occupation).sum(dim=1)
+        return (weight * occupation).sum(dim=-1) / weight.sum(dim=-1)
 
     def response(self, ghosted_field: Tensor) -> tuple[Tensor, Tensor]:
         """Density and its response to ``mu``."""
         weight, occupation = self._levels(ghosted_field)
         filled = weight * occupation
-        return filled.sum(dim=1), (filled * (1 - occupation)).sum(dim=1) / self.options.kT
+        total = weight.sum(dim=-1)
+        return filled.sum(dim=-1) / total, (filled * (1 - occupation)).sum(dim=-1) / (self.options.kT * total)
 
     def train(self, mode: bool = True) -> Enn:
         """Switch between training and evaluation; forgets the kernels, since fused optimisers change weights unseen."""
@@ -98,7 +99,11 @@ class Enn(nn.Module):
         return super().train(mode)
 
     def _levels(self, ghosted_field: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights ``a`` from the even scalars and occupations ``f(e)`` from the odd ones, ``[batch, levels, *cells]``."""
+        """Weights from the even scalars, up to their sum, and occupations ``f(e)`` from the odd ones, ``[batch, *cells, levels]``.
+
+        The softmax and the Fermi function are written out, and sums go over the last axis: PyTorch computes its own sigmoid and
+        softmax by other instructions at the end of an array, so that the bits at a site would depend on where it lies.
+        """
         energy = self.options.g * ghosted_field
         x = torch.tanh(energy.unsqueeze(1) / self._scales.to(energy).view(-1, *(1,) * (energy.ndim - 1)))
         lifting, *convolutions, head = self._kernels()
@@ -107,8 +112,9 @@ class Enn(nn.Module):
             even, odd = pointwise(F.silu, _conv(even, layer.even, layer.bias), _conv(odd, layer.odd))
         for dim in range(1, energy.ndim):
             energy = energy.narrow(dim, self.reach, energy.shape[dim] - 2 * self.reach)
-        level = energy.unsqueeze(1) + _conv(odd, head.odd)
-        return torch.softmax(_conv(even, head.even, head.bias), dim=1), torch.sigmoid(level / self.options.kT)
+        logit, level = _conv(even, head.even, head.bias).movedim(1, -1), _conv(odd, head.odd).movedim(1, -1)
+        weight = torch.exp(logit - logit.detach().amax(dim=-1, keepdim=True))
+        return weight, 0.5 + 0.5 * torch.tanh((energy.unsqueeze(-1) + level) * (0.5 / self.options.kT))
 
     def _kernels(self) -> list[_Layer]:
         """Dense kernels and biases of all layers: anew in each training step, once for as long as the weights stay."""

@@ -1,0 +1,49 @@
+"""The snapshots of several labelling jobs as one set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpc_holstein.errors import DataError
+from hpc_holstein.training.dataset import LABELS, Snapshots
+
+
+def share(total: int, parts: int, part: int) -> int:
+    """How many of ``total`` pieces ``part`` gets; the first ones get one more where it does not divide."""
+    return total // parts + (part < total % parts)
+
+
+def joined(sets: Sequence[Snapshots]) -> Snapshots:
+    """Labelled snapshots of several sets, one after the other, with the quenches numbered through.
+
+    Counts of the attributes are summed, seeds listed.  Raises DataError where the sets have other labels or lattices.
+    """
+    first = sets[0]
+    if any(one.extent != first.extent or one.label_attributes != first.label_attributes for one in sets):
+        raise DataError("the parts of the labels have different lattices or providers: remove those of the other study")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(one, name) for one in sets]) for name in ("q", "step", *LABELS)}
+    quench, offset = [], 0
+    for one in sets:
+        quench.append(np.where(one.quench < 0, one.quench, one.quench + offset))
+        offset += int(one.quench.max(initial=-1)) + 1
+    return Snapshots.of(
+        arrays.pop("q"),
+        np.concatenate(quench),
+        arrays.pop("step"),
+        attributes=_attributes([one.attributes for one in sets]),
+        label_attributes=first.label_attributes,
+        **arrays,
+    )
+
+
+def _attributes(all_of_them: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = dict.fromkeys(name for attributes in all_of_them for name in attributes)
+    made = {}
+    for name in names:
+        values = [attributes[name] for attributes in all_of_them if name in attributes]
+        ending = name.rpartition(".")[2]
+        made[name] = sum(values) if ending == "count" else values if ending == "seed" and len(values) > 1 else values[0]
+    return made

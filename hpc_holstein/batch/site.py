@@ -1,0 +1,98 @@
+"""What a cluster wants of a job: one TOML file of the user, ``$HPC_HOLSTEIN_SITE`` or ``~/.config/hpc_holstein/site.toml``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from hpc_holstein.config.loading import read_toml
+from hpc_holstein.config.messages import sentence
+from hpc_holstein.errors import ConfigError
+
+VARIABLE = "HPC_HOLSTEIN_SITE"
+_GPU = "gpu"
+
+
+def _one_line(text: str) -> str:
+    if not text.strip() or "\n" in text or "\r" in text:
+        raise ValueError(f"{text!r} is not one line of text: give each line as a string of its own")
+    return text
+
+
+def _option(text: str) -> str:
+    if not text.startswith("-"):
+        raise ValueError(f"{text!r} is not an option of sbatch: write it as on its command line, such as '--constraint=rome'")
+    return _one_line(text)
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+Option = Annotated[str, AfterValidator(_option)]
+
+
+class Site(BaseModel):
+    """Keys of the file; the same keys in its section ``[gpu]`` stand before them in jobs with GPUs.
+
+    partition, account   of ``sbatch``; absent: the default of the cluster
+    modules              loaded in this order
+    environment          folder of a virtual or conda environment, whose ``bin`` goes on the PATH; absent: that of ``submit``
+    setup                shell lines that are run after the modules
+    launcher             what starts the ranks
+    sbatch               further options of ``sbatch``, such as ``--constraint=rome``
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    partition: Line | None = None
+    account: Line | None = None
+    modules: tuple[Line, ...] = ()
+    environment: Line | None = None
+    setup: tuple[Line, ...] = ()
+    launcher: Line = 'mpirun -n "$SLURM_NTASKS"'
+    sbatch: tuple[Option, ...] = ()
+
+    @property
+    def programs(self) -> Path:
+        """Folder of ``hpc-holstein`` and, with the extra ``mpi``, of ``mpirun``."""
+        return Path(self.environment).expanduser() / "bin" if self.environment else Path(sys.executable).parent
+
+    @property
+    def by_srun(self) -> bool:
+        """Whether Slurm itself starts the ranks, and so can give each its GPU."""
+        return self.launcher.split()[0] == "srun"
+
+
+def site_path(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the file of the user is looked for."""
+    given = environment.get(VARIABLE)
+    return Path(given).expanduser() if given else Path("~/.config/hpc_holstein/site.toml").expanduser()
+
+
+def load_site(gpus: bool, environment: Mapping[str, str] = os.environ) -> Site:
+    """The site for jobs with or without GPUs; without a file, the defaults.
+
+    Raises ConfigError for a file that is named and not there, that is not TOML, or that holds an unknown key.
+    """
+    path = site_path(environment)
+    if VARIABLE not in environment and not path.exists():
+        return Site()
+    table = read_toml(path)
+    special = table.pop(_GPU, {})
+    if not isinstance(special, dict):
+        raise ConfigError(f"gpu in {path} is not a section: write [gpu] and the keys that differ for jobs with GPUs below it")
+    plain, with_gpus = _checked(table, "", path), _checked(table | special, _GPU, path)
+    return with_gpus if gpus else plain
+
+
+def _checked(table: Mapping[str, Any], section: str, path: Path) -> Site:
+    prefix = (section,) if section else ()
+    valid = [".".join((*prefix, name)) for name in Site.model_fields]
+    try:
+        return Site.model_validate_json(json.dumps(dict(table), default=str), strict=True)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: {sentence(error, prefix, valid)}") from None

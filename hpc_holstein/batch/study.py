@@ -1,0 +1,146 @@
+"""A study in its folder: what each stage of it makes, and what of that is there."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpc_holstein.batch.labels import joined, share
+from hpc_holstein.config import Config
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.files import replaced
+from hpc_holstein.training import dataset
+
+STAGES = ("label", "train", "run", "analyze")
+"""In the order of their dependence; the items of each need those of the stage before it."""
+
+_FREE_SECTIONS = ("output", "parallel", "health")
+_FREE_KEYS = ("preset", "dynamics.steps", "pipeline.seeds", *(f"pipeline.{stage}_resources" for stage in STAGES))
+
+
+@dataclass(frozen=True)
+class Study:
+    """The files of a study; ``config`` says what is wanted of it."""
+
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        """Of everything."""
+        return Path(self.config.pipeline.folder)
+
+    @property
+    def settings(self) -> Path:
+        """The configuration that its jobs read: later changes of the file of the user do not reach jobs that wait."""
+        return self.folder / "config.toml"
+
+    @property
+    def submitted(self) -> Path:
+        """What was submitted."""
+        return self.folder / "jobs.json"
+
+    @property
+    def data(self) -> Path:
+        """All labelled snapshots."""
+        return self.folder / "data.h5"
+
+    @property
+    def model(self) -> Path:
+        """Folder of the network."""
+        return self.folder / "model"
+
+    def labels(self, item: str) -> Path:
+        """Snapshots of one labelling job."""
+        return self.folder / "labels" / f"{item}.h5"
+
+    def run(self, item: str) -> Path:
+        """Folder of a quench."""
+        return self.folder / item
+
+    def script(self, stage: str) -> Path:
+        """Batch script of a stage."""
+        return self.folder / "jobs" / f"{stage}.sbatch"
+
+    def log(self, stage: str, job: str) -> Path:
+        """Output of a job: ``job`` as Slurm writes it, or a pattern of ``sbatch --output``."""
+        return self.folder / "logs" / f"{stage}-{job}.out"
+
+    def items(self, stage: str) -> list[str]:
+        """What a stage makes: one item a task of its job array, but for analyses, which one job makes."""
+        wanted = self.config.pipeline
+        if stage == "label":
+            return [f"part-{number:03d}" for number in range(wanted.label_jobs)]
+        return ["model"] if stage == "train" else [f"run-{seed}" for seed in wanted.seeds]
+
+    def tasks(self, stage: str, items: Sequence[str]) -> dict[str, int | None]:
+        """Number of each item in the job array of its stage, or None where one job makes all."""
+        every = self.items(stage)
+        return {item: every.index(item) if stage in ("label", "run") else None for item in items}
+
+    def done(self, stage: str, item: str) -> bool:
+        """Whether an item is there, whole."""
+        if stage == "label":
+            return self.labels(item).exists() or self.data.exists() or self.done("train", "model")
+        if stage == "train":
+            return (self.model / "model.safetensors").exists() and (self.model / "metrics.json").exists()
+        if stage == "run":
+            return finished(self.run(item), self.config.dynamics.steps)
+        return (self.run(item) / "analysis" / "analysis.json").exists() and self.done("run", item)
+
+    def share(self, item: str) -> list[str]:
+        """Options of ``hpc-holstein label`` for one part; the seeds differ, so no two parts draw the same."""
+        wanted, part = self.config.pipeline, self.items("label").index(item)
+        random = share(wanted.random, wanted.label_jobs, part)
+        quenches = share(wanted.quenches, wanted.label_jobs, wanted.label_jobs - 1 - part)  # larger shares to the other parts
+        options: dict[str, Any] = {"--random": random} if random else {}
+        if quenches:
+            options |= {"--quenches": quenches, "--per-quench": wanted.per_quench, "--quench-steps": wanted.quench_steps}
+            options |= {"--path-force": wanted.path_force}
+        options["--seed"] = self.config.dynamics.seed + part
+        return [str(word) for pair in options.items() for word in pair]
+
+    def claim(self) -> None:
+        """Store the configuration; ConfigError where the folder holds a study of another one."""
+        text = self.config.toml()
+        if self.settings.exists():
+            _require_same(self.settings, deciding_keys(text))
+        with replaced(self.settings) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+    def join_labels(self) -> int:
+        """One file of all parts, quenches numbered through; returns the number of its snapshots."""
+        made = joined([dataset.read(self.labels(item), require_labels=True) for item in self.items("label")])
+        dataset.write(self.data, made)
+        return len(made)
+
+
+def finished(folder: Path, steps: int) -> bool:
+    """Whether the run in ``folder`` was done to its end, ``steps``."""
+    try:
+        content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return bool((folder / "trajectory.h5").exists() and content["steps"] == steps and content["stopped"] is None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def deciding_keys(text: str) -> dict[str, Any]:
+    """Full key -> value of all that decides what a study makes, of a configuration as TOML."""
+    flat: dict[str, Any] = {}
+    for name, value in tomllib.loads(text).items():
+        if name not in _FREE_SECTIONS:
+            flat |= {f"{name}.{key}": entry for key, entry in value.items()} if isinstance(value, dict) else {name: value}
+    return {key: value for key, value in flat.items() if key not in _FREE_KEYS}
+
+
+def _require_same(settings: Path, here: Mapping[str, Any]) -> None:
+    there = deciding_keys(settings.read_text(encoding="utf-8"))
+    for key in {**there, **here}:
+        if there.get(key) != here.get(key):
+            raise ConfigError(
+                f"{settings.parent} is a study with {key} = {there.get(key)} and here it is {here.get(key)}: choose another "
+                "pipeline.folder, or go back to that value"
+            )

@@ -1,0 +1,131 @@
+"""``hpc-holstein submit``: the same as ``run``, as a Slurm job that goes on over time limits until all steps are done.
+
+Partition, account, modules, environment and launcher come from the file of the site, $HPC_HOLSTEIN_SITE or
+~/.config/hpc_holstein/site.toml.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+from hpc_holstein.batch import slurm
+from hpc_holstein.batch.script import Resources, Script
+from hpc_holstein.batch.site import load_site
+from hpc_holstein.cli import restart, run
+from hpc_holstein.cli.options import positive, whole
+from hpc_holstein.cli.session import Session
+from hpc_holstein.config import Config, load_config, parse_assignment
+from hpc_holstein.domain.partition import check_grid, choose_grid
+from hpc_holstein.errors import ConfigError
+
+HELP = "write and submit a Slurm job that runs a configuration to its end"
+EXAMPLE = "example: hpc-holstein submit quench.toml --nodes 2 --ntasks-per-node 16 --time 04:00:00"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command: those of ``run`` and of the job."""
+    run.add_arguments(parser)
+    add_resources(parser)
+    parser.add_argument("--dry-run", action="store_true", help="write the script and submit nothing")
+
+
+def add_resources(parser: argparse.ArgumentParser) -> None:
+    """What a job asks for, by the names of sbatch; absent ones are None."""
+    group = parser.add_argument_group("the job")
+    group.add_argument("--nodes", type=positive, metavar="N", help="nodes (default: 1)")
+    group.add_argument("--ntasks-per-node", type=positive, metavar="N", help="ranks on each node (default: 1)")
+    group.add_argument("--cpus-per-task", type=positive, metavar="N", help="cores, and so threads, of each rank (default: 1)")
+    group.add_argument("--gpus-per-task", type=whole, metavar="0|1", help="GPUs of each rank (default: 0)")
+    group.add_argument("--time", metavar="HH:MM:SS", help="time limit of one session (default: 01:00:00)")
+    group.add_argument("--partition", metavar="NAME", help="partition (default: that of the site)")
+    group.add_argument("--account", metavar="NAME", help="account (default: that of the site)")
+    group.add_argument("--sbatch", action="append", metavar="OPTION", help="further option of sbatch, as --sbatch=--mem=8G")
+    group.add_argument("--max-requeues", type=whole, metavar="N", help="sessions after the first one (default: 20)")
+
+
+def resources_of(args: argparse.Namespace, *below: argparse.Namespace) -> Resources:
+    """The resources of parsed options; what they do not say, the next of ``below`` says."""
+    told: dict[str, Any] = {}
+    for namespace in (*reversed(below), args):
+        for field in dataclasses.fields(Resources):
+            value = getattr(namespace, field.name)
+            told |= {} if value is None else {field.name: tuple(value) if isinstance(value, list) else value}
+    resources = Resources(**told)
+    if resources.gpus_per_task > 1:
+        raise ConfigError(
+            f"--gpus-per-task {resources.gpus_per_task}: a rank uses one GPU, so give 1 and as many tasks as GPUs"
+        )
+    if resources.seconds < 1:
+        raise ConfigError(f"--time {resources.time} is no time at all: give the limit of one session, such as 01:00:00")
+    return resources
+
+
+def execute(args: argparse.Namespace, session: Session) -> None:
+    """Check what can be checked without the nodes, write the script, submit it; one rank does it."""
+    session.on_root(lambda: _submit(args, session))
+
+
+def _submit(args: argparse.Namespace, session: Session) -> None:
+    if args.restart != restart.AUTO:
+        raise ConfigError(
+            f"--restart {args.restart} cannot be repeated after a requeue: leave it out, and start such a run with "
+            "`hpc-holstein run` until its first checkpoint"
+        )
+    given = run.given_keys(args)
+    config = load_config(args.config, args.preset, given)
+    resources = resources_of(args)
+    require_ranks(config, resources)
+    if not args.dry_run:
+        slurm.require_slurm()
+    folder = Path(config.output.folder)
+    path, log = (folder.with_name(folder.name + ending) for ending in (".sbatch", "-%j.out"))
+    script = Script(
+        origin=f"`hpc-holstein submit` for {folder}",
+        name=folder.name,
+        log=log,
+        folder=Path.cwd(),
+        resources=resources,
+        site=load_site(gpus=resources.gpus_per_task > 0),
+        work=shlex.join(["hpc-holstein", "run", *_words(args, given)]),
+        summary=shlex.quote(str(folder / "summary.json")),
+    )
+    script.write(path)
+    session.say(f"wrote {path}")
+    if args.dry_run:
+        session.say(f"nothing is submitted; to do so: sbatch {path}")
+        return
+    job = slurm.submit(path)
+    watched = [str(log).replace("%j", str(job)), folder / "trajectory.h5", folder / "summary.json"]
+    session.say(f"job {job} is submitted\nwatch {', '.join(map(str, watched))}\nend it with scancel {job}")
+
+
+def _words(args: argparse.Namespace, given: dict[str, Any]) -> list[str]:
+    """The arguments of ``run`` that say the same as those of ``submit``."""
+    words = [str(args.config)] if args.config is not None else []
+    if args.preset is not None:
+        words += ["--preset", args.preset]
+    for key, value in given.items():
+        plain = isinstance(value, str) and parse_assignment(f"{key}={value}")[1] == value
+        words += ["--set", f"{key}={value if plain else json.dumps(value)}"]
+    if args.max_walltime is not None:
+        seconds = int(args.max_walltime)
+        words += ["--max-walltime", f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"]
+    return words
+
+
+def require_ranks(config: Config, resources: Resources) -> None:
+    """Raise DomainError where the lattice has no room for the ranks, ConfigError where device and GPUs contradict."""
+    if config.parallel.grid is not None:
+        check_grid(config.parallel.grid, resources.ranks, config.lattice.extent)
+    else:
+        choose_grid(resources.ranks, config.lattice.extent)
+    wanted, device = resources.gpus_per_task > 0, config.parallel.device
+    if wanted and device == "cpu":
+        raise ConfigError("parallel.device = 'cpu' leaves the GPUs of the job idle: use auto, or --gpus-per-task 0")
+    if not wanted and device.startswith("cuda"):
+        raise ConfigError(f"parallel.device = '{device}' needs GPUs and the job asks for none: give --gpus-per-task 1")

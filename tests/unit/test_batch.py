@@ -1,0 +1,328 @@
+"""Batch scripts, site files and the book-keeping of studies, without a Slurm."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpc_holstein.batch import submissions
+from hpc_holstein.batch.labels import joined, share
+from hpc_holstein.batch.script import SESSIONS, Resources, Script
+from hpc_holstein.batch.site import Site, load_site
+from hpc_holstein.batch.slurm import LiveJob
+from hpc_holstein.batch.study import Study
+from hpc_holstein.batch.submissions import Item, Submitted
+from hpc_holstein.cli import main, parser, session
+from hpc_holstein.cli.run import given_keys
+from hpc_holstein.config import load_config
+from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.training.dataset import Snapshots
+
+SCRIPTS = Path(__file__).parents[2] / "slurm"
+RUN = ["--preset", "paper-2601.04104", "--lattice", "32x16", "--force", "atomic"]
+
+
+@pytest.fixture(autouse=True)
+def _user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a site file, in a folder of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("HPC_HOLSTEIN_SITE", raising=False)
+
+
+def site(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """The site file of the user."""
+    Path("site.toml").write_text(text)
+    monkeypatch.setenv("HPC_HOLSTEIN_SITE", "site.toml")
+
+
+def submit(*arguments: str) -> str:
+    """The script that `hpc-holstein submit RUN ARGUMENTS` writes."""
+    assert main(["submit", *RUN, "--dry-run", *arguments]) == 0
+    return Path("quench.sbatch").read_text()
+
+
+def options(script: str) -> list[str]:
+    """Its `#SBATCH` options."""
+    return re.findall(r"^#SBATCH (.*)$", script, re.MULTILINE)
+
+
+def launched(script: str) -> list[str]:
+    """The words of the command that it starts."""
+    return shlex.split(re.findall(r"^attend (.*)$", script, re.MULTILINE)[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 5400), ("90:30", 5430), ("02:00:00", 7200), ("1-12", 129600), ("1-12:30", 131400), ("0-00:00:10", 10)],
+)
+def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: int) -> None:
+    assert Resources(time=text).seconds == seconds
+
+
+def test_a_script_runs_what_submit_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [
+        "--steps",
+        "70",
+        "--seed",
+        "9",
+        "--grid",
+        "2x1",
+        "--output",
+        "quench",
+        "--set",
+        "ensemble.kT=0.2",
+        "--dtype",
+        "float64",
+    ]
+    words = launched(submit(*given, "--ntasks-per-node", "2", "--max-walltime", "01:02:03"))
+    assert words[:5] == ["mpirun", "-n", "$SLURM_NTASKS", "hpc-holstein", "run"]
+    written = parser().parse_args(words[4:])
+    direct = parser().parse_args(["run", *RUN, *given])
+    assert load_config(None, written.preset, given_keys(written)) == load_config(None, direct.preset, given_keys(direct))
+    assert written.max_walltime == 3723
+
+
+def test_strings_that_look_like_numbers_stay_strings() -> None:
+    words = launched(submit("--output", "quench", "--set", 'preset="paper-2601.04104"', "--set", "initial.q_std=2"))
+    written = given_keys(parser().parse_args(words[4:]))
+    assert written["preset"] == "paper-2601.04104"
+    assert written["initial.q_std"] == 2
+
+
+def test_a_site_says_where_and_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    site(
+        monkeypatch,
+        'partition = "cpu"\naccount = "me"\nmodules = ["gcc/13"]\nenvironment = "/opt/e n v"\nsetup = ["ulimit -c 0"]\n'
+        'launcher = "srun --mpi=pmix"\nsbatch = ["--qos=long"]\n[gpu]\npartition = "gpu"\n',
+    )
+    script = submit("--output", "quench", "--account", "other", "--sbatch=--mem=8G", "--time", "00:10:00")
+    found = options(script)
+    assert {"--partition=cpu", "--account=other", "--qos=long", "--mem=8G", "--signal=B:USR1@60", "--requeue"} <= set(found)
+    assert not any("gpu" in option for option in found)
+    environment = ["module load gcc/13", "ulimit -c 0", "export PATH='/opt/e n v/bin':\"$PATH\""]
+    assert [script.index(line) for line in environment] == sorted(script.index(line) for line in environment)
+    assert launched(script)[:3] == ["srun", "--mpi=pmix", "hpc-holstein"]
+    with_gpus = submit("--output", "quench", "--gpus-per-task", "1", "--ntasks-per-node", "4")
+    assert {"--partition=gpu", "--gpus-per-task=1", "--gpu-bind=single:1"} <= set(options(with_gpus))
+
+
+def test_under_mpirun_the_ranks_of_a_node_see_all_its_gpus() -> None:
+    found = options(submit("--output", "quench", "--gpus-per-task", "1", "--ntasks-per-node", "4"))
+    assert "--gpus-per-node=4" in found
+    assert not any(option.startswith(("--gpus-per-task", "--gpu-bind")) for option in found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--ntasks-per-node", "600"], "no grid of 600 ranks"),
+        (["--ntasks-per-node", "3", "--grid", "2x1"], "does not fit 3 rank(s)"),
+        (["--gpus-per-task", "2"], "a rank uses one GPU"),
+        (["--gpus-per-task", "1", "--device", "cpu"], "leaves the GPUs of the job idle"),
+        (["--device", "cuda"], "needs GPUs and the job asks for none"),
+        (["--time", "soon"], "--time soon is not a time that Slurm reads"),
+        (["--time", "0"], "is no time at all"),
+        (["--restart", "never"], "cannot be repeated after a requeue"),
+    ],
+)
+def test_what_cannot_work_is_said_before_it_is_submitted(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert main(["submit", *RUN, "--output", "quench", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not Path("quench.sbatch").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('partitions = "a"', "did you mean 'partition'?"),
+        ('[gpu]\npartitions = "a"', "did you mean 'gpu.partition'?"),
+        ("gpu = 1", "gpu in site.toml is not a section"),
+        ('sbatch = ["constraint=x"]', "is not an option of sbatch"),
+        ('account = "a\\nb"', "is not one line of text"),
+        ("account =", "is not valid TOML"),
+    ],
+)
+def test_a_site_file_that_is_wrong_is_one_sentence(monkeypatch: pytest.MonkeyPatch, text: str, words: str) -> None:
+    site(monkeypatch, text)
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        load_site(gpus=False)
+
+
+def test_a_site_file_that_is_named_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPC_HOLSTEIN_SITE", "elsewhere.toml")
+    with pytest.raises(ConfigError, match=r"elsewhere\.toml does not exist"):
+        load_site(gpus=False)
+
+
+def test_the_example_of_a_site_file_is_valid_in_all_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (SCRIPTS / "site.example.toml").read_text()
+    monkeypatch.setenv("HPC_HOLSTEIN_SITE", str(SCRIPTS / "site.example.toml"))
+    assert load_site(gpus=True).partition == "gpu"
+    for number, block in enumerate(re.split(r"^# ---- .*$", text, flags=re.MULTILINE)[2:]):
+        keys = [line.removeprefix("# ") for line in block.splitlines() if re.match(r"# \w+ = ", line)]
+        assert len(keys) >= 2
+        site(monkeypatch, "\n".join(keys))
+        assert load_site(gpus=False).launcher.startswith("srun"), number
+
+
+def test_without_slurm_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    Path("study.toml").write_text('preset = "paper-2601.04104"\n')
+    for command in (["submit", *RUN], ["pipeline", "study.toml"], ["pipeline", "study.toml", "--status"]):
+        assert main(command) == 2
+        assert "there is no Slurm here" in capsys.readouterr().err
+
+
+def test_a_script_of_somebody_else_is_not_overwritten() -> None:
+    Path("quench.sbatch").write_text("#!/bin/bash\n# mine\n")
+    script = Script("a test", "quench", Path("x.out"), Path.cwd(), Resources(), Site(), "true")
+    with pytest.raises(DataError, match="was not written by hpc-holstein"):
+        script.write(Path("quench.sbatch"))
+    script.write(Path("other.sbatch"))
+    script.write(Path("other.sbatch"))
+
+
+def test_the_scripts_to_copy_go_on_as_those_that_are_written() -> None:
+    long = [path for path in SCRIPTS.glob("*.sbatch") if "scaling" not in path.name]
+    assert len(long) == 5
+    for path in long:
+        assert SESSIONS in path.read_text(), path
+        assert {"--requeue", "--signal=B:USR1@120", "--open-mode=append"} <= set(options(path.read_text()))
+
+
+def study(**pipeline: int) -> Study:
+    """A study of two label jobs and two seeds."""
+    given = {"pipeline.label_jobs": 2, "pipeline.seeds": [4, 7], "pipeline.random": 3, "pipeline.quenches": 3}
+    given |= {f"pipeline.{key}": value for key, value in pipeline.items()}
+    return Study(load_config(None, "paper-2601.04104", given))
+
+
+def test_all_written_scripts_pass_shellcheck() -> None:
+    checker = shutil.which("shellcheck")
+    assert checker is not None, "there is no shellcheck: install the extra test"
+    Path("study.toml").write_text('preset = "paper-2601.04104"\n[pipeline]\nfolder = "a \\"$b\\""\n')
+    assert main(["pipeline", "study.toml", "--dry-run"]) == 0
+    submit("--output", "quench")
+    written = [str(path) for path in [*Path().glob("*/jobs/*.sbatch"), Path("quench.sbatch")]]
+    assert len(written) == 5
+    done = subprocess.run([checker, *written], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_shares_add_up_and_seeds_differ() -> None:
+    assert [share(7, 3, part) for part in range(3)] == [3, 2, 2]
+    words = [study().share(item) for item in ("part-000", "part-001")]
+    found = [dict(zip(one[::2], one[1::2], strict=True)) for one in words]
+    assert [int(one["--random"]) for one in found] == [2, 1]
+    assert [int(one["--quenches"]) for one in found] == [1, 2]
+    assert found[0]["--seed"] != found[1]["--seed"]
+    few = study(random=0, quenches=2)
+    assert all("--random" not in few.share(item) for item in few.items("label"))
+
+
+def test_fewer_pieces_than_jobs_are_refused() -> None:
+    with pytest.raises(ConfigError, match="too few for label_jobs = 2"):
+        Study(load_config(None, "paper-2601.04104", {"pipeline.label_jobs": 2, "pipeline.random": 1, "pipeline.quenches": 0}))
+
+
+def test_labels_of_several_jobs_are_one_set_with_quenches_of_their_own() -> None:
+    generator = np.random.default_rng(0)
+
+    def part(quench: list[int], seed: int) -> Snapshots:
+        q = generator.normal(size=(len(quench), 4, 4))
+        labels = {"force": -q, "density": q**2, "chemical_potential": q[:, 0, 0]}
+        attributes = {"quench.count": max(quench) + 1, "quench.seed": seed, "kT": 0.1}
+        known = {"provider": "exact"}
+        return Snapshots.of(
+            q, np.array(quench), np.arange(len(quench)), attributes=attributes, label_attributes=known, **labels
+        )
+
+    parts = [part([-1, 0, 0, 1], 1), part([-1, 0], 2), part([0, 1], 3)]
+    made = joined(parts)
+    assert made.quench.tolist() == [-1, 0, 0, 1, -1, 2, 3, 4]
+    assert made.attributes == {"quench.count": 5, "quench.seed": [1, 2, 3], "kT": 0.1}
+    for name in ("q", "force", "density", "chemical_potential", "step"):
+        assert np.array_equal(getattr(made, name), np.concatenate([getattr(one, name) for one in parts]))
+
+
+def test_states_follow_from_files_and_the_queue() -> None:
+    here = study()
+    submitted = [Submitted("label", 5, {"part-000": 0, "part-001": 1}), Submitted("train", 6, {"model": None})]
+    live = {"5_1": LiveJob("RUNNING", "n1", "0:05"), "6": LiveJob("PENDING", "(Dependency)", "0:00")}
+    states = {stage: [item.state for item in items] for stage, items in submissions.survey(here, submitted, live).items()}
+    assert states == {
+        "label": ["failed", "running"],
+        "train": ["waiting"],
+        "run": ["missing", "missing"],
+        "analyze": ["missing", "missing"],
+    }
+    here.labels("part-000").parent.mkdir(parents=True)
+    here.labels("part-000").touch()
+    assert submissions.survey(here, submitted, live)["label"][0].state == "done"
+
+
+def test_a_job_waits_for_what_is_still_being_made() -> None:
+    submitted = [Submitted("run", 5, {"a": 0, "b": 1}), Submitted("run", 9, {"c": 2})]
+    items = [Item("a", "waiting", "5_0"), Item("b", "running", "5_1"), Item("c", "done", "9_2")]
+    assert submissions.dependency(items, submitted) == ["--dependency=afterok:5", "--kill-on-invalid-dep=yes"]
+    items[0] = Item("a", "failed", "5_0")  # the job as a whole would never be ok
+    assert submissions.dependency(items, submitted)[0] == "--dependency=afterok:5_1"
+    assert submissions.dependency(items[2:], submitted) == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "Slurm started 4 tasks but MPI joins none"),
+        ({"PMI_SIZE": "4", "PMI_RANK": "0"}, "the launcher started 4 tasks but MPI joins none"),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_STEP_NUM_TASKS": "1"}, "the launcher started 4 tasks but MPI joins none"),
+        ({"PMI_SIZE": "1", "SLURM_STEP_NUM_TASKS": "2"}, None),  # mpirun -n 1 on two nodes
+    ],
+)
+def test_ranks_that_do_not_know_each_other_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str | None
+) -> None:
+    for name in ("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    if words is None:
+        session.require_one_job(SerialTransport())
+    else:
+        with pytest.raises(ConfigError, match=words):
+            session.require_one_job(SerialTransport())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "visible", "ranks", "words"),
+    [
+        ("2", "auto", 0, 2, "sees none"),
+        ("2", "auto", 2, 3, "3 ranks on"),
+        ("2", "cuda", 1, 4, "4 ranks on"),
+        ("2", "cpu", 0, 4, None),
+        ("2", "cuda:0", 2, 4, None),
+        ("0", "auto", 0, 4, None),
+        ("4", "auto", 4, 3, None),
+    ],
+)
+def test_gpus_and_ranks_of_a_job_belong_together(
+    monkeypatch: pytest.MonkeyPatch, gpus: str, asked: str, visible: int, ranks: int, words: str | None
+) -> None:
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", gpus)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
+    here = session.Session(SerialTransport(), 0, ranks, 1, 4)
+    if words is None:
+        assert here._require_gpus(asked, here.device(asked)) == (1 if gpus == "4" else 0)
+    else:
+        with pytest.raises(ConfigError, match=words):
+            here._require_gpus(asked, here.device(asked))
