@@ -31,7 +31,7 @@ def global_sum(values: Tensor, domain: Domain) -> Tensor:
 
 
 def grouped_sum(values: Tensor, group: Tensor, groups: int, domain: Domain) -> Tensor:
-    """Sums over all ranks of ``values [n]`` by their ``group [n]``, 0 to ``groups - 1``, as :func:`global_sum`: ``[groups]``."""
+    """Sums over all ranks of ``values [n]`` by their ``group [n]``, below ``groups``, as :func:`global_sum`: ``[groups]``."""
     flat = values.detach().double()
     parts = torch.zeros((3, groups), dtype=torch.int64, device=flat.device)
     for part, row in zip((*_split(flat), _refused(flat).long()), parts, strict=True):

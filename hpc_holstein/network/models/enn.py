@@ -99,7 +99,7 @@ class Enn(nn.Module):
         return super().train(mode)
 
     def _levels(self, ghosted_field: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights from the even scalars, up to their sum, and occupations ``f(e)`` from the odd ones, ``[batch, *cells, levels]``.
+        """Weights from the even scalars, up to their sum, and ``f(e)`` from the odd ones, ``[batch, *cells, levels]``.
 
         The softmax and the Fermi function are written out, and sums go over the last axis: PyTorch computes its own sigmoid and
         softmax by other instructions at the end of an array, so that the bits at a site would depend on where it lies.
