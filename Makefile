@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 # Tests start commands of their own: those of this environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install install-petsc demo clean-demo test lint types contracts shellcheck test-serial test-mpi test-slow clean
+.PHONY: help install install-petsc demo clean-demo test lint types contracts shellcheck docs test-serial test-mpi test-slow test-faults clean
 .NOTPARALLEL:
 
 help:
@@ -90,7 +90,7 @@ clean-demo:
 
 # ---- tests ---------------------------------------------------------------------------------------------------------------
 
-test: lint types contracts shellcheck test-serial test-mpi
+test: lint types contracts shellcheck docs test-serial test-mpi
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -101,6 +101,10 @@ types: $(VENV)/.installed-test
 
 contracts: $(VENV)/.installed-test
 	$(BIN)/lint-imports
+
+# Figures and text of docs/ as HTML in build/docs; the configuration and command references are written from the code.
+docs: $(VENV)/.installed-test
+	COLUMNS=100 $(BIN)/python -m sphinx -W -q -b html docs build/docs
 
 shellcheck: $(VENV)/.installed-test
 	$(BIN)/shellcheck .ci/run slurm/*.sbatch examples/*/*.sh
@@ -114,6 +118,10 @@ test-mpi: $(VENV)/.installed-petsc
 
 test-slow: $(VENV)/.installed-petsc
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+# Kills, full disks, damaged files: needs root for a file system that is full.
+test-faults: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/faults --timeout 300
 
 clean: clean-demo
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
