@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 # Tests start commands of their own: those of this environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install install-petsc demo clean-demo test lint types contracts shellcheck docs test-serial test-mpi test-slow test-faults clean
+.PHONY: help install install-petsc demo clean-demo test lint types contracts shellcheck docs test-serial test-mpi test-slow test-slurm test-faults clean
 .NOTPARALLEL:
 
 help:
@@ -118,6 +118,11 @@ test-mpi: $(VENV)/.installed-petsc
 
 test-slow: $(VENV)/.installed-petsc
 	$(BIN)/python -m pytest -m slow --timeout 1800
+	$(BIN)/python -m pytest tests/slurm -m slow --timeout 1800
+
+# On a Slurm of this machine with two fake nodes: needs root, slurmctld and slurmd.
+test-slurm: $(VENV)/.installed-test
+	$(BIN)/python -m pytest tests/slurm --timeout 300
 
 # Kills, full disks, damaged files: needs root for a file system that is full.
 test-faults: $(VENV)/.installed-test

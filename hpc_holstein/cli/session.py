@@ -177,7 +177,8 @@ class Bar:
             self._bar.update(done - self._bar.n)
         elif done == total or time.monotonic() - self._spoken > _LOG_SECONDS:
             self._spoken = time.monotonic()
-            self._session.say(f"{stage}: {done}/{total} states of rank 0")
+            whose = " of rank 0" if self._session.transport.size > 1 else ""
+            self._session.say(f"{stage}: {done}/{total} states{whose}")
 
     def close(self) -> None:
         """Leave the bar as it stands."""
