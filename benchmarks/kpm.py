@@ -4,10 +4,11 @@
     mpirun -n 2 python -m mpi4py benchmarks/kpm.py kpm.json   # and the efficiency of the ranks
 
 The unit is a site-vector-moment: one site of one vector advanced by one order. A sweep is what a warm KPM force does at a
-fixed number of vectors and orders: recurrence, readings, Fermi function at several chemical potentials, error estimate. SciPy
-does the recurrence alone (CSR matrix times the same block of vectors, times two, minus the order before). Two ceilings, measured
-in the same process: copy bandwidth over three words per site-vector-moment, which is what a recurrence that goes through memory
-once per order can reach, and the compiled kernel on vectors that stay in the cache. Best of several repeats each.
+fixed number of vectors and orders: recurrence, readings, Fermi function at several chemical potentials, error estimate.
+SciPy does the recurrence alone (CSR matrix times the same block of vectors, times two, minus the order before). Two
+ceilings are measured in the same process: copy bandwidth over three words per site-vector-moment, which is what a
+recurrence that goes through memory once per order can reach, and the compiled kernel on vectors that stay in the cache.
+Best of several repeats each.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.lattice import square
 
 COLOURS = (8, 4)  # spacing: 32 vectors
-ORDERS = 384
+ORDERS = 512
 ENSEMBLE = Ensemble("canonical", 0.1)
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -114,7 +115,7 @@ def cached_rate(dtype: torch.dtype, length: int = 64, orders: int = 256, repeats
     zeros = (0,) * lanes
 
     def work() -> None:
-        advance(even, odd, 0, orders, 1, 0, tile, True, zeros, *matrix, ghosts, readings, kept, 0, columns, weights)
+        advance(even, odd, 0, orders, 1, tile, True, zeros, matrix, ghosts, readings, kept, 0, columns, weights)
 
     return length**2 * lanes * orders / best_of(repeats, work)
 

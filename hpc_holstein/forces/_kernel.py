@@ -83,6 +83,30 @@ def _scaled(typing: Any, number: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def _load_double(typing: Any, array: Any, start: Any, lanes: Any) -> Any:
+    """:func:`_load` as float64."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _pointer(context, builder, signature.args[0], arguments[0], arguments[1], lanes.count)
+        vector = builder.load(place, align=array.dtype.bitwidth // 8)
+        return vector if array.dtype == types.float64 else builder.fpext(vector, ir.VectorType(ir.DoubleType(), lanes.count))
+
+    return _Vector(types.float64, lanes.count)(array, types.intp, lanes), code
+
+
+@intrinsic
+def _with_product(typing: Any, total: Any, vector: Any, other: Any) -> Any:
+    """``total + vector other``; ``vector`` may be one number."""
+    single = not isinstance(vector, _Vector)
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        left = _spread(builder, arguments[1], arguments[2].type) if single else arguments[1]
+        return builder.fadd(builder.fmul(left, arguments[2], flags=_FLAGS), arguments[0], flags=_FLAGS)
+
+    return total(total, total.dtype if single else vector, other), code
+
+
+@intrinsic
 def _hopped(typing: Any, total: Any, block: Any, start: Any, shifts: Any, values: Any, place: Any) -> Any:
     """``total + sum_h v_h block[start + shifts[h] : ... + V]``, unrolled; ``v`` a tuple, or an array from ``place`` on."""
     lanes, table = total, isinstance(values, types.Array)
@@ -120,7 +144,7 @@ def _compiled(function: Callable[..., None]) -> Any:
     """Compiled without the interpreter lock when first called, kept on disk if some folder for it can be written."""
     try:
         return njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # neither __pycache__ nor the cache folder of the user
+    except (RuntimeError, OSError):  # neither __pycache__ nor the cache folder of the user
         return njit(nogil=True, error_model="numpy")(function)
 
 
@@ -154,12 +178,9 @@ def _close_row(block, y, row, ghosts, size, lanes):  # type: ignore[no-untyped-d
 
 
 @_compiled
-def _close(block, tile, strips, ghosts, size, lanes):  # type: ignore[no-untyped-def]
-    """Ghosts of a rank alone: those of the rows that it owns, which are right unless there are strips, then whole rows."""
+def _close(block, tile, size, lanes):  # type: ignore[no-untyped-def]
+    """Whole rows of ghosts of a rank alone := the rows that they copy."""
     _, row, _, low, high, _, floor, ceiling, _ = tile
-    if strips > 1:
-        for y in range(low, high):
-            _close_row(block, y, row, ghosts, size, lanes)
     for y in range(floor, ceiling):
         if y < low or y >= high:
             dest, source = y * row * size, (low + (y - low) % (high - low)) * row * size
@@ -169,82 +190,73 @@ def _close(block, tile, strips, ghosts, size, lanes):  # type: ignore[no-untyped
 
 @_compiled
 def advance(  # type: ignore[no-untyped-def]
-    even,
-    odd,
-    done,
-    count,
-    window,
-    breadth,
-    tile,
-    alone,
-    lanes,
-    on_site,
-    shifts,
-    values,
-    table,
-    ghosts,
-    readings,
-    kept,
-    width,
-    columns,
-    weights,
+    even, odd, done, count, window, tile, alone, lanes, matrix, ghosts, readings, kept, width, columns, weights
 ):
     """Orders ``done + 1 ... done + count`` of a block of V vectors, in windows of ``window`` orders.
 
     even, odd   flat ``[ghosted cells, basis, V]``: order ``done`` and the one before, each in the array of its parity
-    breadth     0, or cells of the strips into which rows are cut because they are long: order k of a strip lies k ``edge``
-                cells further back, so that strips one after the other find what they need; all ghosts are deep then
     tile        rows; cells of a row, and how many of them a bond reaches over; first and last + 1 owned row; how many rows
                 beyond those are read as well; rows below ``floor`` and from ``ceiling``, beyond an open edge, stay zero; reach
-    alone       whether ghosts are filled here before each window; else they must be right for one window
+    alone       whether rows of ghosts are filled here before each window; else they must be right for one window
     lanes       V zeros
-    on_site     ``[ghosted sites]``, like all of the matrix scaled to the interval
-    shifts      ``[basis][hops]``, in numbers, to the other end of each bond; ``values`` its strength, or ``table`` flat
-                ``[ghosted sites, hops]`` if it is not None
-    ghosts      ``[:, 2]`` cells of a row that copy others, without strips after each step; from -1 come zeros
+    matrix      scaled to the interval: ``on_site [ghosted sites]``; ``shifts [basis][hops]``, in numbers, to the other end of
+                each bond; ``values`` its strength, or ``table`` flat ``[ghosted sites, hops]`` if that is not None
+    ghosts      ``[:, 2]`` cells of a row that copy others after each step; from -1 come zeros
     readings    ``starts [parts, rows + 1]``: those of row y are ``[starts[p, y], starts[p, y + 1])``; ``index`` of each in the
-                flat block, unsigned, rising in a row; ``offset [parts]`` from their number to their column in ``kept``
+                flat block, unsigned; ``offset [parts]`` from their number to their column in ``kept``
     kept        flat ``[count, width]``, what they read of each order
     columns     ``+= weights[k]`` times each order, on all rows; left alone where ``weights`` is empty
     """
-    rows, row, edge, low, high, beyond, floor, ceiling, reach = tile
+    _, row, edge, low, high, beyond, floor, ceiling, reach = tile
+    on_site, shifts, values, table = matrix
     starts, index, offset = readings
     lowest, highest, size = low - beyond, high + beyond, len(shifts) * len(lanes)
-    strips = (row - 1) // breadth + 1 if breadth > 0 else 1
-    cursors = np.empty((starts.shape[0], window, rows if strips > 1 else 0), np.int64)
     for first in range(0, count, window):
         steps = min(window, count - first)
-        if alone:
-            if steps > 1 or (done + first) % 2 == 0:
-                _close(even, tile, strips, ghosts, size, lanes)
-            if steps > 1 or (done + first) % 2:
-                _close(odd, tile, strips, ghosts, size, lanes)
-        for strip in range(strips):
-            for wave in range(lowest - (steps - 1) * reach, highest + (steps - 1) * reach):
-                for k in range(steps):
-                    y, margin = wave - k * reach, (steps - 1 - k) * reach
-                    if y < max(lowest - margin, floor) or y >= min(highest + margin, ceiling):
-                        continue
-                    left, right = edge, row - edge
-                    if strips > 1:
-                        left = max((k + 1) * edge, strip * breadth - k * edge)
-                        right = row - (k + 1) * edge
-                        right = right if strip == strips - 1 else min(right, (strip + 1) * breadth - k * edge)
-                    order = done + first + k + 1
-                    out, block = (odd, even) if order % 2 else (even, odd)
-                    factor = on_site.dtype.type(2 if order > 1 else 1)
-                    _step(out, block, factor, y * row + left, y * row + right, lanes, on_site, shifts, values, table)
-                    if strips == 1:
-                        _close_row(out, y, row, ghosts, size, lanes)
-                    bound = np.uint64((y + 1) * row * size if strip == strips - 1 else (y * row + right) * size)
-                    for part in range(starts.shape[0]):
-                        reading = np.uint64(starts[part, y] if strip == 0 else cursors[part, k, y])
-                        end, column = np.uint64(starts[part, y + 1]), np.uint64((first + k) * width + offset[part])
-                        while reading < end and index[reading] < bound:
-                            kept[column + reading] = out[index[reading]]
-                            reading += np.uint64(1)
-                        if strips > 1:
-                            cursors[part, k, y] = reading
-                    if weights.size > 0:
-                        for at in range((y * row + left) * size, (y * row + right) * size):
-                            columns[at] += weights[first + k] * out[at]
+        if alone and (steps > 1 or (done + first) % 2 == 0):
+            _close(even, tile, size, lanes)
+        if alone and (steps > 1 or (done + first) % 2):
+            _close(odd, tile, size, lanes)
+        for wave in range(lowest - (steps - 1) * reach, highest + (steps - 1) * reach):
+            for k in range(steps):
+                y, margin = wave - k * reach, (steps - 1 - k) * reach
+                if y < max(lowest - margin, floor) or y >= min(highest + margin, ceiling):
+                    continue
+                order = done + first + k + 1
+                out, block = (odd, even) if order % 2 else (even, odd)
+                factor = on_site.dtype.type(2 if order > 1 else 1)
+                _step(out, block, factor, y * row + edge, (y + 1) * row - edge, lanes, on_site, shifts, values, table)
+                _close_row(out, y, row, ghosts, size, lanes)
+                for part in range(starts.shape[0]):
+                    column = np.uint64((first + k) * width + offset[part])
+                    for reading in range(np.uint64(starts[part, y]), np.uint64(starts[part, y + 1])):
+                        kept[column + reading] = out[index[reading]]
+                if weights.size > 0:
+                    for at in range(y * row * size, (y + 1) * row * size):
+                        columns[at] += weights[first + k] * out[at]
+
+
+@_compiled
+def combine(kept, width, count, start, end, weights, first, sums, diagonal, trace, lanes):  # type: ignore[no-untyped-def]
+    """``sums[f] += sum_m weights[f, first + m] kept[m]`` over ``count`` orders, and what they add to the trace.
+
+    kept      flat ``[count, width]``, of which the columns from ``start`` to ``end`` are meant; ``width`` holds as many more as
+              a vector that starts before ``end``
+    weights   ``[functions, terms]``, an even number of functions; ``sums [functions, width]`` flat
+    diagonal  ``[width]`` by which columns enter the ``trace [terms, lanes]`` flat, or empty
+    """
+    for column in range(start, end, len(lanes)):
+        for f in range(0, weights.shape[0], 2):
+            one, two = _load(sums, f * width + column, lanes), _load(sums, (f + 1) * width + column, lanes)
+            for m in range(count):
+                moments = _load_double(kept, m * width + column, lanes)
+                one = _with_product(one, weights[f, first + m], moments)
+                two = _with_product(two, weights[f + 1, first + m], moments)
+            _store(sums, f * width + column, one)
+            _store(sums, (f + 1) * width + column, two)
+        if diagonal.size > 0:
+            sign = _load(diagonal, column, lanes)
+            for m in range(count):
+                place = (first + m) * len(lanes)
+                moments = _load_double(kept, m * width + column, lanes)
+                _store(trace, place, _with_product(_load(trace, place, lanes), sign, moments))

@@ -7,7 +7,7 @@ of the other half are under way.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_holstein.forces._chebyshev import Interval
-from hpc_holstein.forces._kernel import advance
+from hpc_holstein.forces._kernel import advance, combine
 from hpc_holstein.forces._kernel_layout import WORTH_A_MESSAGE, Layout, orders_kept
 from hpc_holstein.forces._probing import Readings
 from hpc_holstein.forces._stencil import Hop, Stencil
+
+_TOGETHER = 32  # readings that are combined at a time: four vectors of the widest SIMD units
 
 
 class FusedRecurrence:
@@ -48,7 +50,7 @@ class FusedRecurrence:
         self._state[0, parts[0].vector // lanes, parts[0].source, parts[0].vector % lanes] = parts[0].sign.to(dtype)
         self._columns = torch.zeros_like(self._state[0]) if column else self._state.new_empty((blocks, 0, lanes))
         self._weights = np.array(column)
-        self._constant = (*_tile(stencil, layout), (0,) * lanes, *_matrix(stencil, interval, lanes, dtype), _ghosts(stencil))
+        self._constant = (*_tile(stencil, layout), (0,) * lanes, _matrix(stencil, interval, lanes, dtype), _ghosts(stencil))
         self._sort_readings(parts)
         together = self._domain.size == 1 or blocks == 1 or self._state[0].numel() < WORTH_A_MESSAGE
         self._groups = list(pairwise([0, blocks] if together else [0, blocks // 2, blocks]))
@@ -58,42 +60,71 @@ class FusedRecurrence:
         lanes, blocks, rows = self._layout.lanes, self._state.shape[1], self._stencil.cells[0]
         row = self._stencil.strides[0] * self._stencil.basis
         keys = [part.vector // lanes * rows + part.target // row for part in parts]
-        self.orders = [torch.argsort(part.vector // lanes * self._stencil.sites + part.target, stable=True) for part in parts]
+        self.orders = [torch.argsort(key, stable=True) for key in keys]
         sorted_parts = list(zip(parts, keys, self.orders, strict=True))
         index = [
             (part.target * lanes + part.vector % lanes)[order].numpy().astype(np.uint32) for part, _, order in sorted_parts
         ]
         starts = [torch.searchsorted(key[order], torch.arange(blocks * rows + 1)).numpy() for _, key, order in sorted_parts]
         self._sizes = [len(key) for key in keys]
-        first_column = np.cumsum([0, *self._sizes[:-1]])
+        # parts start at a full vector; a width that is a power of two would map all orders to one place of the cache
+        self._first = np.cumsum([0, *(-(-size // _TOGETHER) * _TOGETHER for size in self._sizes)])
+        width = int(self._first[-1]) + _TOGETHER
         self._readings = []
         for block in range(blocks):
             cuts = [cut[block * rows : (block + 1) * rows + 1] for cut in starts]
             here = np.cumsum([0, *(cut[-1] - cut[0] for cut in cuts)])
             local = np.stack([cut - cut[0] + first for cut, first in zip(cuts, here, strict=False)])
-            offset = np.array([column + cut[0] - first for column, cut, first in zip(first_column, cuts, here, strict=False)])
-            self._readings.append(
-                (local, np.concatenate([at[cut[0] : cut[-1]] for at, cut in zip(index, cuts, strict=True)]), offset)
-            )
-        self._kept = torch.zeros(orders_kept(self._state.numel(), sum(self._sizes)), sum(self._sizes), dtype=self._state.dtype)
+            offset = np.array([column + cut[0] - first for column, cut, first in zip(self._first, cuts, here, strict=False)])
+            mine = np.concatenate([at[cut[0] : cut[-1]] for at, cut in zip(index, cuts, strict=True)])
+            self._readings.append((local, mine, offset))
+        self._kept = torch.zeros(orders_kept(self._state.numel(), width), width, dtype=self._state.dtype)
 
-    def moments(self, terms: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """First order, and for each part moments ``[orders, readings]``, valid until the next, until ``terms`` are done."""
-        threads = min(torch.get_num_threads(), self._state.shape[1])
+    def sums(self, weights: Sequence[Tensor], diagonals: Sequence[Tensor], terms: int) -> tuple[list[Tensor], Tensor]:
+        """``sum_m weights[:, m]`` times the moments of each part, ``[functions, readings]``, and the trace; once.
+
+        ``diagonals``: by which readings enter the trace ``[terms]``.  All float64, the readings as in :attr:`orders`.
+        """
+        width = self._kept.shape[1]
+        even = [np.pad(one.numpy(), ((0, len(one) % 2), (0, 0))) for one in weights]
+        sums = [np.zeros((len(one), width)) for one in even]
+        signs = [np.zeros(width if bool(one.any()) else 0) for one in diagonals]
+        for sign, one, first, size in zip(signs, diagonals, self._first, self._sizes, strict=False):
+            sign[first : first + size] = one.numpy() if sign.size else 0.0
+        threads = torch.get_num_threads()
+        trace, lanes = np.zeros((threads, terms, _TOGETHER)), (0,) * _TOGETHER
         with ThreadPoolExecutor(threads) as pool:
             spread = pool.map if threads > 1 else map
-            for finish in [self._start(group) for group in self._groups]:
-                finish()
-            self._read_start()
-            pending: list[Callable[[], object]] = [_nothing] * len(self._groups)
-            for first in range(0, terms, len(self._kept)):
-                kept = self._kept[: min(len(self._kept), terms - first)]
-                for done, count in self._windows(max(first, 1) - 1, first + len(kept) - 1):
-                    for number, group in enumerate(self._groups):
-                        pending[number]()
-                        list(spread(partial(self._advance, done, count, kept[done + 1 - first :]), range(*group)))
-                        pending[number] = self._start(group) if done + count + 1 < terms else _nothing
-                yield first, kept.split(self._sizes, dim=1)
+            for first, kept in self._moments(terms, spread):
+                orders = kept.view(-1).numpy(), width, len(kept)
+
+                def share(thread: int, first: int = first, orders: tuple[Any, ...] = orders) -> None:
+                    for start, size, rows, total, sign in zip(self._first, self._sizes, even, sums, signs, strict=False):
+                        vectors = -(-size // _TOGETHER)
+                        low, high = (start + vectors * number // threads * _TOGETHER for number in (thread, thread + 1))
+                        combine(*orders, low, high, rows, first, total.reshape(-1), sign, trace[thread].reshape(-1), lanes)
+
+                list(spread(share, range(threads)))
+        parts = [
+            torch.from_numpy(total)[: len(one), start : start + size]
+            for total, one, start, size in zip(sums, weights, self._first, self._sizes, strict=False)
+        ]
+        return parts, torch.from_numpy(trace.sum(axis=(0, 2)))
+
+    def _moments(self, terms: int, spread: Callable[..., Iterable[None]]) -> Iterator[tuple[int, Tensor]]:
+        """First order, and all readings of some orders, valid until the next, until ``terms`` are done."""
+        for finish in [self._start(group) for group in self._groups]:
+            finish()
+        self._read_start()
+        pending: list[Callable[[], object]] = [_nothing] * len(self._groups)
+        for first in range(0, terms, len(self._kept)):
+            kept = self._kept[: min(len(self._kept), terms - first)]
+            for done, count in self._windows(max(first, 1) - 1, first + len(kept) - 1):
+                for number, group in enumerate(self._groups):
+                    pending[number]()
+                    list(spread(partial(self._advance, done, count, kept[done + 1 - first :]), range(*group)))
+                    pending[number] = self._start(group) if done + count + 1 < terms else _nothing
+            yield first, kept
 
     def columns(self) -> Tensor:
         """``sum_m column[m] T_m z`` on the owned sites, ``[owned sites, vectors]``."""
@@ -127,7 +158,7 @@ class FusedRecurrence:
         even, odd = (self._state[parity, block].view(-1).numpy() for parity in (0, 1))
         columns, weights = self._columns[block].view(-1).numpy(), self._weights[done + 1 : done + 1 + count]
         read = self._readings[block], kept.view(-1).numpy(), kept.shape[1]
-        advance(even, odd, done, count, self._layout.window, self._layout.breadth, *self._constant, *read, columns, weights)
+        advance(even, odd, done, count, self._layout.window, *self._constant, *read, columns, weights)
 
 
 def _nothing() -> None:
@@ -164,7 +195,7 @@ def _ghosts(stencil: Stencil) -> NDArray[np.int64]:
 
 
 def _matrix(stencil: Stencil, interval: Interval, lanes: int, dtype: torch.dtype) -> tuple[Any, ...]:
-    """``on_site``, ``shifts``, ``values`` and ``table`` of :func:`_kernel.advance`: ``(H - centre) / half_width``."""
+    """``matrix`` of :func:`_kernel.advance`: ``(H - centre) / half_width``."""
     on_site = ((stencil.on_site - interval.centre) / interval.half_width).to(dtype).reshape(-1).numpy()
     hops: list[list[Hop]] = [[hop for hop in stencil.hops if hop.source == b] for b in range(stencil.basis)]
     most = max(1, *map(len, hops))

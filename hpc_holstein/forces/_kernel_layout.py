@@ -15,7 +15,6 @@ from hpc_holstein.interfaces import Domain
 
 _LINE = 64  # bytes of a cache line: those of one site of a block
 _CACHE = 1 << 20  # bytes that a core has to itself; rows in flight should fit
-_IN_FLIGHT = 0.6  # part of it that the rows of a strip may take
 _LONGEST = 16  # orders of a window, a power of two
 _REDUNDANT = 0.06  # part of the work that is done twice by a rank alone, at most
 _RELOAD = 2.0  # what rows cost to come from memory, in orders
@@ -30,14 +29,12 @@ _GPU_NUMBERS, _GPU_FEWEST = 1 << 26, 8  # in a block of vectors, and vectors in 
 class Layout:
     """``lanes`` V of a block, ``window`` orders between two exchanges, ghost cells ``widths`` on each cell axis.
 
-    ``breadth``: cells of the strips into which long rows are cut, or 0.  ``fast``: vectors held at once that keep all threads
-    busy and hide the messages.
+    ``fast``: vectors held at once that keep all threads busy and hide the messages.
     """
 
     lanes: int
     window: int
     widths: tuple[int, ...]
-    breadth: int
     fast: int
 
     @classmethod
@@ -50,45 +47,32 @@ class Layout:
         tile = [-(-cells // parts) for cells, parts in zip(extent, grid, strict=True)]
         if domain.device.type != "cpu":
             sites = basis * prod(n + 2 * reach for n in tile)
-            return cls(1, 1, (reach,) * len(tile), 0, max(_GPU_FEWEST, _GPU_NUMBERS // sites))
+            return cls(1, 1, (reach,) * len(tile), max(_GPU_FEWEST, _GPU_NUMBERS // sites))
         lanes = _LINE // dtype.itemsize
         blocks = max(torch.get_num_threads(), -(-WORTH_A_MESSAGE // (prod(tile) * basis * lanes)))
-        rows = _Rows(domain, tile, reach, beyond)
-        window, breadth = rows.window(), rows.breadth
+        window = _window(domain, tile, reach, beyond)
         deep = window * reach + beyond
-        widths = tuple(deep if axis == 0 or parts > 1 or breadth > 0 else max(reach, beyond) for axis, parts in enumerate(grid))
-        return cls(lanes, window, widths, breadth, lanes * blocks * (1 if domain.size == 1 else 2))
+        widths = tuple(deep if axis == 0 or parts > 1 else max(reach, beyond) for axis, parts in enumerate(grid))
+        return cls(lanes, window, widths, lanes * blocks * (1 if domain.size == 1 else 2))
 
 
-class _Rows:
-    """What a window of orders takes of the cache, and what it costs and saves."""
-
-    def __init__(self, domain: Domain, tile: list[int], reach: int, beyond: int) -> None:
-        self.domain, self.tile, self.reach, self.beyond = domain, tile, reach, beyond
-        cell = 2 * _LINE * len(domain.lattice.basis)  # bytes, of two orders
-        row = cell * prod(n + 2 * reach for n in tile[1:])
-        self.fits = row * tile[0] <= _CACHE
-        self.longest = _LONGEST if self.fits else max(1.0, min(_LONGEST, _CACHE / (row * max(reach, 1)) - 2))
-        self.breadth = 0
-        long_rows = min(tile[1:], default=0) >= 4 * _LONGEST * reach and all(domain.lattice.periodic[1:])
-        if self.longest < _LONGEST and long_rows:
-            self.longest, self.breadth = _LONGEST, int(_IN_FLIGHT * _CACHE / (cell * (_LONGEST + 2) * max(reach, 1)))
-
-    def window(self) -> int:
-        """Orders between two exchanges, a power of two: few messages, rows in flight in the cache, little work done twice."""
-        if self.reach == 0:
-            return 1
-        if self.domain.size == 1:
-            thinnest = min(self.tile) if self.breadth else self.tile[0]
-            return 1 if self.fits else _power(min(self.longest, 1 + _REDUNDANT * thinnest / self.reach))
-        pairs = list(zip(self.domain.lattice.extent, self.domain.grid, strict=True))
-        thinnest = min(cells // parts for cells, parts in pairs if parts > 1)
-        deep = [cells / parts for axis, (cells, parts) in enumerate(pairs) if parts > 1 or axis == 0 or self.breadth]
-        twice = sum(self.reach / cells for cells in deep)  # more work with every order
-        messages = WORTH_A_MESSAGE / (prod(self.tile) * len(self.domain.lattice.basis) * _VECTORS)  # in orders
-        saved = messages + (0.0 if self.fits else _RELOAD)
-        longest = _power(min(self.longest, (thinnest - self.beyond) / self.reach))
-        return min((1 << n for n in range(longest.bit_length())), key=lambda window: saved / window + (window - 1) * twice)
+def _window(domain: Domain, tile: list[int], reach: int, beyond: int) -> int:
+    """Orders between two exchanges, a power of two: few messages, rows in flight in the cache, little work done twice."""
+    if reach == 0:
+        return 1
+    basis = len(domain.lattice.basis)
+    row = 2 * _LINE * basis * prod(n + 2 * reach for n in tile[1:])  # bytes, of two orders
+    fits = row * tile[0] <= _CACHE
+    longest = _LONGEST if fits else max(1.0, min(_LONGEST, _CACHE / (row * reach) - 2))
+    if domain.size == 1:
+        return 1 if fits else _power(min(longest, 1 + _REDUNDANT * tile[0] / reach))
+    pairs = list(zip(domain.lattice.extent, domain.grid, strict=True))
+    thinnest = min(cells // parts for cells, parts in pairs if parts > 1)
+    twice = sum(reach * parts / cells for axis, (cells, parts) in enumerate(pairs) if parts > 1 or axis == 0)
+    messages = WORTH_A_MESSAGE / (prod(tile) * basis * _VECTORS)  # what they cost, in orders
+    saved = messages + (0.0 if fits else _RELOAD)
+    longest = _power(min(longest, (thinnest - beyond) / reach))
+    return min((1 << n for n in range(longest.bit_length())), key=lambda window: saved / window + (window - 1) * twice)
 
 
 def _power(number: float) -> int:

@@ -37,10 +37,25 @@ class TorchRecurrence:
         self._start[parts[0].source, parts[0].vector] = parts[0].sign.to(dtype)
         self._sum = torch.zeros_like(self._start) if column else self._start.new_empty((0, parts[0].vectors))
 
-    def moments(self, terms: int) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-        """First order, and for each part moments ``[orders, readings]``, until ``terms`` are done; once."""
+    def sums(self, weights: Sequence[Tensor], diagonals: Sequence[Tensor], terms: int) -> tuple[list[Tensor], Tensor]:
+        """``sum_m weights[:, m]`` times the moments of each part, ``[functions, readings]``, and the trace; once.
+
+        ``diagonals``: by which readings enter the trace ``[terms]``.  All float64, the readings as in :attr:`orders`.
+        """
+        sums = [rows.new_zeros(len(rows), size) for rows, size in zip(weights, self._sizes, strict=True)]
+        trace = weights[0].new_zeros(terms)
+        for first, moments in self._moments(terms):
+            orders = slice(first, first + len(moments))
+            for total, rows, diagonal, part in zip(sums, weights, diagonals, moments.split(self._sizes, dim=1), strict=True):
+                read = part.double()
+                total.addmm_(rows[:, orders], read)
+                trace[orders] += read @ diagonal
+        return sums, trace
+
+    def _moments(self, terms: int) -> Iterator[tuple[int, Tensor]]:
+        """First order, and all readings of some orders ``[orders, readings]``, until ``terms`` are done."""
         kept = self._start.new_empty((_ORDERS, len(self._index)))
-        sign = signs(_ORDERS).to(kept.device)[:, None]  # four orders are a period
+        sign = signs(_ORDERS).to(kept)[:, None]  # four orders are a period
         interval = self._interval
         for m, block in enumerate(self._stencil.recurrence(self._start, interval.centre, interval.half_width, terms)):
             torch.index_select(block.view(-1), 0, self._index, out=kept[m % _ORDERS])
@@ -48,7 +63,7 @@ class TorchRecurrence:
                 self._sum.add_(block, alpha=self._column[m] * float(sign[m % _ORDERS]))
             if (m + 1) % _ORDERS == 0 or m + 1 == terms:
                 count = m % _ORDERS + 1
-                yield m + 1 - count, (kept[:count] * sign[:count].to(kept)).split(self._sizes, dim=1)
+                yield m + 1 - count, kept[:count] * sign[:count]
 
     def columns(self) -> Tensor:
         """``sum_m column[m] T_m z`` on the owned sites, ``[owned sites, vectors]``."""

@@ -20,7 +20,7 @@ from hpc_holstein.forces._sweep import Problem, sweep
 from hpc_holstein.interfaces import Domain
 
 PILOTS = 32
-_HONEST = 6.0  # of the estimate: it then exceeded the error in each of them
+_HONEST = 6.0  # times the mean of a bound that may be too low and one that is too high: see probing_error
 _SAFETY = 0.02  # of the tolerance: columns of sites that were not looked at weighed at most 48 times more in 736 hot cases
 
 
@@ -85,9 +85,13 @@ def probing_error(leak: float, checks: Tensor, response: float, problem: Problem
 
     ``leak`` bounds the error at a few sites, where it is large as a rule but may be larger elsewhere (30 times was seen);
     ``checks [owned sites]`` are sums over the sites of a colour half a segment away, which are known at every site but
-    exceed the error (by up to 1,600 times).  The geometric mean of the two was 0.2 to 41 times the largest error in 300 hot,
-    quenched and ordered states of up to 40x40 sites.  Errors of sites have random signs, so that of the electron number is
-    ``sqrt(N)`` times their rms, and ``response`` is the largest part of it that the shift of ``mu`` puts on one site.
+    exceed the error (by up to 1,600 times).  Their geometric mean takes something of both.  Errors of sites have random signs,
+    so that of the electron number is ``sqrt(N)`` times their rms; ``response`` is the largest part of it that the shift of
+    ``mu`` puts on one site.
+
+    In 1,700 comparisons with exact diagonalization (hot, quenched, ordered and random states of up to 40x40 sites, several
+    seeds, tolerances 1e-6 to 1e-3, both precisions) the estimate was never below the largest force error: 1.4 to 1,000 times
+    as large, 30 to 40 times in the middle.
     """
     domain, sites = problem.stencil.domain, problem.stencil.domain.lattice.sites
     largest = float(all_max(checks.abs().amax().cpu(), domain))

@@ -22,8 +22,6 @@ from hpc_holstein.forces._kernel_torch import TorchRecurrence
 from hpc_holstein.forces._probing import Readings, Sites
 from hpc_holstein.forces._stencil import Stencil
 
-_TILE = {"cpu": 1 << 12, "cuda": 1 << 22}  # readings that are combined at a time: they fit in the cache
-
 Array = NDArray[np.float64]
 Recurrence = FusedRecurrence | TorchRecurrence
 Asked = tuple[Readings, Array]  # what is read, and the coefficients of the functions that are wanted there
@@ -111,20 +109,11 @@ def _summed(
 ) -> Tensor:
     """Vectors held at once: ``sums += sum_m weights[:, m]`` times their moments, ``columns``, and their part of the trace."""
     run = problem.recurrence(parts, whole)
-    trace = torch.zeros(problem.terms, dtype=torch.float64, device=weights[0].device)
     signs = [part.sign[order] for part, order in zip(parts, run.orders, strict=True)]
     diagonals = [sign * part.trace[order] for sign, part, order in zip(signs, parts, run.orders, strict=True)]
-    sorted_sums = [torch.zeros_like(one, memory_format=torch.contiguous_format) for one in sums]
-    for first, moments in run.moments(problem.terms):
-        for one, rows, diagonal, of_part in zip(sorted_sums, weights, diagonals, moments, strict=True):
-            orders = slice(first, first + len(of_part))
-            for start in range(0, of_part.shape[1], _TILE[of_part.device.type]):
-                tile = slice(start, start + _TILE[of_part.device.type])
-                read = of_part[:, tile].double()
-                one[:, tile].addmm_(rows[:, orders], read)
-                trace[orders] += read @ diagonal[tile]
-    for total, one, sign, order in zip(sums, sorted_sums, signs, run.orders, strict=True):
-        total.index_copy_(1, order, one.mul_(sign))
+    of_parts, trace = run.sums(weights, diagonals, problem.terms)
+    for total, one, sign, order in zip(sums, of_parts, signs, run.orders, strict=True):
+        total.index_copy_(1, order, one * sign)
     if whole:
         columns.copy_(run.columns())
     return trace

@@ -11,6 +11,7 @@ Hamiltonian with hopping.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -53,6 +54,10 @@ class AtomicForces:
             grand_potential=self._grand_potential(q, mu).reshape(batch).to(q.device),
             info=info,
         )
+
+    def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
+        """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``; measured."""
+        return (2 * dtype.itemsize + 75) * prod(self.domain.local_extent) * len(self.domain.lattice.basis)
 
     def _fill(self, q: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
         if self.ensemble.kind == "canonical":

@@ -86,6 +86,10 @@ class ExactForces:
             info={"diagonalizations": float(max(mu.numel(), 1))},
         )
 
+    def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
+        """Bytes of one evaluation on this rank: those of the matrices, which are on the root."""
+        return _MATRICES * _BYTES * float(self.domain.lattice.sites) ** 2 if self.domain.rank == 0 else 0.0
+
     def _density_matrix(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``rho`` on the owned part of the pattern, ``mu`` and ``Omega`` ``[*batch]``, the same on all ranks."""
         batch = q.shape[: -(len(self.domain.lattice.extent) + 2)]

@@ -272,7 +272,7 @@ class KPMForces:
         """A vector for each of the chosen sites: no probing error, at a ``mu`` that is known."""
         assert mu is not None
         pattern = len(self.hamiltonian.pattern)
-        readings = _probing.single(self._chosen, problem.sites, problem.shifts, pattern)
+        readings = _probing.single(self._chosen.to(self.domain.device), problem.sites, problem.shifts, pattern)
         swept = sweep(problem, [(readings, problem.fermi(np.array([mu])))])
         rho = self._collected(readings, swept.values[0][0])
         cost = {"colours": float(readings.vectors), "vector_moments": float(problem.terms * readings.vectors)}

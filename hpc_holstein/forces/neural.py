@@ -126,14 +126,15 @@ class NeuralForces:
         """
         batch = state.q.shape[:-4]
         q = state.q.reshape(-1, *state.q.shape[-4:])
-        ghosted = self.domain.pad(q, self._width)
-        classical = self.hamiltonian.classical(ghosted, self._width)[1]
+        ghosted = _Arriving(q, self.domain, self._width)
         if self._module.predicts == "force":
-            force = self._evaluate(ghosted[..., 0, 0], torch.zeros(len(q)), torch.arange(len(q)))[..., None]
+            force = self._evaluate(ghosted, torch.zeros(len(q)), torch.arange(len(q)))[..., None]
+            classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
             density = cast(_HasDensity, self.hamiltonian).density(q, force - classical)
             mu, info = torch.full((len(q),), math.nan), {"evaluations": 1.0}
         else:
-            density, mu, info = self._density(q, ghosted[..., 0, 0], state.forces)
+            density, mu, info = self._density(q, ghosted, state.forces)
+            classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
             force = self.hamiltonian.pull_back(q, density) + classical
         return ForceResult(
             force=force.reshape(state.q.shape),
@@ -142,7 +143,14 @@ class NeuralForces:
             info=info,
         )
 
-    def _density(self, q: Tensor, ghosted: Tensor, previous: ForceResult | None) -> tuple[Tensor, Tensor, dict[str, float]]:
+    def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
+        """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``, without the few MB of a window.
+
+        Measured, where ``mu`` is iterated.
+        """
+        return (7 * dtype.itemsize + 42) * math.prod(self.domain.local_extent)
+
+    def _density(self, q: Tensor, ghosted: _Arriving, previous: ForceResult | None) -> tuple[Tensor, Tensor, dict[str, float]]:
         """``n [batch, y, x, 1]``, ``mu [batch]``, info."""
         every = torch.arange(len(q))
         if self._module.field == "plain":
@@ -175,7 +183,7 @@ class NeuralForces:
         }
         return solved.density, mu, info
 
-    def _followed(self, ghosted: Tensor, mu: Tensor) -> CanonicalDensity | None:
+    def _followed(self, ghosted: _Arriving, mu: Tensor) -> CanonicalDensity | None:
         """The density a step along the response away from ``mu [batch]``; None where no step is short enough."""
         every = torch.arange(len(mu))
         for evaluation in range(1, _FOLLOWING + 1):
@@ -204,21 +212,26 @@ class NeuralForces:
         n = occupation(on_site_energies(q, self.hamiltonian), guess, self.ensemble.kT)
         return guess, (site_mean(n * (1 - n), self.domain) / self.ensemble.kT).clamp_min(_SLOPE_FLOOR)
 
-    def _evaluate(self, ghosted: Tensor, mu: Tensor, rows: Tensor) -> Tensor:
+    def _evaluate(self, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> Tensor:
         """Network output ``[m, y, x, 1]`` for the states ``rows [m]`` at ``mu [m]``."""
         return self._apply(lambda network, field: (network(field),), ghosted, mu, rows)[0]
 
-    def _apply(self, function: _Outputs, ghosted: Tensor, mu: Tensor, rows: Tensor) -> list[Tensor]:
-        """Outputs of ``function(network, shifted field)``, ``[m, y, x, 1]`` each, piece by piece of the tile."""
-        halo, spare = 2 * self.reach, self._width - self.reach
-        field = ghosted[:, spare : ghosted.shape[1] - spare, spare : ghosted.shape[2] - spare]
+    def _apply(self, function: _Outputs, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> list[Tensor]:
+        """Outputs of ``function(network, shifted field)``, ``[m, y, x, 1]`` each, piece by piece of the tile.
+
+        Pieces that need no ghosts come first, while these are on their way.
+        """
+        halo, spare, whole_field = 2 * self.reach, self._width - self.reach, ghosted.field[..., 0, 0]
+        field = whole_field[:, spare : whole_field.shape[1] - spare, spare : whole_field.shape[2] - spare]
         cells = field.shape[1] - halo, field.shape[2] - halo
         dtype = torch.float32 if self._precision == "float32" else field.dtype
         network = self._network(dtype, field.device)
         shift = (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, 1, 1)
         out: list[Tensor] = []
         with torch.inference_mode():
-            for states, y, x in self._pieces(len(rows), cells):
+            for inside, states, y, x in self._pieces(len(rows), cells):
+                if not inside:
+                    ghosted.arrived()
                 seen = field[rows[states].to(field.device), y.start : y.stop + halo, x.start : x.stop + halo]
                 found = function(network, self._filled_up((seen + shift[states]).to(dtype)))
                 out = out or [field.new_empty(len(rows), *cells, 1) for _ in found]
@@ -226,12 +239,19 @@ class NeuralForces:
                     whole[states, y, x, 0] = piece[:, : y.stop - y.start, : x.stop - x.start]
         return out
 
-    def _pieces(self, states: int, cells: tuple[int, int]) -> Iterator[tuple[slice, slice, slice]]:
-        """States, rows and columns of one evaluation; as many states as small windows leave room for."""
+    def _pieces(self, states: int, cells: tuple[int, int]) -> Iterator[tuple[bool, slice, slice, slice]]:
+        """Whether no ghosts are seen, states, rows and columns of one evaluation; as many states as small windows leave room.
+
+        Those without ghosts come first.
+        """
         (height, width), (lines, columns) = cells, self._window
         whole = max(1, _LONGEST[self.domain.device.type] ** 2 // (lines * columns))
+        parts = []
         for first, y, x in product(range(0, states, whole), range(0, height, lines), range(0, width, columns)):
-            yield slice(first, first + whole), slice(y, min(y + lines, height)), slice(x, min(x + columns, width))
+            bottom, right = min(y + lines, height), min(x + columns, width)
+            inside = min(y, x, height - bottom, width - right) >= self.reach
+            parts.append((inside, slice(first, first + whole), slice(y, bottom), slice(x, right)))
+        yield from sorted(parts, key=lambda part: not part[0])
 
     def _filled_up(self, seen: Tensor) -> Tensor:
         """Zeros to the right and below up to a whole window: of another shape, convolutions may add up in another order."""
@@ -266,6 +286,23 @@ class NeuralForces:
                 f"this network in {str(dtype).removeprefix('torch.')} cannot keep deterministic = true on this machine, where "
                 "the bits at a site depend on its place in a window: use another dtype or model, or leave deterministic out"
             )
+
+
+class _Arriving:
+    """``q [batch, y, x, 1, 1]`` with a halo of ``width`` cells that is on its way until :meth:`arrived`; collective to make."""
+
+    def __init__(self, q: Tensor, domain: Domain, width: int) -> None:
+        cells = [n + 2 * width for n in domain.local_extent]
+        self.field = q.new_empty((len(q), *cells, *q.shape[-2:]))
+        domain.crop(self.field, width).copy_(q)
+        self._finish: Callable[[], Tensor] | None = domain.exchange_start(self.field, (width, width))
+
+    def arrived(self) -> Tensor:
+        """The field with its ghosts; waits for them."""
+        if self._finish is not None:
+            self._finish()
+            self._finish = None
+        return self.field
 
 
 def _window(cells: int, halo: int, device: torch.device, aligned: bool) -> int:
