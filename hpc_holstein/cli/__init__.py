@@ -1,4 +1,4 @@
-"""The command line: ``hpc-holstein run | label | train | validate | analyze | dos | show | submit | pipeline``."""
+"""The command line: ``hpc-holstein run | label | train | validate | analyze | dos | show | submit | pipeline | doctor``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import hpc_holstein
-from hpc_holstein.cli import analyze, dos, label, pipeline, run, show, submit, train, validate
+from hpc_holstein.cli import analyze, doctor, dos, label, pipeline, run, show, submit, train, validate
 from hpc_holstein.cli.options import Parser
 from hpc_holstein.cli.session import (
     Session,
@@ -22,7 +22,7 @@ from hpc_holstein.cli.session import (
 from hpc_holstein.domain.transport import Transport, abort_all_on_error
 from hpc_holstein.errors import HolsteinError
 
-_MODULES = (run, label, train, validate, analyze, dos, show, submit, pipeline)
+_MODULES = (run, label, train, validate, analyze, dos, show, submit, pipeline, doctor)
 COMMANDS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
 _ON_ALL_RANKS = ("run", "label", "train", "validate")
 _USER_ERROR, _INTERRUPTED = 2, 130

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ from hpc_holstein.simulation import (
     Summary,
     Watch,
     clock,
+    require_memory,
 )
 
 HELP = "run the dynamics; writes trajectory.h5 and summary.json"
@@ -96,11 +97,12 @@ def execute(args: argparse.Namespace, session: Session) -> int:
         device = session.use(config.parallel.threads, config.parallel.device)
         simulation = build_simulation(config, session.transport, device)
         require_commensurate(simulation.domain.lattice)
-        state = _first_state(start, config, simulation)
         session.say(_headline(config, simulation, start))
+        session.say(require_memory(simulation.domain, session.transport, config.parallel.torch_dtype, simulation.forces))
         facts = {**simulation_facts(config), **session.mpi_facts()}
-        new = checkpoint.gathered(state, simulation.domain) if start.step is None else None
-        session.on_root(lambda: _claim(lock, start, new, folder, config, facts))
+        state = _first_state(start, config, simulation)
+        _claim(lock, start, state, folder, config, simulation, facts, session)
+        start = replace(start, stored=None)  # a whole lattice
         watch = Watch(simulation.domain, signals, deadline, folder.stop, 60 * config.output.checkpoint_minutes)
         summary = _run(config, simulation, state, start, folder, facts, watch, session)
         session.on_root(lambda: _write_summary(folder.summary, _account(config, simulation, summary, facts)))
@@ -116,10 +118,23 @@ def _first_state(start: Start, config: Config, simulation: Simulation) -> State:
 
 
 def _claim(
-    lock: FolderLock, start: Start, new: checkpoint.Checkpoint | None, folder: Folder, config: Config, facts: dict[str, Any]
+    lock: FolderLock,
+    start: Start,
+    state: State,
+    folder: Folder,
+    config: Config,
+    simulation: Simulation,
+    facts: dict[str, Any],
+    session: Session,
 ) -> None:
-    lock.acquire()
-    restart.prepare(start, new, folder, config, facts)
+    """Make the folder ours, with a checkpoint in it; collective."""
+    new = checkpoint.gathered(state, simulation.domain) if start.step is None else None
+
+    def work() -> None:
+        lock.acquire()
+        restart.prepare(start, new, folder, config, facts)
+
+    session.on_root(work)
 
 
 def _run(

@@ -6,7 +6,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Never
@@ -17,6 +18,7 @@ from tqdm import tqdm
 from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport, agreed
 from hpc_holstein.errors import ConfigError
 
+_LISTED = 8  # ranks whose devices are listed one by one
 _LOG_SECONDS = 20.0  # between two progress lines where there is no terminal
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
@@ -119,11 +121,13 @@ class Session:
             torch.cuda.set_device(chosen)  # before CUDA is touched, so that no rank opens a context on the GPU of another
         with agreed(self.transport):
             idle = self._require_gpus(device, chosen)
-        taken = self.transport.allgather(chosen)
+        taken = self.transport.allgather((chosen, _place_of(chosen)))
         ranks = f"{self.transport.size} rank{'s' if self.transport.size > 1 else ''}"
         hosts = f" on {self.hosts} hosts" if self.hosts > 1 else ""
-        devices = taken[0] if len(set(taken)) == 1 else ", ".join(f"rank {rank}: {name}" for rank, name in enumerate(taken))
+        devices = _listed([name for name, _ in taken])
         shared = f"; {self.local_size} ranks share {self.cores} cores" if self.local_size * count > self.cores else ""
+        most_on_one = max(Counter(place for _, place in taken if place).values(), default=1)
+        shared += f"; {most_on_one} ranks share a GPU" if most_on_one > 1 else ""
         shared += f"; {idle} GPU(s) of {platform.node()} stay idle" if idle else ""
         self.say(f"{ranks}{hosts}, {count} thread{'s' if count > 1 else ''} each, device {devices}{shared}")
         return chosen
@@ -190,6 +194,22 @@ class Bar:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _place_of(device: str) -> str:
+    """Which GPU of all hosts a device is, since each rank may see another one as its first; empty for a CPU."""
+    if not device.startswith("cuda"):
+        return ""
+    return f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}"
+
+
+def _listed(devices: Sequence[str]) -> str:
+    """The device of each rank, in a few words."""
+    if len(set(devices)) == 1:
+        return devices[0]
+    if len(devices) > _LISTED:
+        return f"{', '.join(sorted(set(devices)))} in turn"
+    return ", ".join(f"rank {rank}: {name}" for rank, name in enumerate(devices))
 
 
 def silence_other_ranks(transport: Transport) -> None:

@@ -17,18 +17,14 @@ from hpc_holstein.config.loading import FOLDERS, fit_options, section_options
 from hpc_holstein.config.schema import Config, InitialSection, KindSection
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
-from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.dynamics import langevin
-from hpc_holstein.errors import ConfigError, DataError, DomainError
-from hpc_holstein.forces._memory import usable_bytes
+from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
 from hpc_holstein.output import hdf5
-from hpc_holstein.simulation import LARGEST, Health, MeteredTransport, Simulation
+from hpc_holstein.simulation import LARGEST, Health, MeteredTransport, Simulation, require_memory
 from hpc_holstein.training import dataset
-
-_FIELDS = 30  # float64 fields at the peak of a run with the cheapest forces; measured on one rank: 37
 
 
 @dataclass(frozen=True)
@@ -158,7 +154,7 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
     system = build_system(config)
     metered = MeteredTransport(transport)
     domain = CartesianDomain(system.lattice, metered, grid=config.parallel.grid, device=device)
-    _require_memory(domain)
+    require_memory(domain, metered, config.parallel.torch_dtype)
     section = config.dynamics
     noise = NoiseField(section.seed, Stream.DYNAMICS, domain, system.hamiltonian.components, config.parallel.torch_dtype)
     return Simulation(
@@ -172,18 +168,6 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
         dt=section.dt,
         transport=metered,
     )
-
-
-def _require_memory(domain: CartesianDomain) -> None:
-    """Refuse a lattice whose fields alone, of the smallest run, exceed the memory; the same answer on all ranks."""
-    sites = domain.lattice.sites
-    needed = 8 * _FIELDS * sites / domain.size
-    there = min(domain.transport.allgather(usable_bytes(domain.device)))
-    if needed > there:
-        raise DomainError(
-            f"{shown(domain.lattice.extent)} cells on {domain.size} rank(s) need more than {needed / 2**30:.3g} GiB each and "
-            f"{there / 2**30:.3g} GiB are there: give a smaller lattice or more ranks"
-        )
 
 
 def initial_state(config: Config, simulation: Simulation) -> State:

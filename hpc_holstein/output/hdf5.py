@@ -330,6 +330,12 @@ class Trajectory:
         return {"time": times, **padded}
 
 
+def library() -> str:
+    """Versions of h5py and HDF5, and whether they write in parallel."""
+    kind = "with MPI" if h5py.get_config().mpi else "serial"
+    return f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}, {kind}"
+
+
 def trajectory_of(run: Path) -> Path:
     """The trajectory of ``run``: the folder of a run, or the file itself."""
     return run if run.is_file() else run / "trajectory.h5"

@@ -4,6 +4,7 @@ from hpc_holstein.simulation.checkpoints import CheckpointKeeper
 from hpc_holstein.simulation.health import LARGEST, RUNAWAY, Health
 from hpc_holstein.simulation.ledger import Ledger, MeteredTransport, Totals
 from hpc_holstein.simulation.loop import Simulation, Summary
+from hpc_holstein.simulation.memory import require_memory
 from hpc_holstein.simulation.observers import Progress, Recorder, SnapshotWriter, clock
 from hpc_holstein.simulation.stopping import Deadline, StopSignals, Watch
 
@@ -24,4 +25,5 @@ __all__ = [
     "Totals",
     "Watch",
     "clock",
+    "require_memory",
 ]

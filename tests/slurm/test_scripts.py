@@ -36,7 +36,7 @@ TRAIN = ["labelled/one.h5", "model", "config.toml", "--device", "cpu"]
 JOBS = {
     "run_cpu": [[*TWO], ["config.toml", "cpu", *ATOMIC]],
     "run_gpu": [[*GPU], ["config.toml", "gpu", *ATOMIC, "--device", "cpu"]],
-    "label_array": [["--array=0-1", *TWO], ["labelled", "one.h5", "two.h5"]],
+    "label_array": [["--array=0-1", "--ntasks-per-node=1"], ["labelled", "one.h5", "two.h5"]],
     "scaling_strong": [[*TWO], ["config.toml", "scaling", *ATOMIC]],
     "scaling_weak": [[*TWO], ["config.toml", "scaling", *ATOMIC]],
     "pipeline": [["--ntasks-per-node=1"], ["config.toml", "all", "--random", "8", "--lattice", "8x8"]],

@@ -150,6 +150,49 @@ def test_deterministic_forces_have_the_same_bits_on_any_ranks(size, grid):
             assert torch.equal(together.chemical_potential, alone.chemical_potential)
 
 
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_windows_without_ghosts_are_evaluated_while_these_travel(monkeypatch, batch):
+    """On four ranks with tiles of 3 x 3 windows: the middle one comes before the ghosts, and sees none of them."""
+    monkeypatch.setitem(neural._LONGEST, "cpu", 5)
+    ensemble = Ensemble("grand-canonical", kT=KT)
+    whole_q = random_q((30, 30), batch)
+    expected = setup((30, 30), ensemble)(State.at_rest(whole_q)).force
+
+    def body(transport):
+        provider = setup((30, 30), ensemble, transport=transport, grid=(2, 2))
+        domain, seen = provider.domain, []
+        real_start, real_apply = domain.exchange_start, StandIn.forward
+
+        def start(ghosted, widths):
+            inner = domain.crop(ghosted, widths[0]).clone()
+            ghosted.fill_(math.nan)
+            domain.crop(ghosted, widths[0]).copy_(inner)
+            finish = real_start(ghosted, widths)
+
+            def told():
+                seen.append("ghosts")
+                return finish()
+
+            return told
+
+        def forward(self, x):
+            seen.append(bool(torch.isfinite(x).all()))
+            return real_apply(self, x)
+
+        domain.exchange_start = start
+        provider._module.forward = forward.__get__(provider._module)
+        (top, bottom), (left, right) = domain.owned
+        force = provider(State.at_rest(whole_q[..., top:bottom, left:right, :, :].contiguous())).force
+        assert torch.equal(force, expected[..., top:bottom, left:right, :, :])
+        return seen
+
+    for seen in run_in_process(4, body):
+        assert all(seen)  # no NaN went in
+        assert seen.count("ghosts") == 1
+        assert seen.index("ghosts") == max(1, math.prod(batch))
+        assert len(seen) == 1 + 9 * max(1, math.prod(batch))
+
+
 def test_following_batches_state_by_state():
     provider = setup()
     provider = neural.build(neural.Options(following=1e-3), provider.hamiltonian, provider.domain, CANONICAL)

@@ -1,0 +1,63 @@
+"""What a probe of the machine is given and what it tells."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hpc_holstein.cli.session import Session
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``told`` is what is there, ``remedy`` what to do where that can be better."""
+
+    state: Literal["ok", "absent", "FAILED"]
+    told: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to look: the ranks, the device of this one, and a folder (without a name where none could be made in ``asked``)."""
+
+    session: Session
+    device: str
+    folder: Path
+    asked: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A look at one thing, by all ranks together; what it raises is a failure, with ``remedy`` to say what to do then."""
+
+    name: str
+    look: Callable[[Place], Finding]
+    remedy: str
+
+    def run(self, place: Place) -> Finding:
+        """The finding of this rank."""
+        try:
+            return self.look(place)
+        except Exception as error:  # whatever it is, it is what the user wants to know
+            return Finding("FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}", self.remedy)
+
+
+def best_seconds(work: Callable[[], object], repeats: int) -> float:
+    """Shortest time of ``work``, after one call that warms up."""
+    work()
+    shortest = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        shortest = min(shortest, time.perf_counter() - start)
+    return shortest
+
+
+def require(right: bool, complaint: str) -> None:
+    """Raise RuntimeError, a failure, where a result is not ``right``."""
+    if not right:
+        raise RuntimeError(complaint)

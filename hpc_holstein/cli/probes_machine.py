@@ -1,0 +1,237 @@
+"""Probes of the machine: ranks, threads, memory, devices and files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hpc_holstein.cli.probes import Finding, Place, Probe, best_seconds, require
+from hpc_holstein.cli.session import Session
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import Message, MPITransport, agreed
+from hpc_holstein.errors import DataError
+from hpc_holstein.interfaces import ForceResult, State
+from hpc_holstein.lattice import square
+from hpc_holstein.output import hdf5
+from hpc_holstein.simulation.memory import host_bytes
+
+_VARIABLES = ("SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_JOB_END_TIME")
+_SMALL, _LARGE = 8, 1 << 22  # bytes of a message
+_THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
+_MPI_ALONE = "from mpi4py import MPI; print(MPI.Get_library_version().partition(chr(0))[0].splitlines()[0])"
+
+
+def _mpi(place: Place) -> Finding:
+    """The library, and an exchange of halos whose answer is known."""
+    transport = place.session.transport
+    if not isinstance(transport, MPITransport):
+        return _mpi_alone()
+    from mpi4py import MPI  # is running already
+
+    domain = CartesianDomain(square.build((3 * transport.size, 8)), transport, (transport.size, 1))
+    ghosted = domain.pad(domain.global_cells().double()[..., None, None], 2)[..., 0, 0]
+    rows = torch.arange(domain.owned[0][0] - 2, domain.owned[0][1] + 2) % (3 * transport.size)
+    columns = torch.arange(-2, 10) % 8
+    require(bool((ghosted == rows[:, None] * 8 + columns).all()), "ghost cells do not hold the values of their owners")
+    total = transport.allsum(torch.tensor(float(transport.rank + 1), dtype=torch.float64))
+    require(float(total) == transport.size * (transport.size + 1) / 2, "a sum over the ranks is wrong")
+    facts, level = place.session.mpi_facts(), _THREAD_LEVELS[MPI.Query_thread()]
+    hosts = f"{place.session.hosts} host{'s' if place.session.hosts > 1 else ''}"
+    return Finding("ok", f"{facts['mpi']}, {transport.size} ranks on {hosts}, thread level {level}; halos and sums are right")
+
+
+def _mpi_alone() -> Finding:
+    """Without a launcher: whether the library starts in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", _MPI_ALONE], capture_output=True, text=True, timeout=60, check=False)
+    require(done.returncode == 0, (done.stderr or f"exit code {done.returncode}").strip().splitlines()[-1])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    launcher = shutil.which("mpirun", path=path) or shutil.which("srun")
+    remedy = f"{Path(launcher).name} -n 2 hpc-holstein doctor" if launcher else "put mpirun or srun on the PATH to use ranks"
+    return Finding("absent", f"one rank, started without a launcher; {' '.join(done.stdout.split())} starts", remedy)
+
+
+def _messages(place: Place) -> Finding:
+    """Ping-pong between the first and the last rank, which are on different hosts where there are several."""
+    transport = place.session.transport
+    if transport.size == 1:
+        return Finding("absent", "one rank sends no messages")
+    last = transport.size - 1
+    partner = {0: last, last: 0}.get(transport.rank)
+
+    def there_and_back(data: torch.Tensor) -> None:
+        if partner is None:
+            return
+        mine, theirs = Message(partner, data, None, data), Message(None, data, partner, data)
+        for message in (mine, theirs) if transport.rank == 0 else (theirs, mine):
+            transport.exchange([message])
+
+    seconds = []
+    for size, repeats in ((_SMALL, 200), (_LARGE, 10)):
+        data = torch.full((size,), transport.rank, dtype=torch.uint8)
+        seconds.append(best_seconds(lambda data=data: there_and_back(data), repeats) / 2)  # type: ignore[misc]
+        require(bool((data == 0).all()) or partner is None, "a message did not arrive whole")
+        transport.barrier()
+    summed = best_seconds(lambda: transport.allsum(torch.zeros(8, dtype=torch.float64)), 100)
+    told = f"ranks 0 and {last}: {1e6 * seconds[0]:.3g} us latency, {_LARGE / seconds[1] / 1e9:.3g} GB/s"
+    return Finding("ok", f"{told}; sum over all ranks {1e6 * summed:.3g} us")
+
+
+def _gpu_buffers(place: Place) -> Finding:
+    if not place.device.startswith("cuda"):
+        return Finding("absent", "no GPU buffers to pass")
+    return Finding("absent", "GPU buffers pass through pinned host memory, whatever the MPI library can do")
+
+
+def _slurm(place: Place) -> Finding:
+    """The allocation against what was started."""
+    there = [f"{name.removeprefix('SLURM_').lower()} {os.environ[name]}" for name in _VARIABLES if name in os.environ]
+    if not there:
+        return Finding("absent", "not in a Slurm job")
+    tasks, ranks = os.environ.get("SLURM_NTASKS", ""), place.session.transport.size
+    if tasks.isdecimal() and int(tasks) != ranks:
+        return Finding("ok", f"{', '.join(there)}; {ranks} rank(s) were started", f"srun or mpirun -n {tasks} uses all tasks")
+    return Finding("ok", ", ".join(there))
+
+
+def _threads(place: Place) -> Finding:
+    """Cores, threads, and whether the ranks of this host have as many cores as they take."""
+    session, threads = place.session, torch.get_num_threads()
+    mine = len(os.sched_getaffinity(0))
+    asked = os.environ.get("OMP_NUM_THREADS", "not set")
+    told = (
+        f"{os.cpu_count()} cores, {mine} for this rank, {threads} thread{'s' if threads > 1 else ''} a rank, "
+        f"OMP_NUM_THREADS {asked}; {_gigaflops():.3g} GFlop/s a rank"
+    )
+    if _oversubscribed(session, threads):
+        return Finding(
+            "ok", told, f"{session.local_size} ranks share {session.cores} cores: start fewer, or give fewer threads"
+        )
+    return Finding("ok", told)
+
+
+def _oversubscribed(session: Session, threads: int) -> bool:
+    return session.local_size * threads > session.cores
+
+
+def _gigaflops() -> float:
+    matrix = torch.ones(256, 256)
+    return 2 * 256**3 / best_seconds(lambda: matrix @ matrix, 5) / 1e9
+
+
+def _memory(place: Place) -> Finding:
+    share = host_bytes() / place.session.local_size
+    return Finding("ok", f"{host_bytes() / 2**30:.3g} GiB on this host, {share / 2**30:.3g} GiB a rank")
+
+
+def _devices(place: Place) -> Finding:
+    """The GPUs, and a product on the one of this rank against the CPU."""
+    count = torch.cuda.device_count()
+    if not place.device.startswith("cuda"):
+        built = "this torch has no CUDA" if torch.version.cuda is None else "no GPU is visible"
+        remedy = "install a torch with CUDA to use it" if torch.version.cuda is None and shutil.which("nvidia-smi") else ""
+        return Finding("absent", built if count == 0 else f"{count} GPU(s), not used", remedy)
+    a = torch.randn(128, 128, dtype=torch.float64)
+    error = float(((a.to(place.device) @ a.to(place.device)).cpu() - a @ a).abs().max())
+    require(error < 1e-9, f"a product on {place.device} is off by {error:.1e}")
+    free, whole = torch.cuda.mem_get_info(place.device)
+    sharing = -(-place.session.local_size // count)
+    ranks = f", {sharing} ranks share it" if sharing > 1 else ""
+    name = torch.cuda.get_device_name(place.device)
+    return Finding("ok", f"{count} GPU(s), {name}, {free / 2**30:.3g} of {whole / 2**30:.3g} GiB free{ranks}")
+
+
+def _hdf5(place: Place) -> Finding:
+    """A trajectory that the root writes from the tiles of all ranks, read again."""
+    transport, path = place.session.transport, place.folder / "trajectory.h5"
+    with agreed(transport):
+        _require_folder(place)
+    domain = CartesianDomain(square.build((64 * transport.size, 256)), transport, (transport.size, 1))
+    q = domain.global_cells().double()[..., None, None]
+    forces = ForceResult(q, q[..., 0], torch.tensor(0.5, dtype=torch.float64))
+    start = time.perf_counter()
+    with agreed(transport):
+        writer = hdf5.TrajectoryWriter(path, domain, 1.0, torch.float64, {})
+    with writer:
+        writer.write_snapshot(State(q, -q, 0, forces))
+        writer.flush()
+    seconds = time.perf_counter() - start
+    if place.session.is_root:
+        with hdf5.open_trajectory(path) as trajectory:
+            found = trajectory.snapshot(0)
+        whole = np.arange(domain.lattice.sites).reshape(domain.lattice.extent)
+        require(bool((found.q == whole).all() and (found.velocity == -whole).all()), "what was read is not what was written")
+    size = 3 * 8 * domain.lattice.sites / 1e6
+    return Finding("ok", f"{hdf5.library()}; the root gathers and writes, {1e3 * seconds:.3g} ms for {size:.2g} MB")
+
+
+def _disk(place: Place) -> Finding:
+    """Free space, and how fast the root brings 16 MB onto the disk."""
+    told = ""
+    with agreed(place.session.transport):
+        _require_folder(place)
+        if place.session.is_root:
+            data, start = os.urandom(1 << 24), time.perf_counter()
+            with (place.folder / "disk").open("wb") as file:
+                file.write(data)
+                os.fsync(file.fileno())
+            rate = len(data) / (time.perf_counter() - start) / 1e6
+            told = f"{shutil.disk_usage(place.folder).free / 2**30:.3g} GiB free in {place.asked}, {rate:.3g} MB/s"
+    return Finding("ok", told)
+
+
+def _require_folder(place: Place) -> None:
+    if not place.folder.name:
+        raise DataError(f"no folder can be made in {place.asked}")
+
+
+def _locks(place: Place) -> Finding:
+    """Rank 0 locks a file; no other rank and no second descriptor may have it then."""
+    transport, path = place.session.transport, place.folder / "lock"
+    with agreed(transport):
+        _require_folder(place)
+    held = os.open(path, os.O_CREAT | os.O_RDWR) if place.session.is_root else None
+    works = transport.bcast(held is not None and _locked(held))
+    twice = False
+    if works:
+        with suppress(FileNotFoundError):  # on a host that does not see the folder
+            second = os.open(path, os.O_RDWR)
+            twice = _locked(second)
+            os.close(second)
+    transport.barrier()
+    if held is not None:
+        os.close(held)
+    if not works:
+        return Finding("absent", "the file system has no locks: two runs in one folder would not notice each other")
+    require(not twice, "a lock was given twice: two runs in one folder would not notice each other")
+    return Finding("ok", f"a lock is refused to {'the other ranks' if transport.size > 1 else 'a second owner'}")
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+PROBES = (
+    Probe("MPI", _mpi, "build mpi4py against the MPI library whose mpirun or srun starts the ranks"),
+    Probe("messages", _messages, "ask for the network of the MPI library with its own test programs"),
+    Probe("GPU buffers", _gpu_buffers, ""),
+    Probe("Slurm", _slurm, ""),
+    Probe("threads", _threads, "set OMP_NUM_THREADS to cores divided by ranks"),
+    Probe("memory", _memory, ""),
+    Probe("GPU", _devices, "check nvidia-smi and the CUDA version of torch, or give --device cpu"),
+    Probe("disk", _disk, "choose a folder that can be written with --output"),
+    Probe("HDF5", _hdf5, "reinstall h5py, or choose another folder with --output"),
+    Probe("file locks", _locks, "start one run a folder, or choose a folder on another file system with --output"),
+)

@@ -1,0 +1,126 @@
+"""What memory a run will need, said before the start and refused where it cannot be had.
+
+    rank = program + held a + max(working a, forces, gathered N),    a sites of the tile; on rank 0 N of the lattice, else 0
+
+Bytes a site, with ``w`` bytes a number of the state: *held* ``12 w + 20`` (state and forces ``4 w``, noise ``8 w + 8``, rings
+and wave numbers of the observables 12), *working* 112 (a step or a row of observables, whichever is larger), *gathered* ``9 w``
+(a checkpoint being read or written; snapshots need less).  Forces: ``memory_bytes`` of the provider.  Measured at 2048x2048.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hpc_holstein.domain.partition import shown
+from hpc_holstein.domain.transport import Transport
+from hpc_holstein.errors import DomainError
+from hpc_holstein.forces._memory import usable_bytes
+from hpc_holstein.interfaces import Domain, ForceProvider
+
+_HELD_NUMBERS, _HELD_BYTES = 12, 20
+_WORKING = 112
+_GATHERED_NUMBERS = 9
+_MOST_FIXED = 0.5  # of the memory, for the programs of the ranks
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of one rank, and where: ``place`` is a host or one of its GPUs, which has ``there`` bytes for all its ranks.
+
+    ``fixed``: of every rank; ``held`` and ``working``: of its tile; ``gathered``: of the lattice, instead of ``working``.
+    """
+
+    place: str
+    there: float
+    fixed: float
+    held: float
+    working: float
+    gathered: float
+
+    @property
+    def bytes(self) -> float:
+        """All that is there at one time."""
+        return self.fixed + self.held + max(self.working, self.gathered)
+
+
+def require_memory(domain: Domain, transport: Transport, dtype: torch.dtype, forces: ForceProvider | None = None) -> str:
+    """One line that says what each rank needs of what there is; DomainError, on all ranks, where it cannot fit.  Collective.
+
+    ``forces`` None: before there are any; they need more than nothing.
+    """
+    everyone = transport.allgather(_needs(domain, dtype, forces))
+    for number in range(len(everyone[0])):
+        needs = [of_rank[number] for of_rank in everyone]
+        for place in dict.fromkeys(need.place for need in needs):
+            _require_place(place, needs, domain)
+    main = [of_rank[0] for of_rank in everyone]
+    largest = max(main, key=lambda need: need.bytes)
+    share = largest.there / sum(need.place == largest.place for need in main)
+    return f"memory: {_shown(largest.bytes)} of {_shown(share)} on {'each' if len(main) > 1 else 'the'} rank"
+
+
+def _needs(domain: Domain, dtype: torch.dtype, forces: ForceProvider | None) -> list[Need]:
+    """Of this rank where it computes, and on its host where that is another place."""
+    sites, width = math.prod(domain.local_extent) * len(domain.lattice.basis), dtype.itemsize
+    held = (_HELD_NUMBERS * width + _HELD_BYTES) * sites
+    of_forces = getattr(forces, "memory_bytes", None)
+    working = max(_WORKING * sites, of_forces(dtype) if of_forces is not None else 0.0)
+    whole = _GATHERED_NUMBERS * width * domain.lattice.sites if domain.rank == 0 else 0.0
+    host = platform.node()
+    if domain.device.type == "cpu":
+        return [Need(host, host_bytes(), _resident(), held, working, whole)]
+    gpu = Need(f"GPU {domain.device} of {host}", usable_bytes(domain.device), 0.0, held, working, 0.0)
+    return [gpu, Need(host, host_bytes(), _resident(), 0.0, 0.0, whole)]
+
+
+def _require_place(place: str, needs: list[Need], domain: Domain) -> None:
+    """Refuse what the ranks of one place need together if it is more than there is, and say what would do."""
+    here = [need for need in needs if need.place == place]
+    there, wanted = min(need.there for need in here), sum(need.bytes for need in here)
+    if wanted <= there:
+        return
+    for_ranks = there - max(need.gathered for need in needs)
+    left = for_ranks - sum(need.fixed for need in here)
+    fewer = int(_MOST_FIXED * for_ranks / max(here[0].fixed, 1.0))
+    if fewer < 1:
+        remedy = "no number of ranks would do, since rank 0 gathers the lattice: give a smaller lattice"
+    elif left <= 0:
+        remedy = f"each of {len(here)} ranks there takes {_shown(here[0].fixed)} before it starts, so put at most {fewer} there"
+    else:
+        places = math.ceil(sum(need.held + need.working for need in needs) / left)
+        kind = "GPUs" if place.startswith("GPU ") else "hosts"
+        remedy = f"give a smaller lattice, or {places * len(here)} ranks on {places} {kind} like this one"
+    raise DomainError(
+        f"{shown(domain.lattice.extent)} cells on {domain.size} rank(s) need {_shown(wanted)} on {place} and {_shown(there)} "
+        f"are there: {remedy}"
+    )
+
+
+def host_bytes() -> float:
+    """Memory that the processes of this job may use on this host: what it has, or a limit of Slurm or a control group."""
+    limits = [usable_bytes(torch.device("cpu"))]
+    with suppress(KeyError, ValueError):
+        limits.append(float(os.environ["SLURM_MEM_PER_NODE"]) * 2**20 or math.inf)  # 0: all of it
+    with suppress(OSError, IndexError):
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2].lstrip("/")
+        for folder in (group, *group.parents):
+            with suppress(OSError, ValueError):
+                limits.append(float((folder / "memory.max").read_text()))
+    return min(limits)
+
+
+def _resident() -> float:
+    """Bytes that this process has already: the program and its libraries."""
+    return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _shown(count: float) -> str:
+    return f"{count / _GIB:.3g} GiB"

@@ -1,0 +1,110 @@
+"""What a run will need: against the memory that one takes, and refused with what would do."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
+from hpc_holstein.errors import DomainError
+from hpc_holstein.lattice import square
+from hpc_holstein.simulation import memory
+from hpc_holstein.simulation.memory import Need, host_bytes, require_memory
+
+GIB = 2**30
+PEAK = """
+import resource, sys
+from pathlib import Path
+from hpc_holstein.cli import main
+from hpc_holstein.simulation.memory import _resident
+print("base", _resident() / 2**30)
+code = main(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(("force", "dtype"), [("atomic", "mixed"), pytest.param("neural", "float32", marks=pytest.mark.slow)])
+def test_the_estimate_is_what_a_run_takes(tmp_path: Path, force: str, dtype: str) -> None:
+    """Freed memory goes back to the system, as that of larger tiles does anyway."""
+    given = ["run", "--preset", "paper-2601.04104", "--lattice", "1200x1200", "--steps", "1", "--output", "r", "--threads", "1"]
+    given += ["--force", force, "--dtype", dtype, "--set", "ensemble.kind=grand-canonical"]
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *given], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said, there, base, peak = (
+        float(re.findall(pattern, done.stdout)[0])
+        for pattern in (r"memory: ([\d.]+) GiB", r"of ([\d.]+) GiB on the rank", r"base ([\d.]+)", r"peak ([\d.]+)")
+    )
+    assert said - base == pytest.approx(peak - base, rel=0.25)
+    assert there == pytest.approx(host_bytes() / GIB, rel=0.01)
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, extent: tuple[int, int], ranks: int, there: float) -> str:
+    """Why ``ranks`` on a host of ``there`` bytes, of which each takes 1 GiB from the start, cannot hold a lattice."""
+    monkeypatch.setattr(memory, "host_bytes", lambda: there)
+    monkeypatch.setattr(memory, "_resident", lambda: float(GIB))
+
+    def body(transport: Transport) -> str:
+        with pytest.raises(DomainError) as caught:
+            require_memory(CartesianDomain(square.build(extent), transport), transport, torch.float64)
+        return str(caught.value)
+
+    messages = run_in_process(ranks, body)
+    assert len(set(messages)) == 1
+    return messages[0]
+
+
+def test_what_would_do_is_said_and_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """116 bytes a site all the time and 112 more in a step; instead of these, 72 of the whole lattice on rank 0."""
+    extent, sites = (20_000, 20_000), 4e8
+    told = refused(monkeypatch, extent, 2, 64.0 * GIB)
+    assert f"20000x20000 cells on 2 rank(s) need {2 + (228 + 72 - 56) * sites / GIB:.3g} GiB on " in told
+    assert "64 GiB are there: give a smaller lattice, or 6 ranks on 3 hosts like this one" in told
+    needs = [Need("a", 64.0 * GIB, GIB, 116 * sites / 6, 112 * sites / 6, 72 * sites if first else 0.0) for first in (1, 0)]
+    assert sum(need.bytes for need in needs) < 64 * GIB
+    fewer = [Need("a", 64.0 * GIB, GIB, 116 * sites / 4, 112 * sites / 4, 72 * sites if first else 0.0) for first in (1, 0)]
+    assert sum(need.bytes for need in fewer) > 0.9 * 64 * GIB
+
+
+def test_ranks_of_a_host_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = refused(monkeypatch, (2000, 2000), 12, 5.0 * GIB)
+    assert "need 13.1 GiB" in told
+    assert "each of 12 ranks there takes 1 GiB before it starts, so put at most 2 there" in told
+
+
+def test_a_lattice_that_rank_0_cannot_gather_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no number of ranks would do, since rank 0 gathers the lattice" in refused(
+        monkeypatch, (30_000, 40_000), 4, 64.0 * GIB
+    )
+
+
+def test_forces_count_where_they_need_more() -> None:
+    class Greedy:
+        reach, tolerance = 1, None
+
+        def memory_bytes(self, dtype: torch.dtype) -> float:
+            return 1e6 * GIB * dtype.itemsize
+
+    domain = CartesianDomain(square.build((4, 4)), SerialTransport())
+    assert "memory: 0." in require_memory(domain, SerialTransport(), torch.float64)
+    with pytest.raises(DomainError, match=r"need 8e\+06 GiB"):
+        require_memory(domain, SerialTransport(), torch.float64, Greedy())  # type: ignore[arg-type]
+
+
+def test_limits_of_slurm_and_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_MEM_PER_NODE", raising=False)
+    whole = host_bytes()
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "100")
+    assert host_bytes() == 100 * 2**20
+    monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
+    assert host_bytes() == whole
