@@ -67,9 +67,10 @@ def test_two_halves_are_the_whole_bit_for_bit(transport: MPITransport, together:
     if transport.rank == 0:
         write_small_network(Path("model.safetensors"))
     assert transport.all_arrive(50)
-    assert start(transport, "whole", 14, *CASES[case]) == 0
-    assert start(transport, "halves", 7, *CASES[case]) == 0
-    assert start(transport, "halves", 14, *CASES[case]) == 0
+    steps = 4 if case == "kpm" else 14  # thousands of messages a force, between ranks that share cores
+    assert start(transport, "whole", steps, *CASES[case]) == 0
+    assert start(transport, "halves", steps // 2, *CASES[case]) == 0
+    assert start(transport, "halves", steps, *CASES[case]) == 0
     if transport.rank == 0:
         assert difference("whole", "halves") == 0.0
     assert transport.all_arrive(50)
