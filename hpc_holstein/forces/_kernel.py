@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic, models, register_model
 
+_PACKED = 16  # vectors of columns that are combined at a time, which fit in the cache
 _FLAGS = ("contract",)  # multiply and add in one instruction
 
 
@@ -245,18 +246,25 @@ def combine(kept, width, count, start, end, weights, first, sums, diagonal, trac
     weights   ``[functions, terms]``, an even number of functions; ``sums [functions, width]`` flat
     diagonal  ``[width]`` by which columns enter the ``trace [terms, lanes]`` flat, or empty
     """
-    for column in range(start, end, len(lanes)):
-        for f in range(0, weights.shape[0], 2):
-            one, two = _load(sums, f * width + column, lanes), _load(sums, (f + 1) * width + column, lanes)
-            for m in range(count):
-                moments = _load_double(kept, m * width + column, lanes)
-                one = _with_product(one, weights[f, first + m], moments)
-                two = _with_product(two, weights[f + 1, first + m], moments)
-            _store(sums, f * width + column, one)
-            _store(sums, (f + 1) * width + column, two)
-        if diagonal.size > 0:
-            sign = _load(diagonal, column, lanes)
-            for m in range(count):
-                place = (first + m) * len(lanes)
-                moments = _load_double(kept, m * width + column, lanes)
-                _store(trace, place, _with_product(_load(trace, place, lanes), sign, moments))
+    V = len(lanes)
+    packed = np.empty(_PACKED * V * count)  # [vectors of columns, count, V]: the rows of kept lie far apart
+    for first_column in range(start, end, _PACKED * V):
+        columns = min(_PACKED, (end - first_column - 1) // V + 1)
+        for m in range(count):
+            for part in range(columns):
+                _store(packed, (part * count + m) * V, _load_double(kept, m * width + first_column + part * V, lanes))
+        for part in range(columns):
+            column = first_column + part * V
+            for f in range(0, weights.shape[0], 2):
+                one, two = _load(sums, f * width + column, lanes), _load(sums, (f + 1) * width + column, lanes)
+                for m in range(count):
+                    moments = _load(packed, (part * count + m) * V, lanes)
+                    one = _with_product(one, weights[f, first + m], moments)
+                    two = _with_product(two, weights[f + 1, first + m], moments)
+                _store(sums, f * width + column, one)
+                _store(sums, (f + 1) * width + column, two)
+            if diagonal.size > 0:
+                sign = _load(diagonal, column, lanes)
+                for m in range(count):
+                    place, moments = (first + m) * V, _load(packed, (part * count + m) * V, lanes)
+                    _store(trace, place, _with_product(_load(trace, place, lanes), sign, moments))
