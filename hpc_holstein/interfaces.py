@@ -155,7 +155,7 @@ class ForceProvider(Protocol):
     """Anything that maps a state to the adiabatic force: exact diagonalization, KPM, a network, ..."""
 
     reach: int | None  # cells; None: needs the whole lattice
-    tolerance: float | None  # promised max |dF| against exact; None: promises nothing (a network)
+    tolerance: float | None  # promised max |dF| against exact, of coordinates in float64; None: promises nothing (a network)
 
     def __call__(self, state: State) -> ForceResult: ...
 

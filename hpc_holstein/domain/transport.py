@@ -277,7 +277,7 @@ class MPITransport:
 
         parent = MPI.COMM_WORLD if comm is None else comm
         self._wait_all = MPI.Request.Waitall
-        self._comm = pkl5.Intracomm(parent.Dup())  # own message space; arrays in objects travel as buffers
+        self._comm = self.communicator = pkl5.Intracomm(parent.Dup())  # own message space; arrays in objects travel as buffers
         self._arrivals = parent.Dup()  # free of whatever an unfinished collective left on the other
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()

@@ -21,7 +21,7 @@ from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.forces._poles import PoleExpansion
 from hpc_holstein.forces._probing import Colouring, needed_entries, site_signs
 from hpc_holstein.forces._rows import Rows
-from hpc_holstein.forces._sampled import lowest_sites, owned_sites
+from hpc_holstein.forces._sampled import in_whole_cells, lowest_sites, owned_sites
 from hpc_holstein.interfaces import Domain, Hamiltonian
 
 Array = NDArray[np.float64]
@@ -133,8 +133,8 @@ class Columns:
             for entry, bond in bonds
         ]
         self._wanted = wanted
-        if wanted is not None:  # entries depend on the coordinates of their cell: those of a cell tell its forces
-            self._wanted = (wanted.div(self._basis, rounding_mode="floor").unique()[:, None] * self._basis + basis).reshape(-1)
+        if wanted is not None:
+            self._wanted = in_whole_cells(wanted, self._basis)
 
     def one_by_one(self) -> RightHandSides:
         """A right-hand side for each site, or for each that the forces at the wanted sites take."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hpc_holstein.forces._chebyshev import PotentialNodes
 from hpc_holstein.forces._probing import Colouring, Readings, single
+from hpc_holstein.forces._sampled import lowest_sites
 from hpc_holstein.forces._stencil import all_max
 from hpc_holstein.forces._sweep import Problem, sweep
 from hpc_holstein.interfaces import Domain
@@ -52,7 +53,8 @@ def pilot(problem: Problem, energies: Tensor, nodes: PotentialNodes, tolerance: 
     The colouring is that of fewest colours whose probing error stays well below ``tolerance`` at these sites.
     """
     domain, sites = problem.stencil.domain, problem.sites
-    chosen = _nearest((energies - nodes.centre).abs(), sites.number.reshape(-1), domain)
+    distance = (energies - nodes.centre).abs().view(sites.number.shape)
+    chosen = lowest_sites(distance, domain, PILOTS).to(energies.device)
     basis = sites.number.shape[1]
     readings = single(chosen, sites, [(b, b, 0) for b in range(basis)], basis)
     swept = sweep(problem, [(readings, problem.fermi(nodes.values))], problem.fermi(np.array([nodes.centre]))[0])
@@ -99,17 +101,3 @@ def probing_error(leak: float, checks: Tensor, response: float, problem: Problem
     at_site = math.sqrt(largest * leak)
     typical = at_site * rms / largest if largest > 0 else 0.0
     return _HONEST * (at_site + math.sqrt(sites) * typical * response)
-
-
-def _nearest(distance: Tensor, number: Tensor, domain: Domain) -> Tensor:
-    """Global numbers of the sites of smallest distance on the whole lattice, the same on all ranks."""
-    count = min(PILOTS, domain.lattice.sites)
-    mine = min(count, len(distance))
-    best = torch.topk(distance, mine, largest=False, sorted=True)
-    table = torch.zeros(domain.size, count, 2, dtype=torch.float64)
-    table[domain.rank, :, 0] = torch.finfo(torch.float64).max
-    table[domain.rank, :mine, 0] = best.values.cpu()
-    table[domain.rank, :mine, 1] = number[best.indices].double().cpu()
-    every = domain.allsum(table).reshape(-1, 2).numpy()
-    order = np.lexsort((every[:, 1], every[:, 0]))[:count]
-    return torch.from_numpy(every[order, 1]).long().to(distance.device)

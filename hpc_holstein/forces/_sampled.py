@@ -6,6 +6,7 @@ any size, but it does not tell the electron number, so the chemical potential mu
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +75,19 @@ def known_potential(state: State, ensemble: Ensemble, states: int) -> Tensor:
             "open: use a grand-canonical ensemble, set sites to 0, or validate against forces that know it"
         )
     return known
+
+
+def previous_potentials(state: State, states: int) -> list[float | None]:
+    """Chemical potential of the forces that ``state`` carries, for each of ``states`` states; None where there is none."""
+    if state.forces is None:
+        return [None] * states
+    return [mu if math.isfinite(mu) else None for mu in state.forces.chemical_potential.reshape(-1).tolist()]
+
+
+def in_whole_cells(sites: Tensor, basis: int) -> Tensor:
+    """All sites of the cells that hold ``sites``, sorted: the force at a site takes all entries that move with its cell."""
+    cells = sites.div(basis, rounding_mode="floor").unique()
+    return (cells[:, None] * basis + torch.arange(basis)).reshape(-1)
 
 
 def lowest_sites(value: Tensor, domain: Domain, count: int) -> Tensor:

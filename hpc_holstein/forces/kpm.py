@@ -5,7 +5,8 @@
 At ``kT > 0`` the coefficients fall exponentially, so there is no damping kernel.  The probe vectors ``z_k`` are +-1 on the
 sites of one colour; how many colours the ``tolerance`` asks for is read off the columns of ``rho`` at a few sites.  In the
 canonical ensemble one sweep evaluates ``rho`` at several ``mu`` about the last one and records the trace of every ``T_m``,
-from which ``mu`` follows.  Use ``exact`` below some 3,000 sites.  Source: arXiv cond-mat/0504627, arXiv 1711.10570.
+from which ``mu`` follows.  ``auto`` knows below which size ``exact`` costs less.
+Source: arXiv cond-mat/0504627, arXiv 1711.10570.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from hpc_holstein.forces._kernel_layout import Demand, Layout
 from hpc_holstein.forces._memory import fair_bytes
 from hpc_holstein.forces._pilot import PILOTS, pilot, probing_error
 from hpc_holstein.forces._probing import Colouring, Readings, Sites
-from hpc_holstein.forces._sampled import chosen_sites, known_potential, sampled
+from hpc_holstein.forces._sampled import chosen_sites, in_whole_cells, known_potential, previous_potentials, sampled
 from hpc_holstein.forces._stencil import Stencil, all_max
 from hpc_holstein.forces._sweep import Problem, Swept, sweep
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
@@ -38,6 +39,7 @@ _COLOURS = 36  # as few as a tolerance asks for, as a rule
 _MEMORY = 0.8  # part of the memory that can be used
 _SMALL = 256  # sites of a lattice on which each is a probe of its own
 _FLOAT32 = 1e-4  # tolerance that single precision reaches
+_FLOAT64 = 1e-12  # ... and double precision: recurrences of some hundred steps on energies of some ten
 _COLD, _WARM = 3 * math.pi, 1.0  # kT: how far mu may lie from that of the atomic limit, and of the forces before
 
 
@@ -98,7 +100,9 @@ class KPMForces:
         axes = len(self.domain.local_extent) + 2
         batch = state.q.shape[: state.q.ndim - axes]
         q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :])
-        known = known_potential(state, self.ensemble, len(q)).tolist() if self.options.sites else _previous(state, len(q))
+        known = (
+            known_potential(state, self.ensemble, len(q)).tolist() if self.options.sites else previous_potentials(state, len(q))
+        )
         solved = [self._solve(one, mu) for one, mu in zip(q, known, strict=True)]
         q64 = q.double()
         rho = torch.stack([one.rho for one in solved]).reshape(*q.shape[:-2], -1)
@@ -122,7 +126,7 @@ class KPMForces:
         """Upper bounds: a cold start, and as few colours as a tolerance asks for."""
         sites, entries = self.domain.lattice.sites, len(self._entries)
         if self.options.sites:
-            return Demand(0, 1, 0, 0, self.options.sites)
+            return Demand(0, 1, 0, 0, self.options.sites * len(self.domain.lattice.basis))
         if self.options.probing == "random":
             return Demand(entries * self.options.vectors, 1, 0, 0, self.options.vectors)
         radius = _COLD * self.ensemble.kT if self.ensemble.kind == "canonical" else 0.0
@@ -272,7 +276,8 @@ class KPMForces:
         """A vector for each of the chosen sites: no probing error, at a ``mu`` that is known."""
         assert mu is not None
         pattern = len(self.hamiltonian.pattern)
-        readings = _probing.single(self._chosen.to(self.domain.device), problem.sites, problem.shifts, pattern)
+        starts = in_whole_cells(self._chosen, problem.stencil.basis).to(self.domain.device)
+        readings = _probing.single(starts, problem.sites, problem.shifts, pattern)
         swept = sweep(problem, [(readings, problem.fermi(np.array([mu])))])
         rho = self._collected(readings, swept.values[0][0])
         cost = {"colours": float(readings.vectors), "vector_moments": float(problem.terms * readings.vectors)}
@@ -344,8 +349,10 @@ def _check(options: Options, ensemble: Ensemble) -> None:
             "kT = 0 makes the Fermi function a step, whose Chebyshev expansion does not converge: give kT > 0, "
             "or use force kind 'exact'"
         )
-    if not 0 < options.tolerance < 1:
-        raise ConfigError(f"tolerance = {options.tolerance} is not a force error: give a number between 0 and 1, such as 1e-6")
+    if not _FLOAT64 <= options.tolerance < 1:
+        raise ConfigError(
+            f"tolerance = {options.tolerance} is not a force error that float64 reaches: give {_FLOAT64:g} to 1, such as 1e-6"
+        )
     if options.probing not in ("colours", "random"):
         raise ConfigError(f"probing = '{options.probing}' is not known: use 'colours' or 'random'")
     if options.sites < 0:
@@ -360,10 +367,3 @@ def _check(options: Options, ensemble: Ensemble) -> None:
         raise ConfigError(f"seed = {options.seed} is not an unsigned 64-bit number: give an integer from 0 to 2^64 - 1")
     if options.block < 0:
         raise ConfigError(f"block = {options.block} is not a number of vectors: give 1 or more, or 0 for what is fast")
-
-
-def _previous(state: State, states: int) -> list[float | None]:
-    """``mu`` of the forces that the state carries; None where there is none."""
-    if state.forces is None:
-        return [None] * states
-    return [mu if math.isfinite(mu) else None for mu in state.forces.chemical_potential.reshape(-1).tolist()]

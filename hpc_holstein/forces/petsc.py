@@ -34,7 +34,7 @@ from hpc_holstein.forces._canonical import require_filling
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.forces._resolvent import Resolvent, Solution
 from hpc_holstein.forces._rows import Rows
-from hpc_holstein.forces._sampled import chosen_sites, known_potential, sampled
+from hpc_holstein.forces._sampled import chosen_sites, known_potential, previous_potentials, sampled
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 
 _PREFIX = "holstein_"
@@ -108,7 +108,7 @@ class PETScForces:
         known = None
         if self._chosen is not None or self.ensemble.kind == "grand-canonical":
             known = known_potential(state, self.ensemble, len(q)).tolist()
-        previous = _previous(state, len(q))
+        previous = previous_potentials(state, len(q))
         solved = [self._solve(one, known[k] if known else None, previous[k]) for k, one in enumerate(q)]
         rho = torch.stack([one.rho for one in solved]).view(*q.shape[:-2], -1).to(q.device)
         halo = self.hamiltonian.reach
@@ -346,7 +346,7 @@ def _communicator(transport: Transport) -> Any:
 
     if transport.size == 1:
         return None
-    wrapped = getattr(transport, "_comm", None)
+    wrapped = getattr(transport, "communicator", None)
     if wrapped is None:
         raise ConfigError("distribute = 'lattice' needs ranks that are processes of MPI: start them by mpirun, or use 'poles'")
     return MPI.Intracomm(wrapped)
@@ -368,10 +368,3 @@ def _alone(sites: int, factorize: bool) -> tuple[str, ...]:
 def _names(word: str) -> bool:
     """Whether a word of an option string is the name of an option rather than its value."""
     return word.startswith("-") and word[1:2].isalpha()
-
-
-def _previous(state: State, states: int) -> list[float | None]:
-    """``mu`` of the forces that the state carries; None where there is none."""
-    if state.forces is None:
-        return [None] * states
-    return [mu if math.isfinite(mu) else None for mu in state.forces.chemical_potential.reshape(-1).tolist()]

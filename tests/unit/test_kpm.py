@@ -360,6 +360,7 @@ def test_vectors_are_held_in_blocks_that_fit(monkeypatch):
     [
         ({}, Ensemble("canonical", 0.0), SpectrumError, "kT = 0 .* 'exact'"),
         ({}, Ensemble("canonical", KT, filling=1.0), SpectrumError, r"filling = 1\.0"),
+        ({"tolerance": 1e-30}, CANONICAL, ConfigError, r"tolerance = 1e-30"),
         ({"tolerance": 0.0}, CANONICAL, ConfigError, r"tolerance = 0\.0"),
         ({"tolerance": math.nan}, CANONICAL, ConfigError, "tolerance = nan"),
         ({"probing": "jackson"}, CANONICAL, ConfigError, "probing = 'jackson'"),
