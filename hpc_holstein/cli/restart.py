@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from hpc_holstein.batch.study import finished
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config
 from hpc_holstein.config.same_run import require_same_run
@@ -110,8 +110,8 @@ def _find(config: Config, restart: str, folder: Folder) -> Start:
         )
     if own and stored.step and not folder.trajectory.exists():
         told.append(f"{folder.trajectory} is not there: a new one starts at step {stored.step}")
-    finished = own and _is_finished(folder, config.dynamics.steps)
-    return Start(stored.step, stored, stored.account, own, finished, tuple(told))
+    done = own and finished(folder.path, config.dynamics.steps)
+    return Start(stored.step, stored, stored.account, own, done, tuple(told))
 
 
 def _load(path: Path) -> tuple[Checkpoint, list[str]]:
@@ -127,15 +127,6 @@ def _load(path: Path) -> tuple[Checkpoint, list[str]]:
 
 def _own_places(folder: Folder, step: int) -> list[Path]:
     return [place.resolve() for place in (folder.path, folder.checkpoints, checkpoint.path_of(folder.checkpoints, step))]
-
-
-def _is_finished(folder: Folder, steps: int) -> bool:
-    """Whether the run was done to its end."""
-    try:
-        content = json.loads(folder.summary.read_text(encoding="utf-8"))
-        return bool(folder.trajectory.exists() and content["steps"] == steps and content["stopped"] is None)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def prepare(start: Start, new: Checkpoint | None, folder: Folder, config: Config, facts: dict[str, Any]) -> None:
