@@ -21,7 +21,7 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces import exact, kpm
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 
-CROSSINGS = ((1e-6, 1300.0), (1e-3, 950.0))
+CROSSINGS = ((1e-6, 990.0), (1e-3, 760.0))
 """``(tolerance, sites)`` from which on ``kpm`` in float64 is the cheaper: benchmarks/records/force_cost-2-cores.json."""
 
 _LOG = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def crossing(tolerance: float) -> float:
 
 
 def choose(sites: int, tolerance: float, kT: float) -> tuple[str, str]:
-    """Kind, and the reason in words: ``auto: kpm, 10,000 sites > 1,300 (...)``."""
+    """Kind, and the reason in words: ``auto: kpm, 10,000 sites > 990 (...)``."""
     if kT == 0:
         return "exact", "auto: exact, kT = 0"
     most = crossing(tolerance)
