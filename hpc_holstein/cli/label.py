@@ -18,7 +18,7 @@ from hpc_holstein.cli.options import (
 )
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import TRAINING_EXTENT, Config, load_config
-from hpc_holstein.config.builders import build_integrator, build_system, forces_maker, model_facts, require_fit
+from hpc_holstein.config.builders import build_integrator, build_system, forces_maker, provider_facts, require_fit
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import require_writable
 from hpc_holstein.training import dataset
@@ -57,7 +57,8 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     session.on_root(lambda: require_writable(args.output))
     device = session.use(config.parallel.threads, config.parallel.device)
     system = build_system(config)
-    labels = {**model_facts(config.force), **dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)}
+    labels: dict[str, Any] = {**provider_facts(config.force, system.lattice, system.ensemble)}
+    labels |= dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
     labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
     with Bar(session) as bar:
         common: dict[str, Any] = {

@@ -16,11 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from hpc_holstein.cli import restart
-from hpc_holstein.cli.options import add_config, add_lattice, add_physics, cells, force_overrides, overrides, positive
+from hpc_holstein.cli.options import (
+    add_config,
+    add_lattice,
+    add_physics,
+    cells,
+    force_overrides,
+    overrides,
+    positive,
+    providers,
+)
 from hpc_holstein.cli.restart import Folder, Start
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, load_config
-from hpc_holstein.config.builders import build_simulation, health_of, initial_state, model_facts
+from hpc_holstein.config.builders import build_simulation, health_of, initial_state, provider_facts
 from hpc_holstein.domain.transport import agreed
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.files import replaced
@@ -56,9 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_lattice(parser)
     parser.add_argument("--steps", type=positive, metavar="N", help="time steps")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the initial state and the noise")
-    parser.add_argument(
-        "--force", metavar="KIND", help="force provider: exact, kpm, local, neural, atomic, or a model file *.safetensors"
-    )
+    parser.add_argument("--force", metavar="KIND", help=f"force provider: {providers()}")
     parser.add_argument(
         "--dtype", metavar="NAME", help="mixed (networks in float32, the rest in float64: default), float64 or float32"
     )
@@ -99,7 +106,7 @@ def execute(args: argparse.Namespace, session: Session) -> int:
         require_commensurate(simulation.domain.lattice)
         session.say(_headline(config, simulation, start))
         session.say(require_memory(simulation.domain, session.transport, config.parallel.torch_dtype, simulation.forces))
-        facts = {**simulation_facts(config), **session.mpi_facts()}
+        facts = {**simulation_facts(config, simulation), **session.mpi_facts()}
         state = _first_state(start, config, simulation)
         _claim(lock, start, state, folder, config, simulation, facts, session)
         start = replace(start, stored=None)  # a whole lattice
@@ -177,9 +184,10 @@ def _run(
             raise SpectrumError(f"{error}; the state of step {keeper.step} is kept in {folder.checkpoints}") from None
 
 
-def simulation_facts(config: Config) -> dict[str, Any]:
+def simulation_facts(config: Config, simulation: Simulation) -> dict[str, Any]:
     """Attributes of a trajectory: the configuration as TOML, the seed, the model with its card, versions."""
-    return {"units": UNITS, "config": config.toml(), "seed": config.dynamics.seed, **model_facts(config.force), **provenance()}
+    provider = provider_facts(config.force, simulation.domain.lattice, simulation.ensemble)
+    return {"units": UNITS, "config": config.toml(), "seed": config.dynamics.seed, **provider, **provenance()}
 
 
 def given_keys(args: argparse.Namespace) -> dict[str, Any]:

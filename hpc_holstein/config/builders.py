@@ -20,6 +20,7 @@ from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.forces import auto
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
 from hpc_holstein.output import hdf5
@@ -78,6 +79,14 @@ def model_facts(force: KindSection) -> dict[str, str]:
     name = section_options("force", force).model
     path = checkpoint.default_model_path() if name == "default" else Path(name)
     return {"model.sha256": checkpoint.model_hash(path), "model.card": json.dumps(asdict(checkpoint.read_card(path)))}
+
+
+def provider_facts(force: KindSection, lattice: Lattice, ensemble: Ensemble) -> dict[str, str]:
+    """:func:`model_facts`, and whom ``auto`` chooses, as ``provider.chosen``."""
+    facts = model_facts(force)
+    if force.kind == "auto":
+        facts["provider.chosen"] = auto.choose(lattice.sites, section_options("force", force).tolerance, ensemble.kT)[0]
+    return facts
 
 
 def build_network(config: Config, system: System) -> tuple[torch.nn.Module, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import h5py
 import pytest
 import torch
 
@@ -93,3 +94,12 @@ def test_a_run_says_what_was_chosen(tmp_path, monkeypatch, caplog):
     run = ["run", "--preset", "paper-2601.04104", "--lattice", "6x6", "--steps", "1", "--output", "r"]
     assert main([*run, "--force", "auto", "--set", "force.tolerance=0.001"]) == 0
     assert "auto: exact, 36 sites <=" in caplog.text
+    with h5py.File(tmp_path / "r" / "trajectory.h5") as file:
+        assert file.attrs["provider.chosen"] == "exact"
+
+
+def test_labels_say_what_was_chosen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["label", "--lattice", "6x6", "--random", "1", "--force", "auto", "--output", "a.h5"]) == 0
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert (file.attrs["provider"], file.attrs["provider.chosen"]) == ("auto", "exact")
