@@ -102,4 +102,4 @@ def test_labels_say_what_was_chosen(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["label", "--lattice", "6x6", "--random", "1", "--force", "auto", "--output", "a.h5"]) == 0
     with h5py.File(tmp_path / "a.h5") as file:
-        assert (file.attrs["provider"], file.attrs["provider.chosen"]) == ("auto", "exact")
+        assert (file["force"].attrs["provider"], file["force"].attrs["provider.chosen"]) == ("auto", "exact")
