@@ -16,13 +16,13 @@ export OMP_NUM_THREADS := 1
 # Tests start commands of their own: those of this environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install install-petsc demo clean-demo test lint types contracts shellcheck docs test-serial test-mpi test-slow test-slurm test-faults clean
+.PHONY: help install install-petsc demo clean-demo test lint types contracts shellcheck docs test-serial test-mpi test-docs test-slow test-slurm test-faults clean
 .NOTPARALLEL:
 
 help:
 	@echo "make demo        install into $(VENV), then label, train, quench on $(RANKS) ranks, validate, draw: demo/"
 	@echo "make test        lint, types, import contract, all tests, MPI tests on 2 and 4 ranks"
-	@echo "make test-slow   tests of minutes"
+	@echo "make test-docs   the commands of README.md and docs/; make test-slow: tests of minutes"
 	@echo "make install     only the install; make install-petsc: with the tests and PETSc, built from source in some 10 minutes"
 	@echo "make lint|types|contracts|shellcheck|test-serial|test-mpi: one part of make test"
 	@echo "make clean-demo  remove demo/; make clean: remove $(VENV) and all caches"
@@ -119,6 +119,10 @@ test-mpi: $(VENV)/.installed-petsc
 test-slow: $(VENV)/.installed-petsc
 	$(BIN)/python -m pytest -m slow --timeout 1800
 	$(BIN)/python -m pytest tests/slurm -m slow --timeout 1800
+
+# Every command of README.md and docs/, long runs shortened.
+test-docs: $(VENV)/.installed-petsc
+	$(BIN)/python -m pytest tests/docs
 
 # On a Slurm of this machine with two fake nodes: needs root, slurmctld and slurmd.
 test-slurm: $(VENV)/.installed-test
