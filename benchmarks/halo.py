@@ -34,6 +34,7 @@ from petsc4py import PETSc  # noqa: E402 - after its initialization
 
 COMM = MPI.COMM_WORLD
 CASES = [(length, width, numbers) for length in (128, 512) for width, numbers in ((1, 1), (3, 1), (1, 16), (1, 64))]
+_ROUND = 2e-3  # seconds: short, so that some rounds have both cores to themselves on a machine that does other work too
 Action = Callable[[], Any]
 
 
@@ -79,14 +80,14 @@ def sendrecv(domain: CartesianDomain, width: int, numbers: int) -> tuple[int, Ac
             stride = math.prod(domain.grid[axis + 1 :])
             here = domain.rank // stride % parts
             neighbours = [domain.rank + ((here + step) % parts - here) * stride for step in (1, -1)]
-            buffers.append((neighbours, np.zeros((2, slab)), np.zeros((2, slab))))
+            buffers.append((neighbours, [*np.zeros((2, slab))], [*np.zeros((2, slab))]))
 
     def move() -> None:
         for (above, below), send, receive in buffers:
             COMM.Sendrecv(send[0], above, 0, receive[0], below, 0)
             COMM.Sendrecv(send[1], below, 1, receive[1], above, 1)
 
-    return sum(send.nbytes for _, send, _ in buffers), move
+    return sum(part.nbytes for _, send, _ in buffers for part in send), move
 
 
 def seconds(action: Action, repeats: int) -> float:
@@ -102,10 +103,10 @@ def measure(length: int, width: int, numbers: int, rounds: int) -> dict[str, Any
     domain, exchange = package(length, width, numbers)
     sent, bare = sendrecv(domain, width, numbers)
     actions = {"exchange": exchange, **dmda(domain, length, width, numbers), "sendrecv": bare}
-    repeats = max(5, int(0.1 / seconds(exchange, 5)))
     best = dict.fromkeys(actions, float("inf"))
+    repeats = {name: max(3, int(_ROUND / min(seconds(action, 5) for _ in range(3)))) for name, action in actions.items()}
     for _ in range(rounds):
-        best = {name: min(best[name], seconds(action, repeats)) for name, action in actions.items()}
+        best = {name: min(best[name], seconds(action, repeats[name])) for name, action in actions.items()}
     ratios = {name: best["exchange"] / other for name, other in best.items() if name != "exchange"}
     case = {"length": length, "grid": domain.grid, "width": width, "numbers": numbers, "bytes_sent": sent}
     return {**case, "seconds": best, "exchange_over": ratios}
@@ -114,7 +115,7 @@ def measure(length: int, width: int, numbers: int, rounds: int) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="JSON record to write")
-    parser.add_argument("--rounds", type=int, default=7, help="of which the best counts")
+    parser.add_argument("--rounds", type=int, default=100, help="of which the best counts")
     arguments = parser.parse_args()
     if COMM.bcast(arguments.output.exists()):
         parser.error(f"{arguments.output} exists: remove it or choose another file")

@@ -47,9 +47,9 @@ def domains(transport: Transport) -> Iterator[CartesianDomain]:
 
 
 def widths(domain: CartesianDomain) -> list[int]:
-    """No halo, one cell, and the widest that the rank grid allows: beyond the whole lattice where one rank holds an axis."""
+    """No halo, one cell, the thinnest tile, and beyond it; beyond the whole lattice where it is not split."""
     tiles = [cells // parts for cells, parts in zip(domain.lattice.extent, domain.grid, strict=True) if parts > 1]
-    return [0, 1, min(tiles) if tiles else 2 * max(domain.lattice.extent) + 1]
+    return [0, 1, min(tiles), 2 * min(tiles) + 1] if tiles else [0, 1, 2 * max(domain.lattice.extent) + 1]
 
 
 def with_wide_rows(transport: Transport) -> CartesianDomain:
@@ -91,11 +91,15 @@ def check_exchange_in_two_parts_is_the_exchange(transport: Transport) -> None:
             shape = (2, 3, *(n + 2 * width for n in domain.local_extent), 1, 2)
             one, two = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
             expected = [domain.exchange(field.clone(), width) for field in (one, two)]
-            finishes = [domain.exchange_start(field, (width,) * len(domain.grid)) for field in (one, two[:, 1:])]
+            three = one.clone()  # of the plan of the first, under way at the same time
+            fields = [one, two[:, 1:], three]
+            finishes = [domain.exchange_start(field, (width,) * len(domain.grid)) for field in fields]
+            for finish in finishes[1:]:
+                finish()
             assert finishes[0]() is one
-            finishes[1]()
             assert torch.equal(one, expected[0])
             assert torch.equal(two[:, 1:], expected[1][:, 1:])
+            assert torch.equal(three, expected[0])
 
 
 def check_each_axis_has_a_width_of_its_own(transport: Transport) -> None:
@@ -215,19 +219,25 @@ def _refuse_if(refused: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def check_a_halo_wider_than_a_tile_is_refused_by_all(transport: Transport) -> None:
+def check_numbers_of_any_size_travel(transport: Transport) -> None:
+    """A byte, two, four, eight and sixteen of them."""
+    domain = CartesianDomain(square.build((3 * transport.size, 5)), transport, (transport.size, 1))
+    for dtype in (torch.bool, torch.uint8, torch.float16, torch.float32, torch.int64, torch.complex64, torch.complex128):
+        field = (domain.global_cells() % 7).to(dtype)[..., None, None]
+        ghosted = domain.pad(field, 2)
+        assert ghosted.dtype == dtype
+        assert torch.equal(ghosted[..., 0, 0], ((numbered_beyond(domain, 2) - 1) % 7).to(dtype))
+
+
+def check_a_tile_thinner_than_asked_for_is_refused_by_all(transport: Transport) -> None:
     domain = CartesianDomain(square.build((12, 24)), transport, (transport.size, 1))
     if transport.size == 1:
         domain.require_halo(100)
         return
     tile = 12 // transport.size
     domain.require_halo(tile)
-    shape = (*(n + 2 * tile + 2 for n in domain.local_extent), 1, 1)
-    for refused in (domain.exchange, domain.accumulate):
-        with pytest.raises(DomainError, match=f"halo of {tile + 1} cells .* {tile} cells along axis 0 .* use the rank grid"):
-            refused(torch.zeros(shape), tile + 1)
-    with pytest.raises(DomainError, match="use the rank grid"):
-        domain.pad(torch.zeros((*domain.local_extent, 1, 1)), tile + 1)
+    with pytest.raises(DomainError, match=f"halo of {tile + 1} cells .* {tile} cells along axis 0 .* use the rank grid"):
+        domain.require_halo(tile + 1)
 
 
 def check_noise_does_not_depend_on_the_decomposition(transport: Transport) -> None:

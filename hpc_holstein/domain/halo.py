@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hpc_holstein.domain import partition
-from hpc_holstein.domain.transport import Message, Transport
+from hpc_holstein.domain._halo_plan import Grid, HaloPlan
+from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import DomainError
 from hpc_holstein.interfaces import Lattice
 
@@ -22,9 +22,9 @@ class CartesianDomain:
     """Uneven tiles on a Cartesian rank grid, ranks in row-major order; implements :class:`interfaces.Domain`.
 
     Fields are ``[*batch, *cells, basis, components]``; *ghosted* ones carry ``width`` more cells on each side of each cell
-    axis.  Ghosts beyond an open edge are zero; a periodic axis that one rank holds alone wraps onto itself, as often as
-    ``width`` asks for.  ``grid`` None chooses the grid of smallest halo.  Raises :class:`DomainError` for a grid
-    that does not fit, and, from every method that takes ``width``, for tiles thinner than it.
+    axis.  Ghosts beyond an open edge are zero; a periodic axis wraps onto itself, as often as ``width`` asks for, and where
+    tiles are thinner than ``width`` ghosts come from ranks beyond the next.  ``grid`` None chooses the grid of smallest halo.
+    Raises :class:`DomainError` for a grid that does not fit.
     """
 
     def __init__(
@@ -43,7 +43,8 @@ class CartesianDomain:
         splits = [partition.split(cells, parts) for cells, parts in zip(extent, self.grid, strict=True)]
         self._tiles = list(product(*splits))  # row-major, as ranks are
         self.owned = self._tiles[self.rank]
-        self._neighbours = [(self._neighbour(axis, -1), self._neighbour(axis, +1)) for axis in range(len(self.grid))]
+        self._layout = Grid(tuple(splits), lattice.periodic, self.rank)
+        self._plans: dict[tuple[Any, ...], HaloPlan] = {}
 
     @property
     def local_extent(self) -> tuple[int, ...]:
@@ -51,7 +52,10 @@ class CartesianDomain:
         return tuple(stop - start for start, stop in self.owned)
 
     def require_halo(self, width: int) -> None:
-        """Raise :class:`DomainError`, on all ranks alike, if a tile is thinner than a halo of ``width`` cells."""
+        """Raise :class:`DomainError`, on all ranks alike, if a tile is thinner than a halo of ``width`` cells.
+
+        For those who compute on ghosts, or whose work on them would exceed that on the tile; the exchange takes any width.
+        """
         partition.check_halo(self.grid, self.lattice.extent, width)
 
     def global_cells(self) -> Tensor:
@@ -71,52 +75,24 @@ class CartesianDomain:
             ghosted = ghosted.narrow(self._dim(ghosted, axis), width, self.local_extent[axis])
         return ghosted
 
-    @torch.no_grad()
     def exchange(self, ghosted: Tensor, width: int) -> Tensor:
-        """Set the ghosts to the values of their owners, in place; for gradients use :meth:`pad` instead.
-
-        Axis by axis, each including the ghosts of the axes before it, which brings the corners along.
-        """
-        self.require_halo(width)
-        if width > 0:
-            for axis in range(len(self.grid)):
-                self._fill(self._crop_after(ghosted, axis, width), axis, width)
+        """Set the ghosts, corners included, to the values of their owners, in place; for gradients use :meth:`pad` instead."""
+        self._plan(ghosted, width).start(ghosted)()
         return ghosted
 
-    @torch.no_grad()
     def exchange_start(self, ghosted: Tensor, widths: Sequence[int]) -> Callable[[], Tensor]:
         """:meth:`exchange` in two parts, to compute on something else between them; one width for each cell axis.
 
         Posts the messages and returns a function that waits for them, sets the ghosts and gives back ``ghosted``, whose
-        owned cells stay as they are until then.  All ranks start and finish their exchanges in the same order.  Corners
-        travel in messages of their own, so that none depends on another.
+        owned cells stay as they are until then.  All ranks start their exchanges in the same order.
         """
-        self.require_halo(max((w for w, parts in zip(widths, self.grid, strict=True) if parts > 1), default=0))
-        regions = self._regions(ghosted, widths)
-        messages = [
-            Message(
-                dest,
-                edge.contiguous(),
-                source,
-                ghost if ghost.is_contiguous() else torch.empty_like(ghost, memory_format=_PACKED),
-            )
-            for source, ghost, dest, edge in regions
-        ]
-        wait = self.transport.exchange_start(messages)
+        finish = self._plan(ghosted, tuple(widths)).start(ghosted)
 
-        def finish() -> Tensor:
-            wait()
-            for (source, ghost, _, _), message in zip(regions, messages, strict=True):
-                if source is None:
-                    ghost.zero_()
-                elif message.recv is not ghost:
-                    ghost.copy_(message.recv)
-            for axis, width in enumerate(widths):
-                if self.grid[axis] == 1:
-                    self._fill_alone(self._between(ghosted, axis, widths), axis, width)
+        def finished() -> Tensor:
+            finish()
             return ghosted
 
-        return finish
+        return finished
 
     @torch.no_grad()
     def accumulate(self, ghosted: Tensor, width: int) -> Tensor:
@@ -124,11 +100,19 @@ class CartesianDomain:
 
         ``<a, exchange b> = <accumulate a, b>`` summed over all ranks, with ``exchange`` as a map of whole ghosted fields.
         """
-        self.require_halo(width)
-        if width > 0:
-            for axis in reversed(range(len(self.grid))):
-                self._fold(self._crop_after(ghosted, axis, width), axis, width)
+        self._plan(ghosted, width, adjoint=True).add_back(ghosted)
         return ghosted
+
+    def _plan(self, ghosted: Tensor, widths: tuple[int, ...] | int, adjoint: bool = False) -> HaloPlan:
+        """The one for fields like this, with one width for all axes or one for each; the newest are kept."""
+        key = ghosted.shape, ghosted.stride(), ghosted.dtype, ghosted.device, widths, adjoint
+        plan = self._plans.get(key)
+        if plan is None:
+            each = (widths,) * len(self.grid) if isinstance(widths, int) else widths
+            plan = self._plans[key] = HaloPlan(self._layout, self.transport, ghosted, each, adjoint)
+            if len(self._plans) > _PLANS:
+                del self._plans[next(iter(self._plans))]
+        return plan
 
     def allsum(self, value: Tensor) -> Tensor:
         """Sum over ranks in rank order, the same bits on all of them; without gradient."""
@@ -174,121 +158,8 @@ class CartesianDomain:
         cells = len(self.grid)
         return (*owned.shape[: -2 - cells], *self.lattice.extent, *owned.shape[-2:])
 
-    def _neighbour(self, axis: int, step: int) -> int | None:
-        """Rank of the next tile along an axis; None beyond an open edge."""
-        stride = prod(self.grid[axis + 1 :])
-        parts = self.grid[axis]
-        here = self.rank // stride % parts
-        there = here + step
-        if not self.lattice.periodic[axis] and not 0 <= there < parts:
-            return None
-        return self.rank + (there % parts - here) * stride
 
-    def _crop_after(self, ghosted: Tensor, axis: int, width: int) -> Tensor:
-        """View without the ghosts of the axes after ``axis``."""
-        for later in range(axis + 1, len(self.grid)):
-            ghosted = ghosted.narrow(self._dim(ghosted, later), width, self.local_extent[later])
-        return ghosted
-
-    def _regions(self, ghosted: Tensor, widths: Sequence[int]) -> list[tuple[int | None, Tensor, int | None, Tensor]]:
-        """For each side and corner of the axes that are split: rank that fills the ghosts there, their view, rank that reads
-        what we own on the opposite side, its view.
-
-        Other axes are left whole, with ghosts that are not right yet: slabs are contiguous then, in pieces if they are large.
-        """
-        split = [axis for axis, parts in enumerate(self.grid) if parts > 1 and widths[axis] > 0]
-        regions = []
-        for side in product((-1, 0, 1), repeat=len(split)):
-            if not any(side):
-                continue
-            steps = dict(zip(split, side, strict=True))
-            ghost = edge = ghosted
-            for axis, step in steps.items():
-                width, cells, dim = widths[axis], self.local_extent[axis], self._dim(ghosted, axis)
-                ghost = ghost.narrow(dim, (0, width, width + cells)[step + 1], width if step else cells)
-                edge = edge.narrow(dim, (cells, width, width)[step + 1], width if step else cells)
-            source, dest = self._rank_at(steps), self._rank_at({axis: -step for axis, step in steps.items()})
-            regions += [
-                (source, a, dest, b) for a, b in zip(_pieces(ghost, len(self.grid)), _pieces(edge, len(self.grid)), strict=True)
-            ]
-        return regions
-
-    def _rank_at(self, steps: dict[int, int]) -> int | None:
-        """Rank of the tile that lies so many tiles away along some axes; None beyond an open edge."""
-        ranks = [self._neighbour(axis, step) for axis, step in steps.items()]
-        return None if None in ranks else self.rank + sum(rank - self.rank for rank in ranks if rank is not None)
-
-    def _between(self, ghosted: Tensor, axis: int, widths: Sequence[int]) -> Tensor:
-        """View without the ghosts of the later axes that this rank holds alone, which are not filled yet."""
-        for later in range(axis + 1, len(self.grid)):
-            if self.grid[later] == 1:
-                ghosted = ghosted.narrow(self._dim(ghosted, later), widths[later], self.local_extent[later])
-        return ghosted
-
-    def _fill_alone(self, view: Tensor, axis: int, width: int) -> None:
-        """Ghosts of an axis that this rank holds alone: periodic images, or zero."""
-        dim = self._dim(view, axis)
-        for ghost, owner, cells in _images(self.local_extent[axis], width):
-            ghosts = view.narrow(dim, ghost, cells)
-            ghosts.copy_(view.narrow(dim, owner, cells)) if self.lattice.periodic[axis] else ghosts.zero_()
-
-    def _fill(self, view: Tensor, axis: int, width: int) -> None:
-        """Ghosts of one axis := owners."""
-        dim = self._dim(view, axis)
-        if self.grid[axis] == 1 and self.lattice.periodic[axis]:
-            for ghost, owner, cells in _images(self.local_extent[axis], width):
-                view.narrow(dim, ghost, cells).copy_(view.narrow(dim, owner, cells))
-            return
-        messages = []
-        for source, _, dest, edge in self._sides(axis, width):
-            slab = view.narrow(dim, edge, width)
-            messages.append(Message(dest, slab.contiguous(), source, torch.empty_like(slab, memory_format=_PACKED)))
-        self.transport.exchange(messages)
-        for (source, ghost, _, _), message in zip(self._sides(axis, width), messages, strict=True):
-            ghosts = view.narrow(dim, ghost, width)
-            ghosts.zero_() if source is None else ghosts.copy_(message.recv)
-
-    def _fold(self, view: Tensor, axis: int, width: int) -> None:
-        """Owners += ghosts of one axis, then ghosts := 0."""
-        dim = self._dim(view, axis)
-        if self.grid[axis] == 1 and self.lattice.periodic[axis]:
-            for ghost, owner, cells in _images(self.local_extent[axis], width):
-                view.narrow(dim, owner, cells).add_(view.narrow(dim, ghost, cells))
-                view.narrow(dim, ghost, cells).zero_()
-            return
-        messages = []
-        for source, ghost, dest, _ in self._sides(axis, width):
-            slab = view.narrow(dim, ghost, width)
-            messages.append(Message(source, slab.contiguous(), dest, torch.empty_like(slab, memory_format=_PACKED)))
-        self.transport.exchange(messages)
-        for (_, ghost, dest, edge), message in zip(self._sides(axis, width), messages, strict=True):
-            if dest is not None:
-                view.narrow(dim, edge, width).add_(message.recv)
-            view.narrow(dim, ghost, width).zero_()
-
-    def _sides(self, axis: int, width: int) -> tuple[tuple[int | None, int, int | None, int], ...]:
-        """Both directions of travel: rank that fills our ghosts, their start; rank that reads our edge, its start."""
-        below, above = self._neighbours[axis]
-        cells = self.local_extent[axis]
-        return ((below, 0, above, cells), (above, width + cells, below, width))
-
-
-_PACKED = torch.contiguous_format
-_PIECE = 1 << 17  # bytes of a slab that is worth a message of its own
-
-
-def _pieces(slab: Tensor, cells: int) -> list[Tensor]:
-    """The slabs of each batch member if they are contiguous and large, to travel without a copy; else the whole."""
-    members = [slab[index] for index in product(*map(range, slab.shape[: -2 - cells]))]
-    return members if members[0].is_contiguous() and members[0].nbytes >= _PIECE else [slab]
-
-
-def _images(cells: int, width: int) -> Iterator[tuple[int, int, int]]:
-    """Ghost start, owner start and length of the periodic images of ``cells`` owned cells, nearest first."""
-    for beyond in range(0, width, cells):
-        length = min(cells, width - beyond)
-        yield width - beyond - length, width + cells - length, length
-        yield width + cells + beyond, width, length
+_PLANS = 32  # kept with their buffers
 
 
 class _Pad(torch.autograd.Function):
@@ -306,5 +177,5 @@ class _Pad(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        ghosted = gradient.clone(memory_format=_PACKED)  # autograd owns the gradient, accumulate works in place
+        ghosted = gradient.clone(memory_format=torch.contiguous_format)  # autograd owns the gradient, accumulate works in place
         return ctx.domain.crop(ctx.domain.accumulate(ghosted, ctx.width), ctx.width), None, None

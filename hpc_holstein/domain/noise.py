@@ -1,7 +1,8 @@
 """Random numbers as pure functions of (seed, stream, step, global site): the same on any number of ranks, after any restart.
 
-Philox4x64-10 (Salmon et al., SC11, doi:10.1145/2063384.2063405) in 64-bit integer tensor operations that wrap around, so CPU
-and CUDA give the same bits.  One block holds eight 32-bit uniforms, hence eight normals: those of eight steps of one site.
+Philox4x64-10 (Salmon et al., SC11, doi:10.1145/2063384.2063405), compiled on a CPU and in 64-bit integer tensor operations
+that wrap around on other devices, which gives the same bits.  One block holds eight 32-bit uniforms, hence eight normals:
+those of eight steps of one site.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from hpc_holstein.domain._philox import fill_uniforms
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Domain
 
@@ -21,7 +23,7 @@ _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
 _KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)  # golden ratio, sqrt(3) - 1
 _LOW = 0xFFFFFFFF
 _LANES = 8  # normals in one block
-_CHUNK = {"cpu": 1 << 16, "cuda": 1 << 22}  # sites at a time, which bounds the memory of the temporaries
+_CHUNK = {"cpu": 1 << 13, "cuda": 1 << 22}  # sites at a time, which bounds the memory of the temporaries
 
 
 class Stream(IntEnum):
@@ -95,17 +97,26 @@ def _normals(
     normals = torch.empty((_LANES, sites.numel()), dtype=dtype, device=sites.device)
     size = _CHUNK.get(sites.device.type, _CHUNK["cpu"])
     for chunk, part in zip(sites.split(size), normals.split(size, dim=1), strict=True):
-        _box_muller(philox((chunk, block, 0, 0), (seed, stream)), part)
+        _box_muller(_uniforms(chunk, block, (seed, stream)), part)
     return normals.reshape(_LANES, *global_cells.shape, basis, components)
 
 
-def _box_muller(words: Sequence[Tensor], normals: Tensor) -> None:
-    """Fill ``normals`` ``[8, sites]``: two from each word, ``sqrt(-2 ln u) (cos, sin)(2 pi u')``, u and u' its halves."""
-    for pair, word in enumerate(words):
-        radius = _uniform(word & _LOW).log_().mul_(-2).sqrt_()
-        angle = _uniform((word >> 32) & _LOW).mul_(2 * math.pi)
-        torch.mul(radius, angle.cos(), out=normals[2 * pair])
-        torch.mul(radius, angle.sin(), out=normals[2 * pair + 1])
+def _uniforms(sites: Tensor, block: int, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Low and high halves of the words of each site, as uniforms ``[4, sites]``; the same bits on all devices."""
+    if sites.device.type == "cpu":
+        halves = torch.empty((2, 4, sites.numel()), dtype=torch.float64)
+        fill_uniforms(sites.numpy(), block, *map(_signed, key), halves.numpy())
+        return halves[0], halves[1]
+    words = torch.stack(philox((sites, block, 0, 0), key))
+    return _uniform(words & _LOW), _uniform((words >> 32) & _LOW)
+
+
+def _box_muller(uniforms: tuple[Tensor, Tensor], normals: Tensor) -> None:
+    """Fill ``normals`` ``[8, sites]``: two from each pair of uniforms, ``sqrt(-2 ln u) (cos, sin)(2 pi u')``."""
+    radius = uniforms[0].log_().mul_(-2).sqrt_()
+    angle = uniforms[1].mul_(2 * math.pi)
+    torch.mul(radius, angle.cos(), out=normals[0::2])
+    torch.mul(radius, angle.sin(), out=normals[1::2])
 
 
 def _uniform(half: Tensor) -> Tensor:

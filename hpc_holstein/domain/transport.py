@@ -10,32 +10,24 @@ import sys
 import threading
 import time
 import traceback
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from hpc_holstein.domain._messages import Channel, Message, PersistentChannel, Repeated, post
 from hpc_holstein.errors import HolsteinError
+
+__all__ = ["Channel", "MPITransport", "Message", "SerialTransport", "ThreadTransport", "Transport"]
+__all__ += ["abort_all_on_error", "agree", "agreed", "run_in_process"]
 
 T = TypeVar("T")
 
 _USER_ERROR, _UNEXPECTED = 2, 1  # exit codes
 _ARRIVAL_SECONDS = 5.0  # how long a rank with a user error waits for the others to have one too
-
-
-class Message(NamedTuple):
-    """One entry of a neighbour exchange, contiguous tensors; ``dest`` or ``source`` None: nothing goes or comes.
-
-    Entry ``k`` of the sender meets entry ``k`` of the receiver, so two ranks may be neighbours on both sides.
-    """
-
-    dest: int | None
-    send: Tensor
-    source: int | None
-    recv: Tensor
 
 
 class Transport(Protocol):
@@ -48,7 +40,10 @@ class Transport(Protocol):
         """Post all sends and receives together and wait until all have ended."""
 
     def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
-        """The same in two parts: calling the result waits.  All ranks start and finish several in the same order."""
+        """The same in two parts: calling the result waits.  All ranks start several in the same order."""
+
+    def channel(self, messages: Sequence[Message]) -> Channel:
+        """For messages that are sent often; channels are started in the same order on all ranks, apart from exchanges."""
 
     def allsum(self, value: Tensor) -> Tensor:
         """Sum over ranks, added in rank order: the same bits on all ranks and in every run.  Carries no gradient."""
@@ -91,6 +86,10 @@ class SerialTransport:
         """The same; nothing is left to wait for."""
         self.exchange(messages)
         return lambda: None
+
+    def channel(self, messages: Sequence[Message]) -> Channel:
+        """Exchanges."""
+        return Repeated(self.exchange_start, messages)
 
     def allsum(self, value: Tensor) -> Tensor:
         """A copy of ``value``."""
@@ -144,12 +143,15 @@ class _Board:
 
     def take(self, source: int, dest: int, tag: object) -> Any:
         """Wait for mail; raises when a rank has failed, or ended without sending it."""
-        box = self.mail[source, dest, tag]
+        key = source, dest, tag
         with self.changed:
-            self.changed.wait_for(lambda: box or self.failure is not None or source in self.finished)
-            if not box:
+            self.changed.wait_for(lambda: key in self.mail or self.failure is not None or source in self.finished)
+            if key not in self.mail:
                 raise RuntimeError(f"rank {dest} waits for rank {source}, which has failed or ended")
-            return box.popleft()
+            value = self.mail[key].popleft()
+            if not self.mail[key]:
+                del self.mail[key]
+            return value
 
     def end(self, rank: int, failure: BaseException | None) -> None:
         with self.changed:
@@ -167,14 +169,14 @@ class _Board:
 class ThreadTransport:
     """One of several ranks that are threads of this process; made by :func:`run_in_process`.  Values are copied.
 
-    On a CUDA device the backward pass of all ranks shares one thread of autograd, which
-    cannot wait for itself: differentiate through :meth:`Domain.pad` on the CPU, or under MPI.
+    On CUDA the backward pass of all ranks shares one thread of autograd, which cannot wait for itself: use the CPU, or MPI.
     """
 
     def __init__(self, rank: int, board: _Board) -> None:
         self.rank = rank
         self.size = board.size
         self._board = board
+        self._sent, self._asked_for = Counter[int](), Counter[int]()  # messages to and from each rank
 
     def exchange(self, messages: Sequence[Message]) -> None:
         """Put all sends on the board, then take all receives."""
@@ -182,21 +184,29 @@ class ThreadTransport:
 
     def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
         """The receives are taken when the result is called."""
-        for tag, message in enumerate(messages):
+        numbers = []
+        for message in messages:
             if message.dest is not None:
-                self._board.put(self.rank, message.dest, tag, message.send.clone())
+                self._board.put(self.rank, message.dest, self._sent[message.dest], message.send.clone())
+                self._sent[message.dest] += 1
+            if message.source is not None:
+                numbers.append((message, message.source, self._asked_for[message.source]))
+                self._asked_for[message.source] += 1
 
         def finish() -> None:
-            for tag, message in enumerate(messages):
-                if message.source is not None:
-                    message.recv.copy_(self._board.take(message.source, self.rank, tag))
+            for message, source, number in numbers:
+                message.recv.copy_(self._board.take(source, self.rank, number))
 
         return finish
+
+    def channel(self, messages: Sequence[Message]) -> Channel:
+        """Exchanges."""
+        return Repeated(self.exchange_start, messages)
 
     def allsum(self, value: Tensor) -> Tensor:
         """Sum of the gathered values in rank order."""
         parts = torch.stack(self.allgather(value.detach().cpu()))
-        return _sum_in_rank_order(parts).to(value.device)
+        return sum_in_rank_order(parts).to(value.device)
 
     def allgather(self, value: T) -> list[T]:
         """Every rank sends to every rank."""
@@ -276,39 +286,33 @@ class MPITransport:
         from mpi4py.util import pkl5
 
         parent = MPI.COMM_WORLD if comm is None else comm
-        self._wait_all = MPI.Request.Waitall
         self._comm = self.communicator = pkl5.Intracomm(parent.Dup())  # own message space; arrays in objects travel as buffers
         self._arrivals = parent.Dup()  # free of whatever an unfinished collective left on the other
         self.rank: int = self._comm.Get_rank()
         self.size: int = self._comm.Get_size()
+
+    def split(self, group: int) -> MPITransport:
+        """All ranks that give the same number, in their order.  Collective."""
+        return MPITransport(self._comm.Split(group, self.rank))
 
     def exchange(self, messages: Sequence[Message]) -> None:
         """:meth:`exchange_start`, and its end."""
         self.exchange_start(messages)()
 
     def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
-        """Non-blocking receives first, then the sends; device memory is staged on both sides."""
-        sends = [(m.dest, tag, _on_host(m.send, fill=True)) for tag, m in enumerate(messages) if m.dest is not None]
-        receives = [(m.source, tag, _on_host(m.recv)) for tag, m in enumerate(messages) if m.source is not None]
-        for device in {messages[tag].send.device for _, tag, host in sends if host is not messages[tag].send}:
-            torch.cuda.current_stream(device).synchronize()  # the copies to the host have ended
-        requests = [self._comm.Irecv(host.numpy(), source, tag) for source, tag, host in receives]
-        requests += [self._comm.Isend(host.numpy(), dest, tag) for dest, tag, host in sends]
+        """Non-blocking receives first, then the sends."""
+        return post(self._comm, messages)
 
-        def finish() -> None:
-            self._wait_all(requests)
-            for _, tag, host in receives:
-                if host is not messages[tag].recv:
-                    messages[tag].recv.copy_(host, non_blocking=True)
-
-        return finish
+    def channel(self, messages: Sequence[Message]) -> Channel:
+        """Persistent requests."""
+        return PersistentChannel(self._comm, messages)
 
     def allsum(self, value: Tensor) -> Tensor:
         """Allgather of the parts, then the sum in rank order: an Allreduce may add in another order on another machine."""
         part = value.detach().cpu().contiguous()
         parts = part.new_empty((self.size, *part.shape))
         self._comm.Allgather(part.numpy(), parts.numpy())
-        return _sum_in_rank_order(parts).to(value.device)
+        return sum_in_rank_order(parts).to(value.device)
 
     def allgather(self, value: T) -> list[T]:
         """Objects of any kind."""
@@ -388,17 +392,9 @@ def abort_all_on_error(transport: Transport) -> Iterator[None]:
         transport.abort("ending all ranks\n" + traceback.format_exc())
 
 
-def _sum_in_rank_order(parts: Tensor) -> Tensor:
+def sum_in_rank_order(parts: Tensor) -> Tensor:
     """``parts[0] + parts[1] + ...`` one after the other, ``[size, ...] -> [...]``."""
     total = parts[0].clone()
     for part in parts[1:]:
         total += part
     return total
-
-
-def _on_host(tensor: Tensor, fill: bool = False) -> Tensor:
-    """``tensor`` itself in host memory; for a device tensor a pinned host buffer, filled asynchronously if asked to."""
-    if not tensor.is_cuda:
-        return tensor
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True) if fill else host

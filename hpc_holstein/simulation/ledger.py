@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hpc_holstein.domain.transport import Message, Transport
+from hpc_holstein.domain.transport import Channel, Message, Transport
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class MeteredTransport:
     def exchange(self, messages: Sequence[Message]) -> None:
         """See :class:`Transport`."""
         start = time.perf_counter()
-        self._count(messages)
+        self._spent.sent += self._sent_by(messages)
         self._inner.exchange(messages)
         self._spent.exchanges += time.perf_counter() - start
 
     def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
         """See :class:`Transport`; what is hidden behind other work counts apart."""
         start = time.perf_counter()
-        self._count(messages)
+        self._spent.sent += self._sent_by(messages)
         wait = self._inner.exchange_start(messages)
         left = time.perf_counter()
         self._spent.exchanges += left - start
@@ -89,6 +89,10 @@ class MeteredTransport:
 
         return finish
 
+    def channel(self, messages: Sequence[Message]) -> Channel:
+        """See :class:`Transport`."""
+        return _MeteredChannel(self._inner.channel(messages), self._spent, self._sent_by(messages))
+
     def allsum(self, value: Tensor) -> Tensor:
         """See :class:`Transport`."""
         start = time.perf_counter()
@@ -96,13 +100,35 @@ class MeteredTransport:
         self._spent.sums += time.perf_counter() - start
         return total
 
-    def _count(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            if message.dest is not None and message.dest != self.rank:
-                self._spent.sent += message.send.nbytes
+    def _sent_by(self, messages: Sequence[Message]) -> int:
+        """Bytes that leave the rank."""
+        return sum(m.send.nbytes for m in messages if m.dest is not None and m.dest != self.rank)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+
+class _MeteredChannel:
+    """A channel whose seconds and bytes are added to ``spent``."""
+
+    def __init__(self, inner: Channel, spent: _Spent, sent: int) -> None:
+        self._inner, self._spent, self._sent = inner, spent, sent
+        self._left = 0.0
+
+    def start(self) -> None:
+        """See :class:`Channel`."""
+        start = time.perf_counter()
+        self._inner.start()
+        self._left = time.perf_counter()
+        self._spent.exchanges += self._left - start
+        self._spent.sent += self._sent
+
+    def wait(self) -> None:
+        """See :class:`Channel`."""
+        back = time.perf_counter()
+        self._inner.wait()
+        self._spent.exchanges += time.perf_counter() - back
+        self._spent.hidden += back - self._left
 
 
 class Ledger:

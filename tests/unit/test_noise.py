@@ -121,3 +121,13 @@ def test_a_seed_beyond_64_bits_is_refused(seed: int) -> None:
         standard_normal(seed, 0, 0, torch.arange(2))
     with pytest.raises(ConfigError, match="unsigned 64-bit"):
         NoiseField(seed, 0, CartesianDomain(square.build((2, 2)), SerialTransport()))
+
+
+def test_the_compiled_words_are_those_of_the_tensor_operations() -> None:
+    """What a CPU computes against what other devices do: the same bits, at the ends of 64 bits as well."""
+    sites = torch.cat([torch.arange(300), torch.tensor([2**62, 2**63 - 1])])
+    for seed, stream, block in ((0, 0, 0), (ALL_ONES, 2, 5), (2**63 + 5, 1, 2**40)):
+        words = torch.stack(philox((sites, block, 0, 0), (seed, stream)))
+        halves = noise_module._uniforms(sites, block, (seed, stream))
+        for half, shift in zip(halves, (0, 32), strict=True):
+            assert torch.equal(half, noise_module._uniform((words >> shift) & 0xFFFFFFFF))

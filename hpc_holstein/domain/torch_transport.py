@@ -1,0 +1,112 @@
+"""Halos and sums through torch.distributed: NCCL between GPUs, one a rank, without the host in between.
+
+Everything else (objects, agreement, abort) stays with the transport that the ranks have already, over which they also meet.
+Use MPI instead where ranks share a GPU, which NCCL cannot.
+"""
+
+from __future__ import annotations
+
+import datetime
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import finalize
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from hpc_holstein.domain._messages import Repeated
+from hpc_holstein.domain.transport import Channel, Message, Transport, sum_in_rank_order
+from hpc_holstein.errors import ConfigError
+
+_PATIENCE = datetime.timedelta(minutes=5)
+
+
+def connected(kind: str, transport: Transport, device: torch.device | str) -> Transport:
+    """What carries the halos of ``parallel.transport = kind``: ``transport`` itself (``mpi``), or NCCL over it.  Collective."""
+    if kind == "mpi":
+        return transport
+    _require_gpus(transport, torch.device(device))
+    return TorchTransport(transport, device) if transport.size > 1 else transport
+
+
+class TorchTransport:
+    """A rank whose tensors travel by a ``backend`` of torch.distributed (``nccl`` on GPUs, ``gloo`` on CPUs); collective.
+
+    ``inner``: the transport for all else.  torch.distributed has one group a process: a later one replaces this one.
+    """
+
+    def __init__(self, inner: Transport, device: torch.device | str, backend: str = "nccl") -> None:
+        self._inner, self._device = inner, torch.device(device)
+        self.rank, self.size = inner.rank, inner.size
+        host = socket.gethostname() if self.rank == 0 else ""
+        store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False) if self.rank == 0 else None
+        host, port = inner.bcast((host, store.port if store is not None else 0))
+        if store is None:
+            store = dist.TCPStore(host, port, is_master=False)
+        self._store = store  # serves the others as long as it lives
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        dist.init_process_group(backend, store=store, rank=self.rank, world_size=self.size, timeout=_PATIENCE)
+        inner.barrier()
+        finalize(self, _leave, dist.group.WORLD)
+
+    def exchange(self, messages: Sequence[Message]) -> None:
+        """:meth:`exchange_start`, and its end."""
+        self.exchange_start(messages)()
+
+    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
+        """One batch of sends and receives; those to the rank itself are copies."""
+        operations = []
+        for message in messages:
+            if message.dest not in (None, self.rank):
+                operations.append(dist.P2POp(dist.isend, message.send, message.dest))
+            if message.source not in (None, self.rank):
+                operations.append(dist.P2POp(dist.irecv, message.recv, message.source))
+        ours = [message.send.clone() for message in messages if message.dest == self.rank]
+        works = dist.batch_isend_irecv(operations) if operations else []
+
+        def finish() -> None:
+            for work in works:
+                work.wait()
+            for message, sent in zip((m for m in messages if m.source == self.rank), ours, strict=True):
+                message.recv.copy_(sent)
+
+        return finish
+
+    def channel(self, messages: Sequence[Message]) -> Channel:
+        """Exchanges."""
+        return Repeated(self.exchange_start, messages)
+
+    def allsum(self, value: Tensor) -> Tensor:
+        """Allgather of the parts, then the sum in rank order."""
+        part = value.detach().to(self._device).contiguous()
+        parts = part.new_empty((self.size, *part.shape))
+        dist.all_gather(list(parts.unbind()), part)
+        return sum_in_rank_order(parts).to(value.device)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def _leave(group: Any) -> None:
+    """Unless another has taken its place; also before the process ends."""
+    if dist.is_initialized() and dist.group.WORLD is group:
+        dist.destroy_process_group()
+
+
+def _require_gpus(transport: Transport, device: torch.device) -> None:
+    """Raise ConfigError, on all ranks alike, where NCCL has not a GPU for each of them."""
+    if device.type != "cuda" or not dist.is_nccl_available():
+        why = f"device = '{device}'" if device.type != "cuda" else f"torch {torch.__version__} without NCCL"
+        raise ConfigError(
+            f"parallel.transport = 'nccl' cannot be used with {why}: give each rank a GPU of its own, or use "
+            "parallel.transport = 'mpi'"
+        )
+    taken = transport.allgather((socket.gethostname(), str(torch.cuda.get_device_properties(device).uuid)))
+    if len(set(taken)) < len(taken):
+        raise ConfigError(
+            f"parallel.transport = 'nccl' cannot share a GPU, and {len(taken)} ranks have {len(set(taken))}: start one rank a "
+            "GPU, or use parallel.transport = 'mpi'"
+        )
