@@ -1,4 +1,7 @@
-"""``hpc-holstein analyze``: figures and numbers of a run."""
+"""``hpc-holstein analyze``: figures and numbers of a run.
+
+With --watch a live summary of a run that goes on, with --animate a film of its order, with --xdmf a file for ParaView instead.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,19 @@ from pathlib import Path
 
 from hpc_holstein.cli.options import positive
 from hpc_holstein.cli.session import Session
+from hpc_holstein.cli.watching import watch
 from hpc_holstein.config import config_of_text
 from hpc_holstein.config.builders import build_system
 from hpc_holstein.files import require_writable
-from hpc_holstein.output.analysis import digest, frames
+from hpc_holstein.output.analysis import digest, frames, order_frames
 from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import write_json
+from hpc_holstein.output.xdmf import write_xdmf
 
 HELP = "order, domain growth, correlations and energies of a run; writes figures and analysis.json"
 EXAMPLE = "example: hpc-holstein analyze quench"
 _FIGURES = ("cdw_maps.png", "domain_growth.png", "energies.png", "structure_factor.png", "correlations.png")
+_FILM_FRAMES = 240
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +30,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="FOLDER", help="folder of a run, or its trajectory.h5")
     parser.add_argument("--frames", type=positive, default=6, metavar="N", help="states that are shown (default: 6)")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the figures (default: FOLDER/analysis)")
+    parser.add_argument("--watch", action="store_true", help="show how far the run is until it ends")
+    film = "film of the local CDW order, of at most 240 states (default: order.gif in the folder of the figures)"
+    parser.add_argument("--animate", type=Path, nargs="?", const=Path(), metavar="FILE.gif|FILE.mp4", help=film)
+    parser.add_argument("--xdmf", action="store_true", help="write trajectory.xdmf beside the trajectory, for ParaView")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
     """Read, compute, draw; one rank does it."""
-    session.on_root(lambda: _analyze(args, session))
+    session.on_root(lambda: _execute(args, session))
+
+
+def _execute(args: argparse.Namespace, session: Session) -> None:
+    if args.watch:
+        source = trajectory_of(args.run)
+        watch(source.parent, source, session.say)
+        return
+    if args.xdmf:
+        _write_xdmf(args, session)
+    if args.animate is not None:
+        _animate(args, session)
+    if not args.xdmf and args.animate is None:
+        _analyze(args, session)
+
+
+def _write_xdmf(args: argparse.Namespace, session: Session) -> None:
+    source = trajectory_of(args.run)
+    path = source.with_suffix(".xdmf")
+    with open_trajectory(source) as trajectory:
+        write_xdmf(path, trajectory)
+        session.say(f"wrote {path} with {len(trajectory)} snapshots: open it with the reader XDMF of ParaView")
+
+
+def _animate(args: argparse.Namespace, session: Session) -> None:
+    from hpc_holstein.output import plots_animation  # as in _analyze
+
+    source = trajectory_of(args.run)
+    path = args.animate if args.animate.name else (args.output or source.parent / "analysis") / "order.gif"
+    plots_animation.require_film(path)
+    require_writable(path)
+    with open_trajectory(source) as trajectory:
+        lattice = build_system(config_of_text(trajectory.attributes["config"])).lattice
+        count = plots_animation.order_film(path, order_frames(trajectory, lattice, _FILM_FRAMES))
+    session.say(f"wrote {path} with {count} frames")
 
 
 def _analyze(args: argparse.Namespace, session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,14 @@ def frames(trajectory: Trajectory, lattice: Lattice, count: int = 6) -> Frames:
         structure=observables.structure_factor(density, lattice).numpy(),
         lengths=observables.domain_length(phi, lattice)["half_height"].numpy(),
     )
+
+
+def order_frames(trajectory: Trajectory, lattice: Lattice, count: int) -> Iterator[tuple[float, Array]]:
+    """Time and local CDW order ``[y, x]`` of at most ``count`` snapshots, evenly spaced, one at a time."""
+    observables.require_commensurate(lattice)
+    for index in np.unique(np.linspace(0, len(trajectory) - 1, min(count, len(trajectory))).round().astype(int)):
+        density = trajectory.density(int(index)).astype(np.float64)
+        yield float(trajectory.times[index]), observables.local_order(density, lattice).numpy()
 
 
 def local_exponent(times: Array, lengths: Array) -> Array:

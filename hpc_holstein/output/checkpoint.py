@@ -9,6 +9,9 @@ they told, since a force provider starts from those of the step before: on the s
 ``chemical_potential``, ``grand_potential``  ``[*batch]`` [t_nn]
 attributes                                   ``step``, configuration, seed, versions, model, units; ``account``, ``info`` (JSON)
 ===========================================  ===========================================================================
+
+Where the lattice is too large for one rank the fields are in tiles, files of the same kind in a folder beside it: see
+:mod:`output.tiles`.
 """
 
 from __future__ import annotations
@@ -17,18 +20,21 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from hpc_holstein.domain.transport import Transport
+from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Domain, ForceResult, State
@@ -36,6 +42,7 @@ from hpc_holstein.output.journal import sync_folder
 
 SCHEMA = "hpc_holstein checkpoint 1"
 _BLOCK = 512  # bytes before the HDF5 file
+_PIECE = 1 << 20  # bytes of a file that are hashed at a time
 _UNITS = {
     "q": "a",
     "velocity": "a t_nn/hbar",
@@ -47,10 +54,21 @@ _UNITS = {
 
 
 @dataclass(frozen=True)
+class TileFile:
+    """The fields of a ``box`` of the lattice; ``sha256`` of its content behind the first block."""
+
+    path: Path
+    box: tuple[tuple[int, int], ...]
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A run at one step, on the root.
 
     arrays      by the names of the table above; without forces, ``q`` and ``velocity`` only
+    tiles       where the fields are if they are not among ``arrays``
+    shapes      of those fields, of the whole lattice, and their types
     info        of the forces: what the next ones start from
     account     what a summary adds up, and what health is measured against
     attributes  how the run was made
@@ -61,64 +79,102 @@ class Checkpoint:
     info: dict[str, float] = field(default_factory=dict)
     account: dict[str, float] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
+    tiles: tuple[TileFile, ...] = ()
+    shapes: dict[str, tuple[tuple[int, ...], str]] = field(default_factory=dict)
+
+
+FIELDS = ("q", "velocity", "force", "density")
+"""What there is of every site."""
+
+
+def fields_of(state: State) -> tuple[dict[str, Tensor], dict[str, NDArray[Any]], dict[str, float]]:
+    """The fields of a state on this rank, its numbers, and what the forces told."""
+    fields, forces = {"q": state.q, "velocity": state.velocity}, state.forces
+    if forces is None:
+        return fields, {}, {}
+    fields |= {"force": forces.force, "density": forces.density.unsqueeze(-1)}
+    numbers = {"chemical_potential": forces.chemical_potential, "grand_potential": forces.grand_potential}
+    return fields, {name: number.cpu().numpy() for name, number in numbers.items() if number is not None}, dict(forces.info)
 
 
 def gathered(state: State, domain: Domain) -> Checkpoint | None:
     """``state`` on the root, None elsewhere; collective."""
-    fields = {"q": state.q, "velocity": state.velocity}
-    numbers, info = {}, {}
-    if state.forces is not None:
-        fields |= {"force": state.forces.force, "density": state.forces.density.unsqueeze(-1)}
-        numbers = {"chemical_potential": state.forces.chemical_potential, "grand_potential": state.forces.grand_potential}
-        info = dict(state.forces.info)
+    fields, numbers, info = fields_of(state)
     arrays = {}
     for name, owned in fields.items():
         whole = domain.gather(owned)
         if whole is not None:
             arrays[name] = whole.cpu().numpy()
-    if domain.rank != 0:
-        return None
-    arrays |= {name: number.cpu().numpy() for name, number in numbers.items() if number is not None}
-    return Checkpoint(state.step, arrays, info)
+    return Checkpoint(state.step, arrays | numbers, info) if domain.rank == 0 else None
 
 
 def restored(stored: Checkpoint | None, domain: Domain, transport: Transport) -> State:
-    """The state that :func:`gathered` took, on the ranks there are now; ``stored`` is that of the root.  Collective."""
-    fields = ("q", "velocity", "force", "density")
-    facts: tuple[int, dict[str, Any], dict[str, Any], dict[str, float]] | None = None
+    """The state that was saved, on the ranks there are now; ``stored`` is that of the root.  Collective."""
+    facts: Checkpoint | None = None
     if stored is not None:
-        shapes = {name: (array.shape, array.dtype.name) for name, array in stored.arrays.items() if name in fields}
-        facts = stored.step, shapes, {k: v for k, v in stored.arrays.items() if k not in fields}, stored.info
+        shapes = stored.shapes or {k: (v.shape, v.dtype.name) for k, v in stored.arrays.items() if k in FIELDS}
+        numbers = {name: number for name, number in stored.arrays.items() if name not in FIELDS}
+        facts = replace(stored, arrays=numbers, shapes=shapes, account={}, attributes={})
     facts = transport.bcast(facts)
     assert facts is not None
-    step, shapes, numbers, info = facts
-    cells = len(domain.lattice.extent)
     owned = {}
-    for name, (shape, dtype) in shapes.items():
+    for name, (shape, dtype) in facts.shapes.items():
+        cells = len(domain.lattice.extent)
         local = (*shape[: len(shape) - cells - 2], *domain.local_extent, *shape[-2:])
         like = torch.empty(local, dtype=getattr(torch, dtype), device=domain.device)
-        owned[name] = domain.scatter(None if stored is None else torch.from_numpy(stored.arrays[name]), like)
-    state = State(owned["q"], owned["velocity"], step)
+        if facts.tiles:
+            with agreed(transport):
+                owned[name] = _from_tiles(facts.tiles, name, domain.owned, like)
+        else:
+            owned[name] = domain.scatter(None if stored is None else torch.from_numpy(stored.arrays[name]), like)
+    state = State(owned["q"], owned["velocity"], facts.step)
     if "force" not in owned:
         return state
-    found = {name: torch.as_tensor(number, device=domain.device) for name, number in numbers.items()}
+    found = {name: torch.as_tensor(number, device=domain.device) for name, number in facts.arrays.items()}
     mu, omega = found["chemical_potential"], found.get("grand_potential")
-    return state.moved(forces=ForceResult(owned["force"], owned["density"][..., 0], mu, omega, info))
+    return state.moved(forces=ForceResult(owned["force"], owned["density"][..., 0], mu, omega, facts.info))
+
+
+def _from_tiles(tiles: Sequence[TileFile], name: str, owned: tuple[tuple[int, int], ...], like: Tensor) -> Tensor:
+    """A field of the box ``owned``, from the tiles that overlap it."""
+    field = np.empty(tuple(like.shape), dtype=str(like.dtype).removeprefix("torch."))
+    for tile in tiles:
+        overlap = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(tile.box, owned, strict=True)]
+        if any(start >= stop for start, stop in overlap):
+            continue
+        there, here = _within(overlap, tile.box), _within(overlap, owned)
+        try:
+            with h5py.File(tile.path, "r") as file:
+                field[here] = file[name][there]
+        except (OSError, KeyError) as error:
+            raise DataError(f"{tile.path} of a checkpoint cannot be read ({error}): use an earlier one") from None
+    return torch.from_numpy(field).to(like.device)
+
+
+def _within(overlap: Sequence[tuple[int, int]], box: Sequence[tuple[int, int]]) -> tuple[Any, ...]:
+    """Index of a part of a box in a field of the box."""
+    cells = (slice(start - low, stop - low) for (start, stop), (low, _) in zip(overlap, box, strict=True))
+    return (..., *cells, slice(None), slice(None))
 
 
 def write(folder: Path, stored: Checkpoint, kept: int) -> Path:
     """A new checkpoint in ``folder``; the ``kept`` last ones stay.  DataError, and nothing is lost, if it cannot be written."""
     path = path_of(folder, stored.step)
+    write_file(path, stored)
+    for old in listed(folder)[:-kept]:
+        _remove(old)
+    return path
+
+
+def write_file(path: Path, stored: Checkpoint) -> str:
+    """One file, whole and on the disk or not there; the SHA-256 of its content.  DataError where it cannot be written."""
     content = _packed(stored)
     with replaced(path) as temporary, temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    sync_folder(folder)
-    for old in listed(folder)[:-kept]:
-        with suppress(OSError):
-            old.unlink()
-    return path
+    sync_folder(path.parent)
+    return _told(bytes(content[:_BLOCK]))
 
 
 def read(path: Path) -> Checkpoint:
@@ -129,7 +185,33 @@ def read(path: Path) -> Checkpoint:
         raise DataError(f"checkpoint {path} cannot be read ({error.strerror}): give a file that exists") from None
     if content[:_BLOCK] != _block(memoryview(content)[_BLOCK:]):
         raise DataError(f"checkpoint {path} is truncated or damaged (its checksum is wrong): use an earlier one")
-    return _unpacked(path, content)
+    stored = _unpacked(path, content)
+    _require_tiles(path, stored.tiles)
+    return stored
+
+
+def _require_tiles(path: Path, tiles: Sequence[TileFile]) -> None:
+    """DataError where a tile of the checkpoint ``path`` is not what was written; hashing lets threads run."""
+    with ThreadPoolExecutor() as pool:
+        for tile, found in zip(tiles, pool.map(_hash_of_file, tiles), strict=True):
+            if found != tile.sha256:
+                raise DataError(
+                    f"checkpoint {path} is truncated or damaged (the checksum of its tile {tile.path.name} is wrong): use an "
+                    "earlier one"
+                )
+
+
+def _hash_of_file(tile: TileFile) -> str:
+    """In small pieces, empty where it cannot be read."""
+    found = hashlib.sha256()
+    try:
+        with tile.path.open("rb") as file:
+            first = file.read(_BLOCK)
+            while piece := file.read(_PIECE):
+                found.update(piece)
+    except OSError:
+        return ""
+    return found.hexdigest() if _told(first) == found.hexdigest() else ""
 
 
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -163,6 +245,21 @@ def clean(folder: Path, after: int) -> None:
     for path in [*reversed(listed(folder)), *folder.glob(".step-*.tmp")]:
         if path.suffix == ".tmp" or path > path_of(folder, after):
             path.unlink()
+    for tiles in folder.glob("step-*.d"):
+        if not tiles.with_suffix(".h5").exists():
+            rmtree(tiles, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """The file first: without it the tiles are nothing."""
+    with suppress(OSError):
+        path.unlink()
+        rmtree(tiles_of(path), ignore_errors=True)
+
+
+def tiles_of(path: Path) -> Path:
+    """The folder of the tiles of a checkpoint."""
+    return path.with_suffix(".d")
 
 
 def with_facts(stored: Checkpoint, account: Mapping[str, float], attributes: Mapping[str, Any]) -> Checkpoint:
@@ -176,6 +273,12 @@ def _block(content: memoryview) -> bytes:
     return text.encode().ljust(_BLOCK, b"\0")
 
 
+def _told(block: bytes) -> str:
+    """The SHA-256 in a user block, empty where there is none."""
+    words = block.rstrip(b"\0").decode(errors="replace").split()
+    return words[words.index("sha256") + 1] if "sha256" in words[:-1] else ""
+
+
 def _packed(stored: Checkpoint) -> memoryview:
     """The bytes of the file."""
     stream = io.BytesIO()
@@ -185,6 +288,10 @@ def _packed(stored: Checkpoint) -> memoryview:
         file.attrs.update({**stored.attributes, "schema": SCHEMA, "step": stored.step})
         file.attrs["info"] = json.dumps(stored.info)
         file.attrs["account"] = json.dumps(stored.account)
+        if stored.tiles:
+            file.attrs["shapes"] = json.dumps(stored.shapes)
+            table = [[f"{tile.path.parent.name}/{tile.path.name}", tile.box, tile.sha256] for tile in stored.tiles]
+            file["tiles"] = json.dumps(table)  # too long for an attribute
     content = stream.getbuffer()
     content[:_BLOCK] = _block(content[_BLOCK:])
     return content
@@ -193,10 +300,13 @@ def _packed(stored: Checkpoint) -> memoryview:
 def _unpacked(path: Path, content: bytes) -> Checkpoint:
     try:
         with h5py.File(io.BytesIO(content), "r") as file:
-            arrays = {name: dataset[()] for name, dataset in file.items()}
+            arrays = {name: dataset[()] for name, dataset in file.items() if name != "tiles"}
             attributes = {k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in file.attrs.items()}
+            table = json.loads(file["tiles"][()]) if "tiles" in file else []
         step, info, account = (attributes.pop(name) for name in ("step", "info", "account"))
+        shapes = {k: (tuple(shape), dtype) for k, (shape, dtype) in json.loads(attributes.pop("shapes", "{}")).items()}
     except (OSError, KeyError) as error:
         raise DataError(f"checkpoint {path} is of another format ({error}): use one that this version wrote") from None
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    return Checkpoint(step, arrays, json.loads(info), json.loads(account), attributes)
+    tiles = tuple(TileFile(path.parent / name, tuple(map(tuple, box)), told) for name, box, told in table)
+    return Checkpoint(step, arrays, json.loads(info), json.loads(account), attributes, tiles, shapes)

@@ -6,6 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from hpc_holstein.errors import DataError
 
@@ -13,11 +14,12 @@ from hpc_holstein.errors import DataError
 class FolderLock:
     """Held from :meth:`acquire` to the end of the ``with`` block, and released by the system if the process is killed.
 
-    File systems without locks on folders (some network ones) are not protected.
+    ``locking``: ``auto`` does not protect where there are no locks on folders (some network file systems), ``on`` refuses to
+    work there, and ``off`` takes none.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, locking: Literal["auto", "on", "off"] = "auto") -> None:
+        self._folder, self._locking = folder, locking
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -30,14 +32,20 @@ class FolderLock:
         except OSError as error:
             reason = error.strerror or error
             raise DataError(f"{self._folder} cannot be used ({reason}): choose another folder with --output") from None
+        if self._locking == "off":
+            return
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise DataError(
                 f"another run is writing to {self._folder}: wait for its end, or choose another folder with --output"
             ) from None
-        except OSError:
-            return  # no locks here
+        except OSError as error:
+            if self._locking == "on":
+                raise DataError(
+                    f"{self._folder} cannot be locked ({error.strerror}) and output.locking = 'on': give auto, or choose "
+                    "another folder with --output"
+                ) from None
 
     def __enter__(self) -> FolderLock:
         return self

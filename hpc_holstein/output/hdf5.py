@@ -9,6 +9,8 @@ variable               dimensions               meaning [unit]
 ``chemical_potential`` ``time``                 [t_nn]
 ``step``               ``time``                 number of the time step [1]
 one for each series    ``observables_time``     observables at their own cadence, see :data:`SERIES`
+``force_deviation``    ``time, y, x``           standard deviation of the force over a committee [t_nn/a]; only with one
+one for each of those  ``observables_time``     how far the network is trusted, see :data:`TRUST`; only where it is judged
 in group ``timing``    ``observables_time``     seconds since the row before, see :data:`TIMINGS`
 =====================  =======================  ==============================================================
 
@@ -18,9 +20,7 @@ in group ``timing``    ``observables_time``     seconds since the row before, se
 
 from __future__ import annotations
 
-import errno
-import math
-import os
+import io
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -35,108 +35,107 @@ import torch
 from numpy.typing import NDArray
 
 from hpc_holstein.errors import DataError
-from hpc_holstein.files import exists_already
 from hpc_holstein.interfaces import Domain, State
-from hpc_holstein.output.journal import JournaledFile, read_journal
+from hpc_holstein.output.background import Background, Pace
+from hpc_holstein.output.complaints import damage_before, damage_in_words, refused_in_words
+from hpc_holstein.output.journal import JournaledFile, read_journal, write_whole
+from hpc_holstein.output.layout import (
+    SCHEMA,
+    add_series,
+    create_layout,
+    describe_field,
+    new_field,
+    of_rows,
+    of_snapshots,
+    put_field,
+    timing,
+)
+from hpc_holstein.output.readers import unchanged
+from hpc_holstein.output.records import (
+    COMMIT_SECONDS,
+    Storage,
+    earlier,
+    facts_of,
+    number_of,
+    require_written,
+    stored_fields,
+    stored_numbers,
+    stored_row,
+)
+from hpc_holstein.output.series import SERIES, TIMINGS, TRUST
 
-SCHEMA = "hpc_holstein trajectory 1"
-
-
-class Series(NamedTuple):
-    """Unit and meaning of a scalar observable."""
-
-    unit: str
-    meaning: str
-
-
-SERIES = {
-    "order_parameter": Series("1", "CDW order parameter |mean phi| of the density"),
-    "order_parameter_q": Series("a", "CDW order parameter |mean phi| of the lattice coordinate"),
-    "domain_length_first_zero": Series("a", "CDW domain length: first zero of C(r)"),
-    "domain_length_half_height": Series("a", "CDW domain length: half height of C(r)"),
-    "domain_length_inverse_moment": Series("a", "CDW domain length: 1 / first moment of S(|q - K|)"),
-    "domain_wall_density": Series("1", "part of the nearest-neighbour bonds across which phi changes sign"),
-    "kinetic_temperature": Series("t_nn", "kinetic temperature m <v^2>"),
-    "kinetic_energy": Series("t_nn/site", "kinetic energy"),
-    "classical_energy": Series("t_nn/site", "classical potential V(q)"),
-    "electronic_energy": Series("t_nn/site", "electronic free energy (NaN where the force provider does not know it)"),
-    "total_energy": Series("t_nn/site", "sum of the three energies (NaN where one is not known)"),
-    "electron_number": Series("electrons/site", "mean electron density"),
-    "mu": Series("t_nn", "chemical potential at the cadence of the observables"),
-}
-"""Name -> unit and meaning of every scalar that a run records."""
-
-TIMINGS = {
-    "force": "forces, without communication",
-    "communication": "halo exchanges and sums over ranks, waiting included",
-    "output": "observables, trajectory and checkpoints, without communication",
-    "other": "integration, noise and bookkeeping",
-}
-"""Name -> meaning of the seconds of rank 0 since the row before, which add up to the time that passed."""
-
-_FIELDS = {"q": ("a", "lattice coordinate"), "velocity": ("a t_nn/hbar", "velocity"), "density": ("electrons/site", "n_i")}
-_TIME_UNIT = "hbar/t_nn"
-_COMMIT_SECONDS, _COMMIT_SHARE = 2.0, 100.0  # between two commits: at least, and in units of what one takes
-_ROWS = 1024  # numbers in a chunk of a series
-_FORMAT = ("v108", "v108")  # with checksums of its own and, unlike later versions, no mark that a killed writer leaves behind
+FORMAT = ("v108", "v108")
+"""Versions of HDF5: with checksums of its own and, unlike later ones, no mark that a killed writer leaves behind."""
 
 
 class TrajectoryWriter:
     """Writes snapshots and observables of a run; every method but ``close`` is collective, only the root touches the disk.
 
     ``attributes`` are strings and numbers of the file.  The file is journaled: whatever ends the run, it holds all rows up to
-    the last commit, of which there is one every two seconds or so.  Raises :class:`DataError` where ``path`` exists.
+    the last commit, of which there is one every two seconds or so.  A thread of the root packs and writes while the run goes
+    on.  Raises :class:`DataError` where ``path`` exists.
     """
 
     _file: h5py.File | None
     _bytes: JournaledFile | None
 
-    def __init__(self, path: Path, domain: Domain, dt: float, dtype: torch.dtype, attributes: Mapping[str, Any]) -> None:
-        self._start(path, domain, dt)
+    def __init__(
+        self,
+        path: Path,
+        domain: Domain,
+        dt: float,
+        dtype: torch.dtype,
+        attributes: Mapping[str, Any],
+        storage: Storage | None = None,
+    ) -> None:
+        self._start(path, domain, dt, storage)
         if domain.rank != 0:
             return
-        with _refused_in_words(path):
+        with refused_in_words(path):
+            if path.exists():
+                raise FileExistsError
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._bytes = JournaledFile(path, "create")
-        self._file = h5py.File(self._bytes, "w", libver=_FORMAT)
-        lattice = domain.lattice
-        for name, value in {"schema": SCHEMA, "extent": list(lattice.extent), "lattice": lattice.name, **attributes}.items():
-            self._file.attrs[name] = value
-        number = np.float64 if dtype == torch.float64 else np.float32
-        _create_layout(self._file, lattice.extent, np.dtype(number))
+            write_whole(path, self._empty(number_of(dtype), attributes))
+            self._bytes = JournaledFile(path, "append", self._storage.guarded)
+        self._file = h5py.File(self._bytes, "r+", libver=FORMAT)
 
     @classmethod
-    def continued(cls, path: Path, domain: Domain, dt: float, step: int, config: str) -> TrajectoryWriter:
+    def continued(
+        cls, path: Path, domain: Domain, dt: float, step: int, config: str, storage: Storage | None = None
+    ) -> TrajectoryWriter:
         """Append to the file of a run that goes on from ``step``: rows of that step and later ones are removed first.
 
         ``config``: the configuration from here on.  Raises :class:`DataError`, on the root, for a file that is damaged.
         """
         writer = cls.__new__(cls)
-        writer._start(path, domain, dt)
+        writer._start(path, domain, dt, storage)
         if domain.rank != 0:
             return writer
-        try:
-            writer._bytes = JournaledFile(path, "append")
-            writer._file = h5py.File(writer._bytes, "r+", libver=_FORMAT)
+        with damage_before(path, step):
+            writer._bytes = JournaledFile(path, "append", writer._storage.guarded)
+            writer._file = h5py.File(writer._bytes, "r+", libver=FORMAT)
             writer._cut(step)
             writer._file.attrs["config"] = config
-        except (OSError, KeyError, RuntimeError) as error:
-            raise DataError(
-                f"{path} is damaged ({error}): move it away, and the run goes on from step {step} in a new file"
-            ) from None
         return writer
 
-    def _start(self, path: Path, domain: Domain, dt: float) -> None:
-        self.path, self._domain, self._dt = path, domain, dt
+    def _empty(self, number: np.dtype[Any], attributes: Mapping[str, Any]) -> memoryview:
+        """The file before the first row."""
+        stream, extent = io.BytesIO(), self._domain.lattice.extent
+        with h5py.File(stream, "w", libver=FORMAT) as file:
+            file.attrs.update(facts_of(self._domain, attributes))
+            create_layout(file, extent, lambda name: new_field(file, name, extent, number, self._storage.compression))
+        return stream.getbuffer()
+
+    def _start(self, path: Path, domain: Domain, dt: float, storage: Storage | None) -> None:
+        self.path, self._domain, self._dt, self._storage = path, domain, dt, storage or Storage()
         self._file, self._bytes = None, None
-        self._committed, self._pause = -math.inf, _COMMIT_SECONDS
+        self._worker, self._pace = Background(), Pace(COMMIT_SECONDS)
 
     def _cut(self, step: int) -> None:
         """Keep the rows before ``step``."""
         assert self._file is not None
         snapshots, rows = self.rows(step)
-        of_rows = (*SERIES, *map(_timing, TIMINGS), "observables_time")
-        for names, kept in (((*_FIELDS, "chemical_potential", "step", "time"), snapshots), (of_rows, rows)):
+        for names, kept in ((of_snapshots(self._file), snapshots), (of_rows(self._file), rows)):
             for name in names:
                 if len(self._file[name]) > kept:
                     self._file[name].resize(kept, axis=0)
@@ -145,53 +144,54 @@ class TrajectoryWriter:
         """On the root, the snapshots and the rows of observables of earlier steps than ``before``."""
         if self._file is None:
             return 0, 0
-        observed = np.rint(self._file["observables_time"][...] / self._dt)
-        return int(np.searchsorted(self._file["step"][...], before)), int(np.searchsorted(observed, before))
+        self._worker.wait()
+        return earlier(self._file["step"][...], self._file["observables_time"][...] / self._dt, before)
 
-    def write_snapshot(self, state: State) -> None:
+    def write_snapshot(self, state: State, deviation: torch.Tensor | None = None) -> None:
         """Append ``q``, ``velocity``, and the density and chemical potential of ``state.forces``, which a running state has.
 
+        ``deviation [*cells, basis]``: of the force over a committee.
         Raises :class:`DataError` on all ranks where the disk is full.
         """
-        assert state.forces is not None
-        fields = {"q": state.q, "velocity": state.velocity, "density": state.forces.density.unsqueeze(-1)}
-        gathered = {name: self._domain.gather(field) for name, field in fields.items()}
+        self._worker.wait()  # at most one snapshot is in memory beside the run
+        gathered = {name: self._domain.gather(field) for name, field in stored_fields(state, deviation).items()}
         if self._file is not None:
-            index = self._append("time", state.step * self._dt)
-            for name, value in gathered.items():
-                if value is not None:
-                    self._put(name, index, value.reshape(self._domain.lattice.extent).cpu().numpy())
-            self._put("chemical_potential", index, float(state.forces.chemical_potential))
-            self._put("step", index, state.step)  # last: a reader counts snapshots by it
-        self._commit()
+            extent, numbers = self._domain.lattice.extent, stored_numbers(state, self._dt)
+            fields = {name: whole.reshape(extent).cpu().numpy() for name, whole in gathered.items() if whole is not None}
+            self._worker.submit(lambda: self._append_snapshot(fields, numbers))
+            if state.step == 0:  # a run that has just begun can be looked at
+                self._worker.submit(self._commit)
+                self._worker.wait()
         self._require_written()
 
     def write_series(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float] | None = None) -> None:
-        """Append one row of scalars, keys as in :data:`SERIES` and :data:`TIMINGS`; what is absent stays NaN."""
+        """Append one row of scalars, keys as in :data:`SERIES`, :data:`TRUST`, :data:`TIMINGS`; what is absent stays NaN."""
         if self._file is None:
             return
-        index = self._append("observables_time", step * self._dt)
-        timings = {_timing(name): value for name, value in (seconds or {}).items()}
-        for name, value in {**values, **timings}.items():
-            self._put(name, index, value)
-        self._commit()
+        row = stored_row(step * self._dt, values, seconds)
+        self._worker.submit(lambda: self._append_row(row))
 
     def flush(self) -> None:
         """Bring all rows onto the disk; raises :class:`DataError` on all ranks where it is full."""
-        self._commit(force=True)
+        if self._file is not None:
+            self._worker.submit(self._commit)
+            self._worker.wait()
         self._require_written()
 
     def close(self) -> None:
         """Commit, and close the file; :class:`DataError` on the root where the disk is full."""
         if self._file is None or self._bytes is None:
             return
-        file, stream, self._file, self._bytes = self._file, self._bytes, None, None
-        file.close()
         try:
-            with _refused_in_words(self.path):
-                stream.commit()
+            self._worker.close()
         finally:
-            stream.close()
+            file, stream, self._file, self._bytes = self._file, self._bytes, None, None
+            file.close()
+            try:
+                with refused_in_words(self.path):
+                    stream.commit(force=True)
+            finally:
+                stream.close()
 
     def __enter__(self) -> TrajectoryWriter:
         return self
@@ -200,83 +200,61 @@ class TrajectoryWriter:
         with suppress(DataError) if error is not None else nullcontext():  # the first error is the one to tell
             self.close()
 
-    def _commit(self, force: bool = False) -> None:
-        """On the root, when it is time or when it must be; a disk that fails is told by :meth:`_require_written`."""
-        start = time.monotonic()
-        if self._file is None or self._bytes is None or not (force or start - self._committed > self._pause):
+    def _append_snapshot(self, fields: Mapping[str, NDArray[Any]], numbers: Mapping[str, float]) -> None:
+        file = self._file
+        assert file is not None
+        index = len(file["step"])
+        for name in [name for name in fields if name not in file]:  # a run may get a committee when it is continued
+            extent, number = self._domain.lattice.extent, file["q"].dtype
+            describe_field(file, name, new_field(file, name, extent, number, self._storage.compression))
+        for name, values in fields.items():
+            put_field(file[name], index, values)
+        _grow(file, of_snapshots(file)[:-1], index + 1)
+        for name, number in numbers.items():
+            _put(file, name, index, number)
+        self._commit_when_due()
+
+    def _append_row(self, row: Mapping[str, float]) -> None:
+        file = self._file
+        assert file is not None
+        index = len(file["observables_time"])
+        for name in TRUST:
+            if name in row and name not in file:
+                add_series(file, name)
+        _grow(file, of_rows(file)[1:], index + 1)
+        for name, value in row.items():
+            _put(file, name, index, value)
+        self._commit_when_due()
+
+    def _commit_when_due(self) -> None:
+        if self._pace.due():
+            self._commit()
+
+    def _commit(self) -> None:
+        """A disk that fails is told by :meth:`_require_written`."""
+        if self._file is None or self._bytes is None:
             return
+        start = time.monotonic()
         self._file.flush()
         with suppress(OSError):  # the stream keeps it
             self._bytes.commit()
-        self._committed = time.monotonic()
-        self._pause = max(_COMMIT_SECONDS, _COMMIT_SHARE * (self._committed - start))
+        self._pace.taken(start)
 
     def _require_written(self) -> None:
         """Collective: raise what the disk of the root said, in the same words on all ranks."""
         failure = None if self._bytes is None else self._bytes.failure
-        code = torch.tensor(0 if failure is None else failure.errno or errno.EIO, dtype=torch.float64)
-        told = int(self._domain.allsum(code))
-        if told:
-            raise DataError(_cannot_write(self.path, os.strerror(told)))
-
-    def _append(self, scale: str, time: float) -> int:
-        assert self._file is not None
-        index = len(self._file[scale])
-        self._put(scale, index, time)
-        return index
-
-    def _put(self, name: str, index: int, value: Any) -> None:
-        assert self._file is not None
-        dataset = self._file[name]
-        if len(dataset) <= index:
-            dataset.resize(index + 1, axis=0)
-        dataset[index] = value
+        require_written(self.path, failure, self._domain)
 
 
-def _create_layout(file: h5py.File, extent: tuple[int, ...], number: np.dtype[Any]) -> None:
-    """Empty variables with their scales attached."""
-    for name in ("time", "observables_time"):
-        _scale(file, name, np.empty(0), _TIME_UNIT, "time", growing=True)
-    for name, cells in zip(("y", "x"), extent, strict=True):
-        _scale(file, name, np.arange(cells, dtype=np.float64), "a", f"{name} of the site")
-    for name, (unit, meaning) in _FIELDS.items():
-        _variable(file, name, ("time", "y", "x"), extent, number, unit, meaning)
-    _variable(file, "chemical_potential", ("time",), (), np.dtype(np.float64), "t_nn", "chemical potential")
-    _variable(file, "step", ("time",), (), np.dtype(np.int64), "1", "number of the time step")
-    for name, series in SERIES.items():
-        _variable(file, name, ("observables_time",), (), np.dtype(np.float64), series.unit, series.meaning)
-    for name, meaning in TIMINGS.items():
-        _variable(file, _timing(name), ("observables_time",), (), np.dtype(np.float64), "s", meaning)
+def _grow(file: h5py.File, names: list[str], length: int) -> None:
+    for name in names:
+        if len(file[name]) < length:
+            file[name].resize(length, axis=0)
 
 
-def _timing(name: str) -> str:
-    """In a group of their own: they differ from run to run."""
-    return f"timing/{name}_seconds"
-
-
-def _scale(file: h5py.File, name: str, values: NDArray[Any], unit: str, meaning: str, growing: bool = False) -> None:
-    chunk = (_ROWS,) if growing else None
-    dataset = file.create_dataset(name, data=values, maxshape=(None,) if growing else None, chunks=chunk, fletcher32=growing)
-    dataset.make_scale(name)
-    dataset.attrs.update(units=unit, long_name=meaning)
-
-
-def _variable(
-    file: h5py.File,
-    name: str,
-    dims: tuple[str, ...],
-    cells: tuple[int, ...],
-    number: np.dtype[Any],
-    unit: str,
-    meaning: str,
-) -> None:
-    chunk = (1, *cells) if cells else (_ROWS,)
-    fill = 0 if number.kind == "i" else np.nan
-    shape, longest = (0, *cells), (None, *cells)
-    dataset = file.create_dataset(name, shape, number, maxshape=longest, chunks=chunk, fillvalue=fill, fletcher32=True)
-    for axis, dim in enumerate(dims):
-        dataset.dims[axis].attach_scale(file[dim])
-    dataset.attrs.update(units=unit, long_name=meaning)
+def _put(file: h5py.File, name: str, index: int, value: Any) -> None:
+    _grow(file, [name], index + 1)
+    file[name][index] = value
 
 
 @dataclass(frozen=True)
@@ -302,6 +280,8 @@ class Trajectory:
         self.steps: NDArray[np.int64] = file["step"][...]
         self.times: NDArray[np.float64] = file["time"][: len(self.steps)]
         self.extent: tuple[int, int] = file["q"].shape[1:]
+        self.number: np.dtype[Any] = file["q"].dtype
+        self._tiles = tiles_of(file["q"]) if file["q"].is_virtual else []
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -313,21 +293,44 @@ class Trajectory:
                 f"snapshot {index} is not in {self.path}: it holds {len(self)}, give -{len(self)} to {len(self) - 1}"
             )
         index %= len(self)
-        with _damage_in_words(self.path, f"snapshot {index} of "):
-            q, velocity, density = (self._file[name][index] for name in ("q", "velocity", "density"))
+        with damage_in_words(self.path, f"snapshot {index} of "):
+            q, velocity, density = self._fields(index, ("q", "velocity", "density"))
         if not (np.isfinite(q).all() and np.isfinite(velocity).all()):
             raise DataError(f"snapshot {index} of {self.path} holds values that are not finite: choose another one")
-        with _damage_in_words(self.path):
+        with damage_in_words(self.path):
             mu = float(self._file["chemical_potential"][index])
         return Snapshot(int(self.steps[index]), float(self.times[index]), q, velocity, density, mu)
 
+    def density(self, index: int) -> NDArray[np.floating]:
+        """The electron density of snapshot ``index`` alone, ``[y, x]``."""
+        with damage_in_words(self.path, f"snapshot {index} of "):
+            return self._fields(index % len(self), ("density",))[0]
+
+    def _fields(self, index: int, names: tuple[str, ...]) -> list[NDArray[Any]]:
+        """From the parts themselves where the file refers to such: the last commit of one may be in its journal still."""
+        if not self._file["q"].is_virtual:
+            return [self._file[name][index] for name in names]
+        found = [np.full(self.extent, np.nan, self._file[name].dtype) for name in names]
+        for tile in self._tiles:
+            if tile.first <= index < tile.end:
+                with opened(self.path.parent / tile.file) as part:
+                    for field, name in zip(found, names, strict=True):
+                        field[tile.box] = part[name][index - tile.first]
+        return found
+
     def series(self) -> dict[str, NDArray[np.float64]]:
         """Observables and their ``time``, arrays of one length."""
-        with _damage_in_words(self.path, "an observable of "):
+        with damage_in_words(self.path, "an observable of "):
             times = self._file["observables_time"][...]
-            found = {name: self._file[name][: len(times)] for name in SERIES}
+            names = (*SERIES, *(name for name in TRUST if name in self._file))
+            found = {name: self._file[name][: len(times)] for name in names}
         padded = {name: np.pad(row, (0, len(times) - len(row)), constant_values=np.nan) for name, row in found.items()}
         return {"time": times, **padded}
+
+    def seconds(self) -> NDArray[np.float64]:
+        """Wall time of each row of observables since the row before [s]."""
+        with damage_in_words(self.path, "the timings of "):
+            return np.sum([self._file[timing(name)][...] for name in TIMINGS], axis=0)
 
 
 def library() -> str:
@@ -347,8 +350,8 @@ def open_trajectory(path: Path) -> Iterator[Trajectory]:
     if not path.is_file():
         raise DataError(f"the trajectory {path} does not exist: give the folder of a run, or its trajectory.h5")
     with ExitStack() as stack:
-        with _damage_in_words(path):
-            file = stack.enter_context(_opened(path))
+        with damage_in_words(path):
+            file = stack.enter_context(opened(path))
             if file.attrs.get("schema") != SCHEMA:
                 raise DataError(
                     f"{path} is not a trajectory of hpc_holstein: give the trajectory.h5 that `hpc-holstein run` wrote"
@@ -359,40 +362,38 @@ def open_trajectory(path: Path) -> Iterator[Trajectory]:
         yield trajectory
 
 
-def _opened(path: Path) -> h5py.File:
-    """The last commit of a file, which may be in its journal still."""
-    return h5py.File(path if read_journal(path) is None else JournaledFile(path, "read"), "r")
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The last commit of a file, which may be in its journal still; no later one goes into it meanwhile."""
+    with unchanged(path), h5py.File(path if read_journal(path) is None else JournaledFile(path, "read"), "r") as file:
+        yield file
 
 
 def is_trajectory(path: Path) -> bool:
     """Whether ``path`` is a trajectory file, of whatever content."""
-    if not path.is_file() or not h5py.is_hdf5(path):
+    if not path.is_file():
         return False
     try:
-        with _opened(path) as file:
+        with opened(path) as file:
             return bool(file.attrs.get("schema") == SCHEMA)
     except OSError:
         return False
 
 
-@contextmanager
-def _refused_in_words(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError:
-        raise DataError(exists_already(path)) from None
-    except OSError as error:
-        raise DataError(_cannot_write(path, error.strerror or str(error))) from None
+class Tile(NamedTuple):
+    """The snapshots ``[first, end)`` in a ``box`` of the cells, which are the first ones in a file beside the trajectory."""
+
+    first: int
+    end: int
+    box: tuple[slice, ...]
+    file: str
 
 
-def _cannot_write(path: Path, reason: str) -> str:
-    return f"{path} cannot be written ({reason}): free space, or choose another output, and give the command again"
-
-
-@contextmanager
-def _damage_in_words(path: Path, what: str = "") -> Iterator[None]:
-    """HDF5 checks its checksums when it reads."""
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError) as error:
-        raise DataError(f"{what}{path} cannot be read ({error}): the file is truncated, damaged or of another format") from None
+def tiles_of(field: h5py.Dataset) -> list[Tile]:
+    """What a virtual dataset consists of."""
+    tiles = []
+    for source in field.virtual_sources():
+        low, high = source.vspace.get_select_bounds()
+        box = tuple(slice(start, last + 1) for start, last in zip(low[1:], high[1:], strict=True))
+        tiles.append(Tile(low[0], high[0] + 1, box, source.file_name))
+    return tiles

@@ -4,6 +4,9 @@ Bytes behind the end of the last commit go to the disk at once: nothing refers t
 memory for :meth:`JournaledFile.commit`, which writes them to a journal beside the file, then into the file; a journal that is
 found later is applied again.  Each stage is on the disk before the next one starts.  Source: the write-ahead logs of data
 bases, Gray and Reuter, Transaction Processing (1992).
+
+Other programs may read the file at any time: changes go into it while nobody has it open (see :mod:`output.readers`), which
+takes well below a millisecond.  While somebody does, commits stay in the journal, and that reader keeps what it opened.
 """
 
 from __future__ import annotations
@@ -12,15 +15,18 @@ import hashlib
 import io
 import os
 import struct
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal
+
+from hpc_holstein.output.readers import alone
 
 _PAGE = 4096
 _MAGIC = b"hpc_holstein journal 1\n"
 _HEAD = struct.Struct("<QQ")  # length of the file, number of pages
 _INDEX = struct.Struct("<Q")
 _EVERYWHERE = 1 << 62
+_PATIENCE = 1.0  # seconds to wait for readers before a file changes under them
 
 Pages = dict[int, bytearray]
 
@@ -30,10 +36,12 @@ class JournaledFile(io.RawIOBase):
 
     A disk that fails (full, quota) fails no write: what cannot be stored stays in memory, so that HDF5 can close its file, and
     :attr:`failure` and every later :meth:`commit` tell.  The file then holds the last commit.  Opening raises OSError.
+    ``guarded``: heed other readers.
     """
 
-    def __init__(self, path: Path, mode: Literal["create", "append", "read"]) -> None:
-        self.path = path
+    def __init__(self, path: Path, mode: Literal["create", "append", "read"], guarded: bool = True) -> None:
+        self.path, self._guarded = path, guarded
+        self.applied = True  # the last commit is in the file, not in the journal alone
         self.failure: OSError | None = None
         self._fd = -1
         self._journal = journal_of(path)
@@ -43,6 +51,8 @@ class JournaledFile(io.RawIOBase):
         self._pages: Pages = {}
         self._position = 0
         self._changed = False
+        if self._writes:
+            self._journal.with_name(f"{self._journal.name}.tmp").unlink(missing_ok=True)
         if mode == "create":
             self._journal.unlink(missing_ok=True)
         self._length = os.fstat(self._fd).st_size
@@ -51,26 +61,39 @@ class JournaledFile(io.RawIOBase):
             self._length, self._pages = found
         self._limit = _aligned(os.fstat(self._fd).st_size) if self._writes else _EVERYWHERE
         if mode == "append" and found is not None:
-            self._apply()
+            self._settle(force=True)
             self._journal.unlink()
             self._limit = _aligned(self._length)
 
-    def commit(self) -> None:
-        """Make everything written so far what a reader finds; raises the OSError of a disk that failed, now or before."""
+    def commit(self, force: bool = False) -> None:
+        """Make everything written so far what a reader finds; raises the OSError of a disk that failed, now or before.
+
+        ``force``: bring it into the file itself even where somebody keeps that open.
+        """
         if self.failure is not None:
             raise self.failure
-        if not self._changed:
-            return
         try:
-            os.fsync(self._fd)
-            self._write_journal()
-            self._apply()
-            os.truncate(self._journal, 0)
+            if self._changed:
+                os.fsync(self._fd)
+                self._write_journal()
+                self._changed, self.applied = False, False
+                self._limit = _aligned(self._length)
+            if not self.applied:
+                self._settle(force)
         except OSError as error:
             self._fail(error)
             raise
-        self._changed = False
-        self._limit = _aligned(self._length)
+
+    def _settle(self, force: bool) -> None:
+        """Bring the journal into the file, unless a reader is in the way."""
+        with alone(self._fd, _PATIENCE if force else 0.0) if self._guarded else nullcontext(True) as free:
+            if not (free or force):
+                return
+            self._put_pages()
+        os.fsync(self._fd)
+        self._pages.clear()
+        os.truncate(self._journal, 0)
+        self.applied = True
 
     def close(self) -> None:
         """Close without a commit."""
@@ -167,20 +190,21 @@ class JournaledFile(io.RawIOBase):
         pages = sorted(self._pages.items())
         content = _HEAD.pack(self._length, len(pages)) + b"".join(_INDEX.pack(page) + data for page, data in pages)
         new = not self._journal.exists()
-        with self._journal.open("wb") as file:
+        path = self._journal if self.applied else self._journal.with_name(f"{self._journal.name}.tmp")
+        with path.open("wb") as file:
             file.write(_MAGIC + hashlib.sha256(content).digest() + content)
             file.flush()
             os.fsync(file.fileno())
-        if new:
+        if path != self._journal:  # that holds a commit which is nowhere else
+            os.replace(path, self._journal)
+        if new or path != self._journal:
             sync_folder(self.path.parent)
 
-    def _apply(self) -> None:
-        """The journal's changes in the file and on the disk."""
+    def _put_pages(self) -> None:
+        """The journal's changes in the file."""
         for page, data in self._pages.items():
             _write_all(self._fd, memoryview(data)[: max(0, self._length - page * _PAGE)], page * _PAGE)
         os.ftruncate(self._fd, self._length)
-        os.fsync(self._fd)
-        self._pages.clear()
 
 
 def journal_of(path: Path) -> Path:
@@ -205,6 +229,22 @@ def read_journal(path: Path) -> tuple[int, Pages] | None:
         (page,) = _INDEX.unpack_from(content, record)
         pages[page] = bytearray(content[record + _INDEX.size : record + size])
     return length, pages
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """A file that is there with all of ``content``, or as it was before; raises OSError."""
+    temporary = unfinished(path)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """What :func:`write_whole` leaves of ``path`` where it is killed."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def sync_folder(folder: Path) -> None:

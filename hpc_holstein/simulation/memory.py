@@ -4,7 +4,8 @@
 
 Bytes a site, with ``w`` bytes a number of the state: *held* ``12 w + 20`` (state and forces ``4 w``, noise ``8 w + 8``, rings
 and wave numbers of the observables 12), *working* 112 (a step or a row of observables, whichever is larger), *gathered* ``9 w``
-(a checkpoint being read or written; snapshots need less).  Forces: ``memory_bytes`` of the provider.  Measured at 2048x2048.
+(a checkpoint being read or written).  Forces: ``memory_bytes`` of the provider.  A snapshot on its way to the disk, ``3 w`` of
+what the rank writes, comes to what it works with.  Measured at 2048x2048.  Where all ranks write, none gathers.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from hpc_holstein.interfaces import Domain, ForceProvider
 _HELD_NUMBERS, _HELD_BYTES = 12, 20
 _WORKING = 112
 _GATHERED_NUMBERS = 9
+_SNAPSHOT_NUMBERS = 3
 _MOST_FIXED = 0.5  # of the memory, for the programs of the ranks
 _GIB = 2**30
 
@@ -35,7 +37,7 @@ _GIB = 2**30
 class Need:
     """Bytes of one rank, and where: ``place`` is a host or one of its GPUs, which has ``there`` bytes for all its ranks.
 
-    ``fixed``: of every rank; ``held`` and ``working``: of its tile; ``gathered``: of the lattice, instead of ``working``.
+    ``fixed``: of every rank; ``held`` and ``working``: of its tile; ``gathered``, instead of ``working``: for a checkpoint.
     """
 
     place: str
@@ -51,47 +53,53 @@ class Need:
         return self.fixed + self.held + max(self.working, self.gathered)
 
 
-def require_memory(domain: Domain, transport: Transport, dtype: torch.dtype, forces: ForceProvider | None = None) -> str:
+def require_memory(
+    domain: Domain, transport: Transport, dtype: torch.dtype, forces: ForceProvider | None = None, gathers: bool = True
+) -> str:
     """One line that says what each rank needs of what there is; DomainError, on all ranks, where it cannot fit.  Collective.
 
-    ``forces`` None: before there are any; they need more than nothing.
+    ``forces`` None: before there are any; they need more than nothing.  ``gathers``: rank 0 holds the lattice for output.
     """
-    everyone = transport.allgather(_needs(domain, dtype, forces))
+    everyone = transport.allgather(_needs(domain, dtype, forces, gathers))
     for number in range(len(everyone[0])):
         needs = [of_rank[number] for of_rank in everyone]
         for place in dict.fromkeys(need.place for need in needs):
-            _require_place(place, needs, domain)
+            _require_place(place, needs, domain, gathers)
     main = [of_rank[0] for of_rank in everyone]
     largest = max(main, key=lambda need: need.bytes)
     share = largest.there / sum(need.place == largest.place for need in main)
     return f"memory: {_shown(largest.bytes)} of {_shown(share)} on {'each' if len(main) > 1 else 'the'} rank"
 
 
-def _needs(domain: Domain, dtype: torch.dtype, forces: ForceProvider | None) -> list[Need]:
+def _needs(domain: Domain, dtype: torch.dtype, forces: ForceProvider | None, gathers: bool) -> list[Need]:
     """Of this rank where it computes, and on its host where that is another place."""
     sites, width = math.prod(domain.local_extent) * len(domain.lattice.basis), dtype.itemsize
     held = (_HELD_NUMBERS * width + _HELD_BYTES) * sites
     of_forces = getattr(forces, "memory_bytes", None)
     working = max(_WORKING * sites, of_forces(dtype) if of_forces is not None else 0.0)
-    whole = _GATHERED_NUMBERS * width * domain.lattice.sites if domain.rank == 0 else 0.0
+    written = (domain.lattice.sites if domain.rank == 0 else 0) if gathers else sites
+    snapshot = float(_SNAPSHOT_NUMBERS * width * written)
+    whole = float(_GATHERED_NUMBERS * width * written)
     host = platform.node()
     if domain.device.type == "cpu":
-        return [Need(host, host_bytes(), _resident(), held, working, whole)]
+        return [Need(host, host_bytes(), _resident(), held, working + snapshot, whole)]
     gpu = Need(f"GPU {domain.device} of {host}", usable_bytes(domain.device), 0.0, held, working, 0.0)
-    return [gpu, Need(host, host_bytes(), _resident(), 0.0, 0.0, whole)]
+    return [gpu, Need(host, host_bytes(), _resident(), 0.0, snapshot, whole)]
 
 
-def _require_place(place: str, needs: list[Need], domain: Domain) -> None:
+def _require_place(place: str, needs: list[Need], domain: Domain, gathers: bool) -> None:
     """Refuse what the ranks of one place need together if it is more than there is, and say what would do."""
     here = [need for need in needs if need.place == place]
     there, wanted = min(need.there for need in here), sum(need.bytes for need in here)
     if wanted <= there:
         return
-    for_ranks = there - max(need.gathered for need in needs)
+    for_ranks = there - (max(need.gathered for need in needs) if gathers else 0.0)
     left = for_ranks - sum(need.fixed for need in here)
     fewer = int(_MOST_FIXED * for_ranks / max(here[0].fixed, 1.0))
     if fewer < 1:
-        remedy = "no number of ranks would do, since rank 0 gathers the lattice: give a smaller lattice"
+        remedy = (
+            "no number of ranks would do, since rank 0 gathers the lattice: give a smaller one, or output.writer = 'per-rank'"
+        )
     elif left <= 0:
         remedy = f"each of {len(here)} ranks there takes {_shown(here[0].fixed)} before it starts, so put at most {fewer} there"
     else:

@@ -13,9 +13,10 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
 from hpc_holstein.output import observables
 from hpc_holstein.output.domain_lengths import DomainLengths
-from hpc_holstein.output.hdf5 import TrajectoryWriter
+from hpc_holstein.output.writers import Writer
 from hpc_holstein.simulation.health import Health
 from hpc_holstein.simulation.ledger import Ledger
+from hpc_holstein.simulation.trust import Trust
 
 _LOG_SECONDS = 30.0  # between two progress lines where there is no terminal
 
@@ -51,24 +52,24 @@ class Recorder:
     Every rank computes its part and has the whole row; nothing is gathered.  Collective to make.
     """
 
-    def __init__(
-        self, every: int, simulation: Physics, writer: TrajectoryWriter | None = None, health: Health | None = None
-    ) -> None:
+    def __init__(self, every: int, simulation: Physics, writer: Writer | None = None, health: Health | None = None) -> None:
         self.every = every
         self.health = health or Health(simulation.ensemble, simulation.dt)
         self._simulation, self._writer = simulation, writer
         self._order = OrderScalars(simulation.domain, simulation.transport)
         self.last: dict[str, float] = {}
         self.ledger: Ledger | None = None  # of a run, which sets it
+        self.trust: Trust | None = None  # likewise
 
     def __call__(self, state: State) -> None:
         """Compute and write one row, and where the time since the row before went."""
         self.look(state)
         if self._writer is not None:
-            self._writer.write_series(state.step, self.last, self.ledger.row() if self.ledger else {})
+            judged = self.trust.values(state.step) if self.trust else {}
+            self._writer.write_series(state.step, {**self.last, **judged}, self.ledger.row() if self.ledger else {})
 
     def look(self, state: State) -> None:
-        """Compute :attr:`last`, the scalars of :data:`output.hdf5.SERIES`, without writing it."""
+        """Compute :attr:`last`, the scalars of :data:`output.series.SERIES`, without writing it."""
         self.last = {**self._order(state), **_sums(state, self._simulation)}
 
     def require_healthy(self, state: State) -> None:
@@ -125,14 +126,14 @@ def _sums(state: State, run: Physics) -> dict[str, float]:
 
 
 class SnapshotWriter:
-    """Writes the state to the trajectory at its cadence."""
+    """Writes the state to the trajectory at its cadence, with the deviation of the force where there is a committee."""
 
-    def __init__(self, every: int, writer: TrajectoryWriter) -> None:
-        self.every, self._writer = every, writer
+    def __init__(self, every: int, writer: Writer, trust: Trust | None = None) -> None:
+        self.every, self._writer, self._trust = every, writer, trust
 
     def __call__(self, state: State) -> None:
         """Append the state."""
-        self._writer.write_snapshot(state)
+        self._writer.write_snapshot(state, self._trust.deviation(state) if self._trust else None)
 
 
 class Progress:

@@ -32,8 +32,11 @@ MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}
 SECONDS = 20.0  # in which everything ends
 
 
-def arguments(output: str, steps: int = STEPS, force: str = "atomic", lattice: str = "12x12") -> list[str]:
+def arguments(
+    output: str, steps: int = STEPS, force: str = "atomic", lattice: str = "12x12", writer: str = "gather"
+) -> list[str]:
     settings = [f"output.checkpoint_every={EVERY}", "output.snapshot_every=7", "output.observables_every=3"]
+    settings.append(f"output.writer={writer}")
     given = ["run", "--preset", "paper-2601.04104", "--lattice", lattice, "--force", force, "--steps", str(steps)]
     given += ["--output", output, "--set", "ensemble.kind=grand-canonical"]
     return [*given, *(item for setting in settings for item in ("--set", setting))]
@@ -79,12 +82,12 @@ def require_rows(run: Path, step: int) -> None:
             trajectory.series()
 
 
-def go_on(folder: Path, reference: Reference, atol: float = 0.0) -> Ended:
+def go_on(folder: Path, reference: Reference, atol: float = 0.0, writer: str = "gather") -> Ended:
     """The same command, which ends the run from where its last checkpoint was."""
     step = last_checkpoint(folder / "r")
     if step is not None:
         require_rows(folder / "r", step)
-    ended = command(folder, arguments("r"))
+    ended = command(folder, arguments("r", writer=writer))
     assert ended.code == 0, ended.told
     finished = "the run in r is finished" in ended.told
     assert finished or ("continued at step" in ended.told) == bool(step)
@@ -95,36 +98,39 @@ def go_on(folder: Path, reference: Reference, atol: float = 0.0) -> Ended:
     return ended
 
 
-@pytest.mark.parametrize("seed", range(24))
-def test_killed_at_any_moment(tmp_path: Path, reference: Reference, seed: int) -> None:
+WRITERS = [("gather", seed) for seed in range(24)] + [("per-rank", seed) for seed in range(24, 44)]
+
+
+@pytest.mark.parametrize(("writer", "seed"), WRITERS)
+def test_killed_at_any_moment(tmp_path: Path, reference: Reference, writer: str, seed: int) -> None:
     moment = random.Random(seed).uniform(0.1, 1.1) * reference.seconds
-    ended = command(tmp_path, arguments("r"), moment)
+    ended = command(tmp_path, arguments("r", writer=writer), moment)
     assert ended.code in (-9, 0)
-    go_on(tmp_path, reference)
+    go_on(tmp_path, reference, writer=writer)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_killed_while_it_writes(tmp_path: Path, reference: Reference, seed: int) -> None:
+@pytest.mark.parametrize(("writer", "seed"), WRITERS)
+def test_killed_while_it_writes(tmp_path: Path, reference: Reference, writer: str, seed: int) -> None:
     """Within a commit of the trajectory, between it and the checkpoint, while a checkpoint is renamed, before old ones go."""
     number = random.Random(seed).randint(1, 260)
-    ended = command(tmp_path, arguments("r"), AtCall(number, torn=bool(seed % 2)))
+    ended = command(tmp_path, arguments("r", writer=writer), AtCall(number, torn=bool(seed % 2)))
     assert ended.code in (-9, 0)
-    go_on(tmp_path, reference)
+    go_on(tmp_path, reference, writer=writer)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_killed_again_and_again(tmp_path: Path, reference: Reference, seed: int) -> None:
+@pytest.mark.parametrize(("writer", "seed"), WRITERS[18:30])
+def test_killed_again_and_again(tmp_path: Path, reference: Reference, writer: str, seed: int) -> None:
     """While it runs, while it opens what an earlier kill left, and while it writes."""
     chance = random.Random(100 + seed)
     faults: list[AtCall | float] = [chance.uniform(0.3, 0.9) * reference.seconds, AtCall(chance.randint(1, 12), True)]
     faults += [AtCall(chance.randint(1, 60)), chance.uniform(0.1, 0.5) * reference.seconds]
     before = 0
     for fault in faults:
-        command(tmp_path, arguments("r"), fault)
+        command(tmp_path, arguments("r", writer=writer), fault)
         step = last_checkpoint(tmp_path / "r") or 0
         assert step >= before
         before = step
-    go_on(tmp_path, reference)
+    go_on(tmp_path, reference, writer=writer)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
@@ -257,9 +263,10 @@ def test_a_damaged_model(tmp_path: Path, seed: int) -> None:
     assert (tmp_path / "r" / "trajectory.h5").read_bytes() == before
 
 
+@pytest.mark.parametrize("writer", ["gather", "per-rank"])
 @pytest.mark.parametrize("kind", ["kill", "raise"])
 @pytest.mark.parametrize("seed", range(3))
-def test_one_rank_fails(tmp_path: Path, reference: Reference, kind: str, seed: int) -> None:
+def test_one_rank_fails(tmp_path: Path, reference: Reference, kind: str, seed: int, writer: str) -> None:
     """All ranks end at once, and one rank alone goes on with the run of two."""
     chance = random.Random(500 + seed)
     rank, number = chance.randrange(2), chance.randint(30, STEPS)
@@ -267,10 +274,12 @@ def test_one_rank_fails(tmp_path: Path, reference: Reference, kind: str, seed: i
     root = Path(__file__).parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     start = [MPIRUN, "-n", "2", sys.executable, str(root / "tests" / "injected.py"), str(rank), str(number), kind]
-    done = subprocess.run([*start, *arguments("r")], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*start, *arguments("r", writer=writer)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode not in (0, 2, 75)
     if kind == "raise":
         assert "RuntimeError: injected" in done.stderr
         assert f"rank {rank} of 2: ending all ranks" in done.stderr
     assert last_checkpoint(tmp_path / "r") == (number - 2) // EVERY * EVERY
-    go_on(tmp_path, reference, atol=1e-10)
+    go_on(tmp_path, reference, atol=1e-10, writer=writer)

@@ -153,7 +153,7 @@ def test_weights_without_card_or_not_finite(saved):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"schema": 99}, "schema version 99, this package reads version 1"),
+        ({"schema": 99}, "schema version 99, this package reads versions 1 to 2"),
         ({"novelty": 1}, "novelty"),
         ({"architecture": "unheard"}, "'unheard' .* valid are .*enn"),
         ({"options": {"channels": 5}}, r"first\.weight"),

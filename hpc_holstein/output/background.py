@@ -1,0 +1,67 @@
+"""Work that another thread of this process does in order, while this one computes; and how often data go to the disk."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+_SHARE = 100.0  # of the time between two commits, in units of what one takes
+
+
+class Background:
+    """One thread that does jobs one after the other; it starts with the first one.
+
+    An exception of a job is raised by the next :meth:`submit`, :meth:`wait` or :meth:`close`; later jobs are then left out.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._last: Future[None] | None = None
+        self._failed: BaseException | None = None
+
+    def submit(self, job: Callable[[], object]) -> None:
+        """Do ``job`` when those before it are done."""
+        self._raise()
+        self._last = self._pool.submit(self._do, job)
+
+    def wait(self) -> None:
+        """Return when all is done."""
+        if self._last is not None:
+            self._last.result()
+            self._last = None
+        self._raise()
+
+    def close(self) -> None:
+        """Do what is left, and end the thread."""
+        self._pool.shutdown(wait=True)
+        self._raise()
+
+    def _do(self, job: Callable[[], object]) -> None:
+        if self._failed is None:
+            try:
+                job()
+            except BaseException as error:  # raised in the other thread
+                self._failed = error
+
+    def _raise(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+
+class Pace:
+    """When to bring data onto the disk again: every ``seconds``, or less often, so that it takes a hundredth of the time."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = self._pause = seconds
+        self._last = -math.inf
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() - self._last > self._pause
+
+    def taken(self, start: float) -> None:
+        """It was done just now, and began at ``start`` of the monotonic clock."""
+        self._last = time.monotonic()
+        self._pause = max(self._seconds, _SHARE * (self._last - start))

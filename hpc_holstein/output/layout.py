@@ -1,0 +1,132 @@
+"""What a trajectory file holds: names, dimensions, units, the shape of its chunks and how they are packed.
+
+Fields are cut into chunks of one time and at most 128 x 128 cells of equal size, so that a map reads all of one time and the
+history of a site reads a small part of each time.  A packed chunk went through the filters ``shuffle`` and ``gzip``, which
+every HDF5 library undoes; the checksum of its zlib stream tells damage, as ``fletcher32`` does for chunks that are not packed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_holstein.output.series import SERIES, TIMINGS, TRUST
+
+if TYPE_CHECKING:
+    import h5py
+
+SCHEMA = "hpc_holstein trajectory 1"
+
+FIELDS = {"q": ("a", "lattice coordinate"), "velocity": ("a t_nn/hbar", "velocity"), "density": ("electrons/site", "n_i")}
+"""Name -> unit and meaning of what is stored of every site."""
+
+DEVIATION = "force_deviation"
+OPTIONAL_FIELDS = {DEVIATION: ("t_nn/a", "standard deviation of the force over a committee")}
+"""As :data:`FIELDS`, from the snapshot on at which the run first has them."""
+
+_TIME_UNIT = "hbar/t_nn"
+_ROWS = 1024  # numbers in a chunk of a series
+_EDGE = 128  # cells along an edge of a chunk, at most
+
+
+def timing(name: str) -> str:
+    """In a group of their own: they differ from run to run."""
+    return f"timing/{name}_seconds"
+
+
+def chunk_of(cells: tuple[int, ...]) -> tuple[int, ...]:
+    """Cells of a chunk along each axis: equal parts of at most 128."""
+    return tuple(-(-n // -(-n // _EDGE)) for n in cells)
+
+
+def create_layout(file: h5py.File, extent: tuple[int, ...], field: Callable[[str], h5py.Dataset]) -> None:
+    """Empty scalars and the scales, attached to them and to the fields, each of which ``field`` makes by its name."""
+    for name in ("time", "observables_time"):
+        _scale(file, name, np.empty(0), _TIME_UNIT, "time", growing=True)
+    for name, cells in zip(("y", "x"), extent, strict=True):
+        _scale(file, name, np.arange(cells, dtype=np.float64), "a", f"{name} of the site")
+    for name in FIELDS:
+        describe_field(file, name, field(name))
+    _scalar(file, "chemical_potential", "time", np.float64, "t_nn", "chemical potential")
+    _scalar(file, "step", "time", np.int64, "1", "number of the time step")
+    for name, series in SERIES.items():
+        _scalar(file, name, "observables_time", np.float64, series.unit, series.meaning)
+    for name, meaning in TIMINGS.items():
+        _scalar(file, timing(name), "observables_time", np.float64, "s", meaning)
+
+
+def describe_field(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
+    """Scales, unit and meaning of a field."""
+    _describe(file, dataset, ("time", "y", "x"), *{**FIELDS, **OPTIONAL_FIELDS}[name])
+
+
+def add_series(file: h5py.File, name: str) -> None:
+    """One of :data:`TRUST`, which a run need not have."""
+    _scalar(file, name, "observables_time", np.float64, *TRUST[name])
+
+
+def of_snapshots(file: h5py.File) -> list[str]:
+    """Names of all that has one entry a snapshot; ``step`` is the last, since a reader counts snapshots by it."""
+    return [*FIELDS, *(name for name in OPTIONAL_FIELDS if name in file), "time", "chemical_potential", "step"]
+
+
+def of_rows(file: h5py.File) -> list[str]:
+    """Names of all that has one entry a row of observables."""
+    return ["observables_time", *SERIES, *(name for name in TRUST if name in file), *map(timing, TIMINGS)]
+
+
+def new_field(
+    file: h5py.File, name: str, cells: tuple[int, ...], number: np.dtype[Any], level: int, times: int = 0
+) -> h5py.Dataset:
+    """A field of ``cells`` that grows with the time; ``level`` 0: not packed, 1 (fast) to 9 (small)."""
+    packing = {"shuffle": True, "compression": "gzip", "compression_opts": level} if level else {"fletcher32": True}
+    chunk = (1, *chunk_of(cells))
+    return file.create_dataset(
+        name, (times, *cells), number, maxshape=(None, *cells), chunks=chunk, fillvalue=np.nan, **packing
+    )
+
+
+def put_field(dataset: h5py.Dataset, index: int, values: NDArray[Any]) -> None:
+    """Set ``dataset[index]``, which is the next one.
+
+    Chunks are packed here, not by the HDF5 library, which would hold all other threads of the process meanwhile.
+    """
+    dataset.resize(index + 1, axis=0)
+    if not dataset.compression:
+        dataset[index] = values
+        return
+    for start in product(*(range(0, n, c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))):
+        part = values[tuple(slice(low, low + c) for low, c in zip(start, dataset.chunks[1:], strict=True))]
+        block = np.zeros(dataset.chunks[1:], dataset.dtype)  # at the upper edges a part of it is outside
+        block[tuple(map(slice, part.shape))] = part
+        dataset.id.write_direct_chunk((index, *start), _packed(block, dataset.compression_opts))
+
+
+def _packed(block: NDArray[Any], level: int) -> bytes:
+    """As the filters shuffle and gzip leave it: the first bytes of all numbers, then the second ones, ..."""
+    planes = block.reshape(-1).view(np.uint8).reshape(block.size, block.itemsize).T
+    return zlib.compress(np.ascontiguousarray(planes).data, level)
+
+
+def _scale(file: h5py.File, name: str, values: NDArray[Any], unit: str, meaning: str, growing: bool = False) -> None:
+    chunk = (_ROWS,) if growing else None
+    dataset = file.create_dataset(name, data=values, maxshape=(None,) if growing else None, chunks=chunk, fletcher32=growing)
+    dataset.make_scale(name)
+    dataset.attrs.update(units=unit, long_name=meaning)
+
+
+def _scalar(file: h5py.File, name: str, dim: str, number: Any, unit: str, meaning: str) -> None:
+    fill = 0 if number is np.int64 else np.nan
+    dataset = file.create_dataset(name, (0,), number, maxshape=(None,), chunks=(_ROWS,), fillvalue=fill, fletcher32=True)
+    _describe(file, dataset, (dim,), unit, meaning)
+
+
+def _describe(file: h5py.File, dataset: h5py.Dataset, dims: tuple[str, ...], unit: str, meaning: str) -> None:
+    for axis, dim in enumerate(dims):
+        dataset.dims[axis].attach_scale(file[dim])
+    dataset.attrs.update(units=unit, long_name=meaning)

@@ -1,0 +1,45 @@
+"""The scalars that a trajectory holds at the cadence of the observables: name, unit and meaning of each."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Series(NamedTuple):
+    """Unit and meaning of a scalar observable."""
+
+    unit: str
+    meaning: str
+
+
+SERIES = {
+    "order_parameter": Series("1", "CDW order parameter |mean phi| of the density"),
+    "order_parameter_q": Series("a", "CDW order parameter |mean phi| of the lattice coordinate"),
+    "domain_length_first_zero": Series("a", "CDW domain length: first zero of C(r)"),
+    "domain_length_half_height": Series("a", "CDW domain length: half height of C(r)"),
+    "domain_length_inverse_moment": Series("a", "CDW domain length: 1 / first moment of S(|q - K|)"),
+    "domain_wall_density": Series("1", "part of the nearest-neighbour bonds across which phi changes sign"),
+    "kinetic_temperature": Series("t_nn", "kinetic temperature m <v^2>"),
+    "kinetic_energy": Series("t_nn/site", "kinetic energy"),
+    "classical_energy": Series("t_nn/site", "classical potential V(q)"),
+    "electronic_energy": Series("t_nn/site", "electronic free energy (NaN where the force provider does not know it)"),
+    "total_energy": Series("t_nn/site", "sum of the three energies (NaN where one is not known)"),
+    "electron_number": Series("electrons/site", "mean electron density"),
+    "mu": Series("t_nn", "chemical potential at the cadence of the observables"),
+}
+"""Name -> unit and meaning of every scalar that a run records."""
+
+TRUST = {
+    "committee_rms": Series("t_nn/a", "rms over the sites of the standard deviation of the force over a committee"),
+    "committee_max": Series("t_nn/a", "largest standard deviation of the force on a site over a committee"),
+    "outside_fraction": Series("1", "part of the sites whose field is outside of the range that the network was trained on"),
+}
+"""Name -> unit and meaning of the scalars of a run whose network is judged; NaN in the rows at which it is not."""
+
+TIMINGS = {
+    "force": "forces, without communication",
+    "communication": "halo exchanges and sums over ranks, waiting included",
+    "output": "observables, trajectory and checkpoints, without communication",
+    "other": "integration, noise and bookkeeping",
+}
+"""Name -> meaning of the seconds of rank 0 since the row before, which add up to the time that passed."""

@@ -1,0 +1,103 @@
+"""The writers of trajectories in runs on the ranks of MPI: the same file, on other ranks as well, and errors that all tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import xarray as xr
+
+from hpc_holstein.cli import parser, run
+from hpc_holstein.cli.session import Session
+from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport
+from hpc_holstein.errors import DataError
+from hpc_holstein.output.hdf5 import open_trajectory
+
+pytestmark = pytest.mark.mpi
+
+KINDS = ["gather", "per-rank", "mpio"] if h5py.get_config().mpi else ["gather", "per-rank"]
+ROUND_OFF = 1e-11
+
+
+def start(transport: Transport, output: str, steps: int, *more: str) -> int:
+    """``hpc-holstein run``; its exit code."""
+    settings = ["output.snapshot_every=5", "output.observables_every=3", *more]
+    given = ["run", "--preset", "paper-2601.04104", "--lattice", "22x26", "--force", "atomic", "--output", output]
+    args = parser().parse_args([*given, "--steps", str(steps), *(item for text in settings for item in ("--set", text))])
+    return run.execute(args, Session.of(transport))
+
+
+def require_same(one: str, other: str, atol: float) -> None:
+    """Variables, their attributes and dimensions; attributes of the files but when and how they were made."""
+    with (
+        xr.open_dataset(f"{one}/trajectory.h5", engine="h5netcdf") as first,
+        xr.open_dataset(f"{other}/trajectory.h5", engine="h5netcdf") as second,
+    ):
+        assert set(first.variables) == set(second.variables)
+        for name, variable in first.variables.items():
+            assert variable.dims == second[name].dims
+            assert variable.attrs == second[name].attrs
+            np.testing.assert_allclose(variable, second[name], rtol=0, atol=atol, err_msg=str(name))
+        made = {"config", "date", "ranks", "mpi"}
+        assert set(first.attrs) - made == set(second.attrs) - made
+        for name in first.attrs.keys() - made:
+            np.testing.assert_array_equal(first.attrs[name], second.attrs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_run_is_the_same_whoever_writes(transport: MPITransport, together: Path, kind: str) -> None:
+    assert start(transport, "r", 22, f"output.writer={kind}") == 0
+    assert start(transport, "whole", 22) == 0
+    if transport.rank == 0:
+        require_same("whole", "r", 0.0)
+        assert Path("r/trajectory.d").exists() == (kind != "gather")
+    assert transport.all_arrive(50)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("first_alone", [True, False])
+def test_it_goes_on_on_another_number_of_ranks(transport: MPITransport, together: Path, kind: str, first_alone: bool) -> None:
+    """With the writer that it began with; alone, each rank writes its part."""
+    if transport.rank == 0:
+        start(SerialTransport(), "whole", 20)
+    for steps, alone in ((10, first_alone), (20, not first_alone)):
+        if not alone:
+            assert start(transport, "r", steps, f"output.writer={kind}") == 0
+        elif transport.rank == 0:
+            assert start(SerialTransport(), "r", steps, f"output.writer={'auto' if steps == 20 else 'per-rank'}") == 0
+        assert transport.all_arrive(50)
+    if transport.rank == 0:
+        require_same("whole", "r", ROUND_OFF)
+        with open_trajectory(Path("r/trajectory.h5")) as trajectory:
+            assert len(trajectory) == 5
+    assert transport.all_arrive(50)
+
+
+def test_a_full_disk_of_the_last_rank_is_the_same_error_on_all(
+    transport: MPITransport, together: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the run goes on when there is space again."""
+    import os
+
+    real, written = os.pwrite, [0]
+
+    def limited(descriptor: int, data: Any, offset: int) -> int:
+        written[0] += len(data)
+        if transport.rank == transport.size - 1 and written[0] > 40_000:
+            raise OSError(28, os.strerror(28))
+        return real(descriptor, data, offset)
+
+    settings = ("output.checkpoint_every=5", "output.writer=per-rank")
+    with monkeypatch.context() as patch:
+        patch.setattr("hpc_holstein.output.journal.os.pwrite", limited)
+        with pytest.raises(DataError, match=r"trajectory.h5 cannot be written \(No space left on device\)") as caught:
+            start(transport, "r", 60, *settings)
+    assert len(set(transport.allgather(str(caught.value)))) == 1
+    assert start(transport, "r", 60, *settings) == 0
+    assert start(transport, "whole", 60) == 0
+    if transport.rank == 0:
+        require_same("whole", "r", 0.0)
+    assert transport.all_arrive(50)
