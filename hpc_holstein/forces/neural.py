@@ -13,18 +13,19 @@ little, and a network that knows its response ``s_i = dn_i/dmu`` is evaluated on
 
 which keeps the electron number to round-off, and is taken where its error is far below that of the network.
 
-A network that reads the plain field (as published, arXiv 2601.04104) knows no ``mu`` and stands for half filling.
+A network that predicts the grand potential gives the density as its gradient, and ``Omega`` beside it.  One that reads the
+plain field (as published, arXiv 2601.04104) knows no ``mu`` and stands for half filling.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ from torch.nn.functional import pad
 from hpc_holstein.errors import ConfigError, ModelError
 from hpc_holstein.forces._canonical import (
     CanonicalDensity,
+    Density,
     atomic_limit,
     occupation,
     on_site_energies,
@@ -40,8 +42,12 @@ from hpc_holstein.forces._canonical import (
     site_mean,
     solve_chemical_potential,
 )
+from hpc_holstein.forces._committee import Committee
+from hpc_holstein.forces._energy_network import RecordedPotential
+from hpc_holstein.forces._precision import Precision, arithmetic, dtype_of
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 from hpc_holstein.network.checkpoint import check_card, default_model_path, load_model
+from hpc_holstein.network.models._levels import LevelNetwork
 
 _DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu
 _UNCERTAIN = 1.0  # rms error of n_i after a step of mu along the response over the rms change: 0.2 to 0.7 along quenches
@@ -49,10 +55,12 @@ _FOLLOWING = 3  # evaluations along the response before the solver that always c
 _FARTHEST = 3.0  # step along the response, in units of kT
 _SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
 _LONGEST = {"cpu": 64, "cuda": 512}  # edge of a window of the lattice that is evaluated at once
+# CPU: activations stay in the cache; the default network does 1.3e6 sites/s so, 1.0e6 with 32 or 96.  CUDA: bounds the memory.
 _ALIGNMENT = 8  # cells along either axis
 _SHIFTS = (0, 1, 3, 6)  # of the window that is looked at twice
-# CPU: the activations stay in the cache.  The default network at 256x256 on one core with 1 MB of L2, float32: 1.3e6 sites/s in
-# windows of 64, 1.0e6 in those of 32 (their halos) or 96.  CUDA: bounds the memory.
+
+_DEFINED = (("shifted", "density"), ("shifted", "grand_potential"), ("plain", "density"), ("plain", "force"))
+"""Field that a network reads, and what it predicts."""
 
 _Outputs = Callable[[Any, Tensor], tuple[Tensor, ...]]
 
@@ -62,18 +70,21 @@ class Options:
     """Which network, and how it is evaluated.
 
     model      path of a model file, or ``"default"`` for the one that comes with the package
-    precision  of the network: ``"state"`` (that of ``q``), or ``"float32"`` whatever the state has, which is several times
-               faster and keeps the sums over sites, and so the electron number, in the precision of the state
+    precision  of the network: ``"state"`` (that of ``q``); ``"float32"`` whatever the state has, which is several times
+               faster and keeps the sums over sites, and so the electron number, in the precision of the state; ``"tf32"``
+               and ``"bfloat16"`` are float32 with coarser products, for processors that have units for these
     following  estimated rms error of ``n_i`` up to which ``mu`` is followed along the response in dynamics; 0 solves for
                ``mu`` in each step.  That of the network is 1e-3 and more
     deterministic  cut the tile into windows whose shape depends on the whole lattice alone, so that no bit of the result
                depends on the ranks or the rank grid; up to a third slower.  A run sets it by ``parallel.deterministic``
+    committee  further model files of the same system, which judge the forces of a run and do not drive it; see ``[trust]``
     """
 
     model: str = "default"
-    precision: Literal["state", "float32"] = "state"
+    precision: Precision = "state"
     following: float = 1e-4
     deterministic: bool = False
+    committee: tuple[str, ...] = ()
 
 
 class _HasDensity(Hamiltonian, Protocol):
@@ -99,7 +110,7 @@ class NeuralForces:
         hamiltonian: Hamiltonian,
         domain: Domain,
         ensemble: Ensemble,
-        precision: Literal["state", "float32"] = "state",
+        precision: Precision = "state",
         following: float = 0.0,
         deterministic: bool = False,
     ) -> None:
@@ -112,8 +123,9 @@ class NeuralForces:
         self._precision = precision
         self._following = following if hasattr(module, "response") else 0.0
         self.deterministic = deterministic
+        self.committee: Committee | None = None
+        self.field_range: Mapping[str, float] = {}
         self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
-        domain.require_halo(self._width)
         extent = domain.lattice.extent if deterministic else domain.local_extent
         self._window = tuple(_window(cells, 2 * self.reach, domain.device, deterministic) for cells in extent)
 
@@ -127,44 +139,59 @@ class NeuralForces:
         batch = state.q.shape[:-4]
         q = state.q.reshape(-1, *state.q.shape[-4:])
         ghosted = _Arriving(q, self.domain, self._width)
+        omega = None
         if self._module.predicts == "force":
             force = self._evaluate(ghosted, torch.zeros(len(q)), torch.arange(len(q)))[..., None]
             classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
             density = cast(_HasDensity, self.hamiltonian).density(q, force - classical)
             mu, info = torch.full((len(q),), math.nan), {"evaluations": 1.0}
         else:
-            density, mu, info = self._density(q, ghosted, state.forces)
+            evaluate = self._evaluation(ghosted)
+            density, mu, info = self._density(q, ghosted, evaluate, state.forces)
+            omega = evaluate.at(mu, density).reshape(batch) if isinstance(evaluate, RecordedPotential) else None
             classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
             force = self.hamiltonian.pull_back(q, density) + classical
         return ForceResult(
             force=force.reshape(state.q.shape),
             density=density.reshape(state.q.shape[:-1]),
             chemical_potential=mu.reshape(batch).to(q.device, torch.float64),
+            grand_potential=None if omega is None else omega.to(q.device),
             info=info,
         )
+
+    def field(self, state: State) -> Tensor:
+        """What the network reads of a state with forces, ``[*cells, basis]``: ``Q + mu/g``, or ``Q`` where it is plain."""
+        assert state.forces is not None
+        q = state.q[..., 0]
+        if self._module.field == "plain":
+            return q
+        return q + (state.forces.chemical_potential / self.hamiltonian.parameters["g"]).to(q)
 
     def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
         """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``, without the few MB of a window.
 
         Measured, where ``mu`` is iterated.
         """
-        return (7 * dtype.itemsize + 42) * math.prod(self.domain.local_extent)
+        judging = 0 if self.committee is None else 5 * dtype.itemsize  # sums, a difference and the deviation
+        return (7 * dtype.itemsize + 42 + judging) * math.prod(self.domain.local_extent)
 
-    def _density(self, q: Tensor, ghosted: _Arriving, previous: ForceResult | None) -> tuple[Tensor, Tensor, dict[str, float]]:
+    def _density(
+        self, q: Tensor, ghosted: _Arriving, evaluate: Density, previous: ForceResult | None
+    ) -> tuple[Tensor, Tensor, dict[str, float]]:
         """``n [batch, y, x, 1]``, ``mu [batch]``, info."""
         every = torch.arange(len(q))
         if self._module.field == "plain":
             zero = torch.zeros(len(q))
-            return self._evaluate(ghosted, zero, every), zero * math.nan, {"evaluations": 1.0}
+            return evaluate(zero, every), zero * math.nan, {"evaluations": 1.0}
         if self.ensemble.kind == "grand-canonical":
             mu = torch.full((len(q),), self.ensemble.chemical_potential, dtype=torch.float64)
-            return self._evaluate(ghosted, mu, every), mu, {"evaluations": 1.0}
+            return evaluate(mu, every), mu, {"evaluations": 1.0}
         if previous is not None and not torch.isfinite(previous.chemical_potential).all():
             previous = None  # forces of a provider that knows no mu
         guess, slope = self._start(q, previous)
         followed = self._followed(ghosted, guess) if previous is not None and self._following > 0 else None
         solved = followed or solve_chemical_potential(
-            density=lambda mu, rows: self._evaluate(ghosted, mu, rows),
+            density=evaluate,
             mean=lambda n: site_mean(n, self.domain),
             filling=self.ensemble.filling,
             kT=self.ensemble.kT,
@@ -212,6 +239,16 @@ class NeuralForces:
         n = occupation(on_site_energies(q, self.hamiltonian), guess, self.ensemble.kT)
         return guess, (site_mean(n * (1 - n), self.domain) / self.ensemble.kT).clamp_min(_SLOPE_FLOOR)
 
+    def _evaluation(self, ghosted: _Arriving) -> Density | RecordedPotential:
+        """The density as a function of ``mu`` and the states; with the grand potential, where the network has one."""
+        if self._module.predicts != "grand_potential":
+            return lambda mu, rows: self._evaluate(ghosted, mu, rows)
+
+        def both(mu: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self._apply(lambda network, field: network.with_grand_potential(field), ghosted, mu, rows))
+
+        return RecordedPotential(both, self.domain, len(ghosted.field))
+
     def _evaluate(self, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> Tensor:
         """Network output ``[m, y, x, 1]`` for the states ``rows [m]`` at ``mu [m]``."""
         return self._apply(lambda network, field: (network(field),), ghosted, mu, rows)[0]
@@ -224,11 +261,11 @@ class NeuralForces:
         halo, spare, whole_field = 2 * self.reach, self._width - self.reach, ghosted.field[..., 0, 0]
         field = whole_field[:, spare : whole_field.shape[1] - spare, spare : whole_field.shape[2] - spare]
         cells = field.shape[1] - halo, field.shape[2] - halo
-        dtype = torch.float32 if self._precision == "float32" else field.dtype
+        dtype = dtype_of(self._precision, field.dtype)
         network = self._network(dtype, field.device)
         shift = (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, 1, 1)
         out: list[Tensor] = []
-        with torch.inference_mode():
+        with torch.inference_mode(), arithmetic(self._precision, field.device):
             for inside, states, y, x in self._pieces(len(rows), cells):
                 if not inside:
                     ghosted.arrived()
@@ -262,7 +299,10 @@ class NeuralForces:
         """The module in a precision and on a device; the one that was given stays as it is."""
         key = (dtype, device)
         if key not in self._converted:
-            self._converted[key] = deepcopy(self._module).to(dtype=dtype, device=device).eval()
+            network = deepcopy(self._module).to(dtype=dtype, device=device).eval()
+            if isinstance(network, LevelNetwork):
+                network.at(self.hamiltonian.parameters["g"], self.ensemble.kT)
+            self._converted[key] = network
             if self.deterministic:
                 self._require_same_bits(self._converted[key], dtype, device)
         return self._converted[key]
@@ -277,10 +317,11 @@ class NeuralForces:
         generator = torch.Generator().manual_seed(0)
         shape = 1, height + max(_SHIFTS), width + max(_SHIFTS)
         field = 3 * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
-        first, differ = network(field[:, :height, :width].contiguous()), 0
-        for y, x in product(_SHIFTS, _SHIFTS):
-            moved = network(field[:, y : y + height, x : x + width].contiguous())
-            differ += int((first[:, y:, x:] != moved[:, : first.shape[1] - y, : first.shape[2] - x]).sum())
+        with arithmetic(self._precision, device):
+            first, differ = network(field[:, :height, :width].contiguous()), 0
+            for y, x in product(_SHIFTS, _SHIFTS):
+                moved = network(field[:, y : y + height, x : x + width].contiguous())
+                differ += int((first[:, y:, x:] != moved[:, : first.shape[1] - y, : first.shape[2] - x]).sum())
         if float(self.domain.allsum(torch.tensor(float(differ), dtype=torch.float64))):
             raise ConfigError(
                 f"this network in {str(dtype).removeprefix('torch.')} cannot keep deterministic = true on this machine, where "
@@ -319,7 +360,7 @@ def _check_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, domain: 
         raise ModelError(
             f"the force of the {hamiltonian.name} Hamiltonian does not tell its density: use a model that predicts the density"
         )
-    if (module.field, module.predicts) not in (("shifted", "density"), ("plain", "density"), ("plain", "force")):
+    if (module.field, module.predicts) not in _DEFINED:
         raise ModelError(
             f"a network that predicts the {module.predicts} from the {module.field} field is not defined: "
             "use the density with the shifted or plain field, or the force with the plain field"
@@ -338,8 +379,22 @@ def _check_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, domain: 
 
 
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> NeuralForces:
-    """Forces from the model file ``options.model``; raises :class:`ModelError` when it was made for another system."""
-    path = default_model_path() if options.model == "default" else Path(options.model)
-    module, card = load_model(path, domain.lattice)
-    check_card(card, hamiltonian, ensemble, domain.lattice)
-    return NeuralForces(module, hamiltonian, domain, ensemble, options.precision, options.following, options.deterministic)
+    """Forces from the model file ``options.model``, with its committee.
+
+    Raises :class:`ModelError` when one of the models was made for another system.
+    """
+
+    def of(model: str) -> NeuralForces:
+        path = default_model_path() if model == "default" else Path(model)
+        module, card = load_model(path, domain.lattice)
+        check_card(card, hamiltonian, ensemble, domain.lattice)
+        how = options.precision, options.following, options.deterministic
+        forces = NeuralForces(module, hamiltonian, domain, ensemble, *how)
+        ratio = card.parameters["g"] / hamiltonian.parameters["g"] if card.field == "shifted" else 1.0  # g Q' is what matters
+        forces.field_range = {name: ratio * value for name, value in card.field_range.items()}
+        return forces
+
+    main = of(options.model)
+    if options.committee:
+        main.committee = Committee(main, [of(model) for model in options.committee])
+    return main

@@ -27,9 +27,10 @@ from hpc_holstein.errors import HolsteinError, ModelError
 from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 from hpc_holstein.network import models
+from hpc_holstein.network.field_range import in_words
 
-SCHEMA = 1
-"""Version of the card; files of a newer one are refused."""
+SCHEMA = 2
+"""Version of the card; files of a newer one are refused, those of version 1 have no ``field_range`` and no ``ranges``."""
 
 UNITS = "t_nn = hbar = k_B = a = 1"
 
@@ -50,6 +51,8 @@ class Card:
     data_hash, seed        SHA-256 of the training data and the seed of the training
     metrics                errors on data that was held out, name and value
     versions               of the package and of the libraries that trained it
+    ranges                 lowest and highest value of parameters (``kT``, ``g``) that a run may choose; all others are fixed
+    field_range            what the network saw in training (:func:`network.field_range.field_range`); empty: not recorded
     """
 
     architecture: str
@@ -70,6 +73,8 @@ class Card:
     seed: int
     metrics: dict[str, float] = member(default_factory=dict)
     versions: dict[str, str] = member(default_factory=dict)
+    field_range: dict[str, float] = member(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = member(default_factory=dict)
     units: str = UNITS
     schema: int = SCHEMA
 
@@ -85,8 +90,14 @@ def make_card(
     data_hash: str,
     seed: int,
     metrics: Mapping[str, float],
+    seen: Mapping[str, float] | None = None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Card:
-    """The card of ``module``, built by ``architecture`` from the dataclass ``options`` and trained on ``lattice``."""
+    """The card of ``module``, built by ``architecture`` from the dataclass ``options`` and trained on ``lattice``.
+
+    ``seen``: the range of its training fields, see :func:`hpc_holstein.network.field_range.field_range`; ``ranges``: of the
+    parameters, where the training data has several values of them.
+    """
     return Card(
         architecture=architecture,
         options=asdict(options),  # type: ignore[call-overload]
@@ -111,6 +122,8 @@ def make_card(
             "torch": torch.__version__,
             "safetensors": metadata.version("safetensors"),
         },
+        field_range=dict(seen or {}),
+        ranges={name: (float(low), float(high)) for name, (low, high) in (ranges or {}).items()},
     )
 
 
@@ -183,10 +196,10 @@ def model_hash(path: str | Path) -> str:
 def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice: Lattice) -> None:
     """Raise :class:`ModelError`, naming every difference, when the model was made for another system.
 
-    The density as a function of the shifted field depends on the electrons alone: the classical ``k`` and ``kappa`` and the
-    filling do not enter then.
+    Parameters that have a range on the card may have any value in it.  The density as a function of the shifted field depends
+    on the electrons alone: the classical ``k`` and ``kappa`` and the filling do not enter then.
     """
-    electrons_only = card.predicts == "density" and card.field == "shifted"
+    electrons_only = card.predicts != "force" and card.field == "shifted"
     ignored = {"k", "kappa"} if electrons_only else set()
     here: dict[str, Any] = {"hamiltonian": hamiltonian.name, "lattice": lattice.name, "kT": ensemble.kT}
     model: dict[str, Any] = {"hamiltonian": card.hamiltonian, "lattice": card.lattice, "kT": card.kT}
@@ -195,8 +208,9 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
         model |= {"ensemble": card.ensemble, "filling": card.filling}
     here |= {name: value for name, value in hamiltonian.parameters.items() if name not in ignored}
     model |= {name: value for name, value in card.parameters.items() if name not in ignored}
-    names = [name for name in dict.fromkeys([*here, *model]) if not _same(here.get(name), model.get(name))]
+    names = [name for name in dict.fromkeys([*here, *model]) if not _fits(card, name, here.get(name), model.get(name))]
     if names:
+        model |= {name: f"{low:g} to {high:g}" for name, (low, high) in card.ranges.items()}
         told = ", ".join(f"{name} is {model.get(name)} in the model and {here.get(name)} in this run" for name in names)
         raise ModelError(
             f"the model is made for another system: {told}; give this run the values of the model, "
@@ -213,15 +227,19 @@ def describe(card: Card) -> str:
         "predicts": f"{card.predicts} from the {card.field} field, {card.reach} cells around a site",
         "lattice": f"{card.lattice}, point group of order {len(card.group)}, trained on {cells} cells",
         "hamiltonian": f"{card.hamiltonian}, {system}, kT = {card.kT:g}",
+        "valid for": ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in card.ranges.items())
+        or "these values",
         "ensemble": f"{card.ensemble}, filling {card.filling:g}",
         "units": card.units,
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items()) or "none",
         "training": f"seed {card.seed}, data SHA-256 {card.data_hash or 'unknown'}",
+        "trained on": in_words(card.field_range),
         "versions": _named(card.versions) or "unknown",
     }
     return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
 
 
+_ADDED = frozenset({"field_range", "ranges"})  # members that cards of version 1 lack; empty, they say nothing
 _REMEDY = "use the version of the package that wrote it or train the model again"
 
 
@@ -250,14 +268,13 @@ def _parse(path: Path, text: str | None) -> Card:
         schema = card["schema"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"the card in {path} cannot be read ({error}): {_REMEDY}") from error
-    if schema != SCHEMA:
+    if schema not in (1, SCHEMA):
         raise ModelError(
-            f"the card in {path} has schema version {schema}, this package reads version {SCHEMA}: "
+            f"the card in {path} has schema version {schema}, this package reads versions 1 to {SCHEMA}: "
             "install the version of the package that wrote it"
         )
-    known = {f.name for f in fields(Card)}
-    if set(card) != known:
-        odd = ", ".join(sorted(set(card) ^ known))
+    odd = ", ".join(sorted((set(card) ^ {f.name for f in fields(Card)}) - (_ADDED - set(card))))
+    if odd:
         raise ModelError(f"the card in {path} has missing or unknown members ({odd}): {_REMEDY}")
     return Card(**{name: value if name == "metrics" else _tuples(value) for name, value in card.items()})
 
@@ -296,6 +313,14 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, int | float) and isinstance(b, int | float):
         return math.isclose(a, b, rel_tol=_SAME, abs_tol=_SAME)
     return bool(a == b)
+
+
+def _fits(card: Card, name: str, here: Any, model: Any) -> bool:
+    """Whether the value of a run is that of the model, or in its range."""
+    if name not in card.ranges:
+        return _same(here, model)
+    low, high = card.ranges[name]
+    return here is not None and bool(low - _SAME <= here <= high + _SAME)
 
 
 def _named(values: Mapping[str, Any]) -> str:

@@ -132,6 +132,24 @@ class ScalarHead(nn.Module):
         return spread[: len(self.bias)], spread[len(self.bias) :]
 
 
+class Modulation(nn.Module):
+    """What an invariant number does to a feature: scales of its even and of its odd part and a shift of the even one, a copy.
+
+    ``scale = 1 + a u + b u^2``, ``shift = c u + d u^2`` for ``u`` in [-1, 1]; at ``u = 0``, and where training starts, nothing.
+    The same on all elements of the group, so equivariance is kept; an odd part cannot be shifted.
+    """
+
+    def __init__(self, even: int, odd: int) -> None:
+        super().__init__()
+        self._parts = (even, odd, even)
+        self.weight = nn.Parameter(torch.zeros(2, sum(self._parts)))
+
+    def forward(self, u: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Scales ``[even]`` and ``[odd]``, shift ``[even]``."""
+        even, odd, shift = (u * self.weight[0] + u * u * self.weight[1]).split(self._parts)
+        return 1 + even, 1 + odd, shift
+
+
 def pointwise(function: Callable[[Tensor], Tensor], even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
     """The two parts of ``function(f)`` from ``f[g] = even + odd``, ``f[g s] = even - odd``."""
     plain, exchanged = function(even + odd), function(even - odd)

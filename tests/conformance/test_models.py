@@ -96,7 +96,7 @@ def test_facts(name):
     assert isinstance(network.reach, int)
     assert network.reach > 0
     assert network.field in ("shifted", "plain")
-    assert network.predicts in ("density", "force")
+    assert network.predicts in ("density", "grand_potential", "force")
 
 
 @each_model

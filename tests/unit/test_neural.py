@@ -9,7 +9,7 @@ from torch import nn
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
-from hpc_holstein.errors import DomainError, ModelError, SpectrumError
+from hpc_holstein.errors import ModelError, SpectrumError
 from hpc_holstein.forces import _canonical, atomic, neural
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
@@ -373,12 +373,19 @@ def test_refusals():
         neural.build(neural.Options(model="nowhere"), setup().hamiltonian, setup().domain, CANONICAL)
 
 
-def test_thin_tiles_are_refused_before_any_work():
-    def body(transport):
-        with pytest.raises(DomainError):
-            setup((12, 4), transport=transport, grid=(1, 4))
+def test_tiles_thinner_than_the_reach_agree_with_one_rank():
+    """Ghosts from ranks beyond the next, and from the other side of the lattice."""
+    q = random_q((12, 4))
+    serial = setup((12, 4))(State.at_rest(q))
 
-    run_in_process(4, body)
+    def body(transport):
+        provider = setup((12, 4), transport=transport, grid=(1, 4))
+        assert provider.reach > provider.domain.local_extent[1]
+        left, right = provider.domain.owned[1]
+        return provider.domain.owned[1], provider(State.at_rest(q[:, left:right].contiguous()))
+
+    for (left, right), result in run_in_process(4, body):
+        assert torch.allclose(result.force, serial.force[:, left:right], atol=1e-11)
 
 
 def test_network_that_never_reaches_the_filling():

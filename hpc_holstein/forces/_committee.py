@@ -1,0 +1,58 @@
+"""How far several networks disagree on the force of a state.
+
+    deviation_i = [ (1/M) sum_m |F_i^m - F_i|^2 ]^(1/2),   F_i = (1/M) sum_m F_i^m        [t_nn/a]
+
+over the main network, which drives the dynamics, and the members, ``M`` networks in all, each evaluated once at the chemical
+potential of the main one.  Members only judge: no bit of the trajectory depends on them.
+Source: query by committee, Seung, Opper and Sompolinsky, doi:10.1145/130385.130417.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hpc_holstein.interfaces import State
+
+
+class Committee:
+    """``main`` and the ``members``, force providers of the same system on the same domain."""
+
+    def __init__(self, main: Any, members: Sequence[Any]) -> None:
+        self._all = [main, *members]
+
+    def __len__(self) -> int:
+        """Networks in all, the main one included."""
+        return len(self._all)
+
+    @torch.no_grad()
+    def deviation(self, state: State) -> Tensor:
+        """Standard deviation of the force on each site, ``[*cells, basis]``, of a state with forces; collective.
+
+        Sums are over differences to the main force, so that networks that agree deviate by exactly 0.
+        """
+        assert state.forces is not None
+        mu, asked = float(state.forces.chemical_potential), state.moved(forces=None)
+        first = _at(self._all[0], mu)(asked).force
+        total, squares = torch.zeros_like(first), torch.zeros_like(first)
+        for member in self._all[1:]:
+            difference = _at(member, mu)(asked).force - first
+            total += difference
+            squares += difference.square()
+        variance = squares / len(self) - (total / len(self)).square()
+        return variance.clamp_min(0).sum(dim=-1).sqrt()
+
+
+def _at(provider: Any, chemical_potential: float) -> Any:
+    """``provider`` at a fixed chemical potential: one evaluation.  NaN: the main network knows none, and each finds its own."""
+    if math.isnan(chemical_potential):
+        return provider
+    fixed = copy.copy(provider)
+    fixed.ensemble = replace(provider.ensemble, kind="grand-canonical", chemical_potential=chemical_potential)
+    return fixed
