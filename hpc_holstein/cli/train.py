@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +13,75 @@ import torch
 from hpc_holstein.cli.options import add_physics, default_preset, overrides, positive
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, fit_options, load_config
-from hpc_holstein.config.builders import build_network, build_system, require_fit
+from hpc_holstein.config.builders import System, build_network, build_system, require_fit
+from hpc_holstein.config.kinds import option_names, resolve
+from hpc_holstein.config.loading import FOLDERS
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.errors import ConfigError, ModelError
 from hpc_holstein.files import require_writable
-from hpc_holstein.network.checkpoint import describe, make_card, save_model
+from hpc_holstein.network.checkpoint import (
+    Card,
+    default_model_path,
+    describe,
+    load_model,
+    make_card,
+    model_hash,
+    read_card,
+    save_model,
+)
+from hpc_holstein.network.field_range import field_range
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
+from hpc_holstein.training._fields import FieldData
+from hpc_holstein.training.dataset import Snapshots
+from hpc_holstein.training.energy_constant import set_energy_constant
 from hpc_holstein.training.fit import FitResult, fit
 from hpc_holstein.training.validation import summary
 
 HELP = "train a network on labelled snapshots; writes model.safetensors, loss.csv, loss.png and metrics.json"
-EXAMPLE = "example: mpirun -n 2 hpc-holstein train data.h5 --model enn --time-limit 600 --output model"
+EXAMPLE = """examples: mpirun -n 2 hpc-holstein train data.h5 --model enn --time-limit 600 --output model
+          hpc-holstein train cold.h5 warm.h5 hot.h5 --time-limit 600 --output any_kT"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("data", type=Path, metavar="DATA.h5", help="labelled snapshots, from `hpc-holstein label`")
-    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="sections [model] and [training]")
+    files = "labelled snapshots DATA.h5, from `hpc-holstein label` (files of several kT and g: one network for their range); "
+    files += "and at most one CONFIG.toml, with sections [model] and [training]"
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=files)
     add_physics(parser)
-    parser.add_argument("--model", metavar="NAME", help="architecture: enn or efnn")
+    parser.add_argument("--model", metavar="NAME", help="architecture: enn, enn_energy or efnn")
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes through the training set")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="end after this time")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the weights, the split and the order of the batches")
+    start = "model whose weights the training starts from, of the same architecture and options (default: random weights)"
+    parser.add_argument("--from", dest="start", metavar="MODEL", help=start)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the results")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
     """Train, or continue a training that was interrupted, and write the model with its card."""
-    snapshots = dataset.read(args.data, require_labels=True)
+    data, args.config = _sorted(args.files)
+    snapshots = dataset.read_together(data)
     config = load_config(args.config, default_preset(args), {"lattice.extent": list(snapshots.extent), **_overrides(args)})
+    config = with_kT_range(config, snapshots)
     system = build_system(config)
-    require_fit(snapshots, args.data, system)
+    for path in data:
+        require_fit(_of_any_setting(dataset.read(path)) if len(data) > 1 else snapshots, path, system)
     model_file, metrics_file, figure = (args.output / name for name in ("model.safetensors", "metrics.json", "loss.png"))
     session.on_root(lambda: require_writable(model_file, metrics_file, figure))
     device = session.use(config.parallel.threads, config.parallel.device)
     module, options = build_network(config, system)
+    start = "" if args.start is None else warm_start(args.start, module, config.model.kind, options, system)
     how = replace(fit_options(config), device=device, threads=torch.get_num_threads())
     session.say(_headline(config, len(snapshots), module))
     state_file = args.output / ".training.pt"
-    result = fit(
-        module, snapshots, system.hamiltonian, system.ensemble, how, session.transport, state_file, args.output / "loss.csv"
-    )
+    curve = args.output / "loss.csv"
+    result = fit(module, snapshots, system.hamiltonian, system.ensemble, how, session.transport, state_file, curve, start)
+    metrics = card_metrics(result.metrics)
+    if result.model.predicts == "grand_potential":
+        physics = system.hamiltonian, system.lattice, system.ensemble.kT
+        metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, snapshots, *physics)
     card = make_card(
         result.model,
         config.model.kind,
@@ -62,14 +91,16 @@ def execute(args: argparse.Namespace, session: Session) -> None:
         system.ensemble,
         data_hash=snapshots.data_hash,
         seed=how.seed,
-        metrics=card_metrics(result.metrics),
+        metrics=metrics,
+        seen=_seen(result, snapshots, system),
+        ranges=_ranges(snapshots),
     )
 
     def write() -> None:
         from hpc_holstein.output.plots import training_curve  # here, so that only rank 0 waits for matplotlib
 
         save_model(model_file, result.model, card)
-        write_json(metrics_file, _metrics(config, args.data, result))
+        write_json(metrics_file, {**_metrics(config, data, result), **({"start": start} if start else {})})
         training_curve(figure, result.history, result.metrics["baseline_mse"])
         state_file.unlink(missing_ok=True)
 
@@ -77,6 +108,95 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     for name in [name for name in ("validation", "test") if name in result.metrics]:
         session.say(f"{name} set\n{summary(result.metrics[name])}")
     session.say(f"{describe(card)}\nwrote {model_file}, {metrics_file}, {args.output / 'loss.csv'} and {figure}")
+
+
+def _sorted(files: Sequence[Path]) -> tuple[list[Path], Path | None]:
+    """Files of snapshots, and the configuration."""
+    configs = [file for file in files if file.suffix == ".toml"]
+    data = [file for file in files if file.suffix != ".toml"]
+    if len(configs) > 1 or not data:
+        raise ConfigError(
+            f"{' '.join(map(str, files))} is not what train takes: give files of snapshots and at most one CONFIG.toml"
+        )
+    return data, configs[0] if configs else None
+
+
+def with_kT_range(config: Config, snapshots: Snapshots) -> Config:
+    """``config`` with ``model.kT_range`` as wide as the data, where that has several ``kT`` and the range is not given.
+
+    Raises ConfigError where the architecture knows one ``kT``, or the range leaves data out.
+    """
+    if snapshots.kT is None or snapshots.kT.min() == snapshots.kT.max():
+        return config
+    low, high = float(snapshots.kT.min()), float(snapshots.kT.max())
+    model = config.model
+    if "kT_range" not in option_names(resolve(FOLDERS["model"], model.kind, "model.kind").Options):
+        raise ConfigError(
+            f"the files have kT from {low:g} to {high:g} and {model.kind} knows one: "
+            "give files of one kT, or train enn or enn_energy"
+        )
+    first, last = model.option_values.get("kT_range") or (low, high)
+    if low < first or high > last:
+        raise ConfigError(f"model.kT_range = [{first}, {last}] leaves data with kT from {low:g} to {high:g} out: widen it")
+    return config.model_copy(update={"model": model.model_copy(update={"kT_range": [first, last]})})
+
+
+def _of_any_setting(snapshots: Snapshots) -> Snapshots:
+    """The snapshots of a file, silent on what may differ between files."""
+    kept = {key: value for key, value in snapshots.attributes.items() if key not in dataset.SETTING.values()}
+    return replace(snapshots, attributes=kept)
+
+
+def _ranges(snapshots: Snapshots) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of the parameters that the data has several of."""
+    values = {name: getattr(snapshots, name) for name in dataset.SETTING}
+    return {
+        name: (float(array.min()), float(array.max()))
+        for name, array in values.items()
+        if array is not None and array.min() < array.max()
+    }
+
+
+def can_start(model: str, config: Config) -> bool:
+    """Whether a training of ``config`` can start from the weights of ``model``, a path or ``default``."""
+    module, options = build_network(config, build_system(config))
+    return _is_same(read_card(_model_path(model)), module, config.model.kind, options)
+
+
+def warm_start(model: str, module: torch.nn.Module, architecture: str, options: Any, system: System) -> str:
+    """Give ``module`` the weights of ``model``, a path or ``default``; returns the SHA-256 of the file.
+
+    Raises ModelError where that has another architecture or other options, or scales its input by the data of its training.
+    """
+    path = _model_path(model)
+    start, card = load_model(path, system.lattice)
+    if not _is_same(card, module, architecture, options):
+        told = ", ".join(f"{name} = {value}" for name, value in card.options.items())
+        raise ModelError(
+            f"{path} holds {card.architecture} with {told}, and weights can be carried on only to the same network, of an "
+            "architecture that does not scale its input by the data: give these in [model], or leave --from out"
+        )
+    module.load_state_dict(start.state_dict())
+    return model_hash(path)
+
+
+def _model_path(model: str) -> Path:
+    return default_model_path() if model == "default" else Path(model)
+
+
+def _is_same(card: Card, module: torch.nn.Module, architecture: str, options: Any) -> bool:
+    """Whether the weights of a model mean the same in ``module``."""
+    newer = {f.name: f.default for f in fields(options) if f.name not in card.options}  # than the file
+    return (card.architecture, {**card.options, **newer}) == (architecture, asdict(options)) and not hasattr(
+        module, "calibrate"
+    )
+
+
+def _seen(result: FitResult, snapshots: Snapshots, system: System) -> dict[str, float]:
+    """The range of the fields that the weights were fitted to."""
+    seen, g = snapshots.select(result.sets["training"]), system.hamiltonian.parameters["g"]
+    field = FieldData(seen, result.model, g, torch.float64, torch.device("cpu")).inputs
+    return field_range(field[..., None], CartesianDomain(system.lattice, SerialTransport()))
 
 
 def card_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -101,6 +221,12 @@ def _headline(config: Config, snapshots: int, module: torch.nn.Module) -> str:
     return f"{config.model.kind} with {weights} weights, {snapshots} snapshots, {budget}, {how.dtype}, seed {how.seed}"
 
 
-def _metrics(config: Config, data: Path, result: FitResult) -> dict[str, Any]:
+def _metrics(config: Config, data: Sequence[Path], result: FitResult) -> dict[str, Any]:
     sets = {name: index.tolist() for name, index in result.sets.items()}
-    return {**result.metrics, "data": str(data), "sets": sets, "config": config.toml(), **provenance()}
+    return {
+        **result.metrics,
+        "data": str(data[0]) if len(data) == 1 else [*map(str, data)],
+        "sets": sets,
+        "config": config.toml(),
+        **provenance(),
+    }

@@ -7,6 +7,7 @@ from hpc_holstein.simulation.loop import Simulation, Summary
 from hpc_holstein.simulation.memory import require_memory
 from hpc_holstein.simulation.observers import Progress, Recorder, SnapshotWriter, clock
 from hpc_holstein.simulation.stopping import Deadline, StopSignals, Watch
+from hpc_holstein.simulation.trust import Limits, Trust
 
 __all__ = [
     "LARGEST",
@@ -15,6 +16,7 @@ __all__ = [
     "Deadline",
     "Health",
     "Ledger",
+    "Limits",
     "MeteredTransport",
     "Progress",
     "Recorder",
@@ -23,6 +25,7 @@ __all__ = [
     "StopSignals",
     "Summary",
     "Totals",
+    "Trust",
     "Watch",
     "clock",
     "require_memory",

@@ -75,6 +75,11 @@ class Health:
         """Raise SpectrumError where the scalars of a step, the same on all ranks, are beyond a limit or NaN."""
         kinetic, classical = values["kinetic_energy"], values["classical_energy"]
         electrons = values["electron_number"]
+        if not math.isfinite(electrons):  # of forces that are NaN, which reach q in the step after
+            raise SpectrumError(
+                f"the run diverged by step {step}: the forces are not finite; check the force provider with "
+                "`hpc-holstein validate`"
+            )
         if not self.start:
             scale = 1.0 + self.ensemble.kT + abs(kinetic) + abs(classical)
             self.start = {"energy_scale": scale, "electron_number": electrons, "electron_drift": 0.0}

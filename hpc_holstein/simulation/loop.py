@@ -13,13 +13,14 @@ from hpc_holstein.simulation.health import GuardedForces
 from hpc_holstein.simulation.ledger import Ledger, MeteredTransport
 from hpc_holstein.simulation.observers import HealthCheck, Observer, Recorder
 from hpc_holstein.simulation.stopping import Watch
+from hpc_holstein.simulation.trust import Trust, TrustCheck
 
 
 @dataclass(frozen=True)
 class Summary:
     """What a run did in all its sessions; seconds and bytes as in :class:`Totals`.
 
-    ``stopped`` says why it ended before its last step.
+    ``stopped`` says why it ended before its last step, ``trust`` how far its network was trusted (:meth:`Trust.account`).
     """
 
     steps: int
@@ -37,6 +38,7 @@ class Summary:
     observables: dict[str, float] = field(default_factory=dict)
     electron_number_drift: float = math.nan
     stopped: str | None = None
+    trust: dict[str, float] = field(default_factory=dict)
 
     @property
     def site_steps_per_second(self) -> float:
@@ -83,17 +85,21 @@ class Simulation:
         ledger: Ledger | None = None,
         watch: Watch | None = None,
         keeper: CheckpointKeeper | None = None,
+        trust: Trust | None = None,
     ) -> tuple[State, Summary]:
         """Advance ``state`` by ``steps``, or until ``watch`` says to stop; observers see multiples of ``every`` and the last.
 
-        ``keeper`` saves what the cadence and ``watch`` ask for.  Raises SpectrumError where the run is not healthy any more.
+        ``keeper`` saves what the cadence and ``watch`` ask for.  Raises SpectrumError where the run is not healthy any more,
+        or not trusted.
         """
         ledger = ledger or Ledger(self.transport)
         forces = GuardedForces(self.forces, self.domain, self.dt, ledger)
         last, stopped = state.step + steps, None
         state = self.integrator.init(state, forces)
-        everyone: list[Observer] = [record, *observers, HealthCheck(record), *([keeper] if keeper else [])]
-        record.ledger = ledger
+        everyone: list[Observer] = [record, *observers, HealthCheck(record)]
+        everyone = [trust, *everyone, TrustCheck(trust)] if trust else everyone
+        everyone += [keeper] if keeper else []
+        record.ledger, record.trust = ledger, trust
         _observe(everyone, state, last, ledger)
         while state.step < last:
             if watch is not None and watch.due(state.step):
@@ -112,6 +118,7 @@ class Simulation:
             observables=record.last,
             electron_number_drift=record.health.electron_drift,
             stopped=stopped,
+            trust=trust.account() if trust else {},
         )
 
 

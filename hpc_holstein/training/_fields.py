@@ -16,24 +16,70 @@ from hpc_holstein.training.dataset import Snapshots
 class FieldData:
     """Inputs and targets ``[snapshot, y, x]`` of a model, each one tensor on the device.
 
-    A model with ``field = "shifted"`` reads ``Q + mu/g``, with ``"plain"`` ``Q``; it predicts ``n_i`` or ``F_i``, and
-    ``scale`` turns its error into that of the total force: ``dF = g dn``, since the elastic force is known exactly.
+    A model with ``field = "shifted"`` reads ``Q' = Q + mu/g``, with ``"plain"`` ``Q``; it predicts ``n_i`` (perhaps as the
+    gradient of a grand potential) or ``F_i``.  The electrons know ``g Q'`` alone, so a snapshot of another coupling ``g'`` than
+    that of the model enters as ``(g'/g) Q'``.
     """
 
     def __init__(self, snapshots: Snapshots, model: nn.Module, g: float, dtype: torch.dtype, device: torch.device) -> None:
+        density = model.predicts in ("density", "grand_potential")
+        own_g = np.full(len(snapshots), g) if snapshots.g is None else snapshots.g
         field = torch.as_tensor(snapshots.q, dtype=torch.float64)
         if model.field == "shifted":
-            field = field + _chemical_potential(snapshots)[:, None, None] / g
-        density = model.predicts == "density"
+            ratio = torch.as_tensor(own_g / g)[:, None, None]
+            field = ratio * field + _chemical_potential(snapshots)[:, None, None] / g
+        elif len(np.unique(own_g)) > 1:
+            raise DataError(
+                "a model of the plain field knows one coupling g, and the snapshots have several: give files of one g"
+            )
         target = snapshots.density if density else snapshots.force
         if target is None:
             raise DataError("the snapshots carry no labels to train on: run `hpc-holstein label` on their file first")
         self._g = g
         self._atomic = density and model.field == "shifted"
+        self._kT = _temperatures(snapshots, model)
         self.reach = cast(int, model.reach)
-        self.scale = abs(g) if density else 1.0
         self.inputs = field.to(device=device, dtype=dtype)
         self.targets = torch.as_tensor(target).to(device=device, dtype=dtype)
+        scale = torch.as_tensor(np.abs(own_g)) if density else torch.ones(len(snapshots))
+        self._scale = scale.to(device=device, dtype=dtype)[
+            :, None, None
+        ]  # what turns an error of the output into one of the force
+
+    def errors(self, model: nn.Module, index: Tensor, origin: Tensor, cells: tuple[int, int]) -> Tensor:
+        """Total force of ``model`` minus that of the labels ``[batch, *cells]``, in windows as of :meth:`batch`.
+
+        ``dF = g dn``, since the elastic force is known exactly.
+        """
+        inputs, targets = self.batch(index, origin, cells)
+        return self._scale[index.to(self._scale.device)] * (self._outputs(model, inputs, index) - targets)
+
+    def canonical_loss(self, model: nn.Module, index: Tensor, cells: tuple[int, int]) -> Tensor:
+        """What whole snapshots cost in the canonical ensemble, summed over ``index``, for a model that knows its response.
+
+        An electron number that is off by ``mean e`` shifts ``mu``, and so each force by ``s_i mean e / mean s``, where ``s_i =
+        dn_i/dmu``: ``mean e^2 + (mean s^2 / (mean s)^2) (mean e)^2``, the second factor at most the number of sites.
+        """
+        inputs, targets = self.batch(index, *self._everywhere(index))
+        density, response = cast(tuple[Tensor, Tensor], model.response(inputs))  # type: ignore[operator]
+        error, response = self._scale[index.to(self._scale.device)] * (density - targets), response.detach()
+        mean = response.mean(dim=(1, 2)).clamp_min(torch.finfo(response.dtype).tiny ** 0.25)
+        weight = (response.square().mean(dim=(1, 2)) / mean.square()).clamp_max(cells[0] * cells[1])
+        return (error.square().mean(dim=(1, 2)) + weight * error.mean(dim=(1, 2)).square()).sum()
+
+    def whole_errors(self, model: nn.Module, index: Tensor) -> Tensor:
+        """:meth:`errors` on whole snapshots."""
+        return self.errors(model, index, *self._everywhere(index))
+
+    def _outputs(self, model: nn.Module, inputs: Tensor, index: Tensor) -> Tensor:
+        """Output of the model, at the temperature of each snapshot where it takes that."""
+        if self._kT is None:
+            return cast(Tensor, model(inputs))
+        own = self._kT[index.cpu().numpy()]
+        rows = [np.flatnonzero(own == kT) for kT in np.unique(own)]
+        parts = [model(inputs[torch.from_numpy(chosen).to(inputs.device)], float(own[chosen[0]])) for chosen in rows]
+        order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(inputs.device)
+        return torch.cat(parts)[order]
 
     def batch(self, index: Tensor, origin: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Windows of ``cells`` at ``origin [batch, 2]``, periodic: ghosted inputs (``reach`` more a side) and targets."""
@@ -41,8 +87,11 @@ class FieldData:
 
     def whole(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Ghosted inputs and targets of whole snapshots."""
-        extent = (self.inputs.shape[1], self.inputs.shape[2])
-        return self.batch(index, torch.zeros(len(index), 2, dtype=torch.int64), extent)
+        return self.batch(index, *self._everywhere(index))
+
+    def _everywhere(self, index: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Origins and cells of windows that are whole snapshots."""
+        return torch.zeros(len(index), 2, dtype=torch.int64), (self.inputs.shape[1], self.inputs.shape[2])
 
     @staticmethod
     def _window(field: Tensor, index: Tensor, origin: Tensor, cells: tuple[int, int], halo: int) -> Tensor:
@@ -56,13 +105,22 @@ class FieldData:
     def baseline(self, kT: float, index: Tensor) -> float:
         """Force MSE of the best prediction that needs no training, on the snapshots of ``index``.
 
-        For a density in the shifted field the atomic limit ``n_i = f(-g (Q_i + mu/g))``, else the mean of the targets.
+        For a density in the shifted field the atomic limit ``n_i = f(-g (Q_i + mu/g))``, at ``kT`` or that of each snapshot,
+        else the mean of the targets.
         """
         target = self.targets[index].double()
         guess = target.mean()
         if self._atomic:
-            guess = torch.sigmoid(self._g / max(kT, 1e-12) * self.inputs[index].double())
-        return float(self.scale**2 * (guess - target).square().mean())
+            own = np.full(len(index), kT) if self._kT is None else self._kT[index.cpu().numpy()]
+            widths = torch.as_tensor(own, device=target.device)[:, None, None].clamp_min(1e-12)
+            guess = torch.sigmoid(self._g / widths * self.inputs[index].double())
+        return float((self._scale[index].double() * (guess - target)).square().mean())
+
+
+def input_field(snapshots: Snapshots, model: nn.Module, g: float) -> Tensor:
+    """The field that ``model`` reads, float64 ``[snapshot, y, x]``: ``Q + mu/g``, or ``Q`` where it is plain."""
+    field = torch.as_tensor(snapshots.q, dtype=torch.float64)
+    return field + _chemical_potential(snapshots)[:, None, None] / g if model.field == "shifted" else field
 
 
 def split(snapshots: Snapshots, validation: float, test: float, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -103,3 +161,17 @@ def _chemical_potential(snapshots: Snapshots) -> Tensor:
             "label with a provider that knows mu (exact), or train a model on the plain field"
         )
     return torch.as_tensor(mu, dtype=torch.float64)
+
+
+def _temperatures(snapshots: Snapshots, model: nn.Module) -> NDArray[np.float64] | None:
+    """``kT [snapshot]`` for a model that takes it; None for one that has its own."""
+    if getattr(model, "takes_kT", False):
+        if snapshots.kT is None:
+            raise DataError("the model takes kT as an input and sees one value of it: give files of several kT, or no kT_range")
+        return snapshots.kT
+    if snapshots.kT is not None and snapshots.kT.min() < snapshots.kT.max():
+        raise DataError(
+            f"the snapshots have kT from {snapshots.kT.min():g} to {snapshots.kT.max():g}, and the model knows one: "
+            "train a model with kT_range, or give files of one kT"
+        )
+    return None

@@ -12,7 +12,8 @@ dataset                shape                       meaning
 =====================  ==========================  ============================================================
 
 Attributes of the file say units, lattice, extent and how the states were made; attributes of ``force``, ``density`` and
-``chemical_potential`` say who labelled.  Labelling thus adds three datasets and changes nothing else.
+``chemical_potential`` say who labelled.  Labelling thus adds three datasets and changes nothing else.  A file is of one
+setting: its attributes ``kT`` and ``hamiltonian.g`` are those of all its snapshots, and a training takes several files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,9 @@ from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 SCHEMA = "hpc_holstein snapshots 1"
 UNITS = "t_nn = hbar = k_B = a = 1"
 LABELS = ("force", "density", "chemical_potential")
+SETTING = {"kT": "kT", "g": "hamiltonian.g"}
+"""What may differ between the files of one training (:func:`read_together`), and the attribute of a file that says it."""
+_ARRAYS = ("q", "quench", "step", *LABELS)
 _UNIT_OF = {"q": "a", "force": "t_nn/a", "density": "electrons/site", "chemical_potential": "t_nn", "quench": "1", "step": "dt"}
 _AXES = ("snapshot", "y", "x", "component")
 _OWN = frozenset({"units", "DIMENSION_LABELS"})  # attributes of a dataset that describe itself, not who labelled it
@@ -47,7 +51,9 @@ _OWN = frozenset({"units", "DIMENSION_LABELS"})  # attributes of a dataset that 
 class Snapshots:
     """States of one lattice and, where they are labelled, their forces; arrays as in the table of this module.
 
-    ``attributes`` belong to the file, ``label_attributes`` to the labels.  Make one with :meth:`of`, which checks it.
+    ``attributes`` belong to the file, ``label_attributes`` to the labels.  ``kT`` and ``g`` ``[snapshot]`` are those of the
+    files that the snapshots come from, where they come from several (:func:`read_together`); a file holds one setting, in its
+    attributes.  Make one with :meth:`of`, which checks it.
     """
 
     q: NDArray[np.floating]
@@ -56,6 +62,8 @@ class Snapshots:
     force: NDArray[np.floating] | None = None
     density: NDArray[np.floating] | None = None
     chemical_potential: NDArray[np.floating] | None = None
+    kT: NDArray[np.float64] | None = None
+    g: NDArray[np.float64] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     label_attributes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -98,7 +106,7 @@ class Snapshots:
     def select(self, index: ArrayLike) -> Snapshots:
         """The snapshots of an index array or mask, in that order."""
         chosen = np.asarray(index)
-        arrays = {name: getattr(self, name) for name in ("q", "quench", "step", *LABELS)}
+        arrays = {name: getattr(self, name) for name in (*_ARRAYS, *SETTING)}
         return replace(self, **{name: a[chosen] for name, a in arrays.items() if a is not None})
 
     def of_quench(self, *ids: int) -> Snapshots:
@@ -109,7 +117,7 @@ class Snapshots:
     def data_hash(self) -> str:
         """sha256 over names, types, shapes and bytes of all arrays: what a model card records."""
         digest = hashlib.sha256()
-        for name in ("q", "quench", "step", *LABELS):
+        for name in (*_ARRAYS, *SETTING):
             array = getattr(self, name)
             if array is not None:
                 digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
@@ -138,6 +146,45 @@ def read(path: Path | str, require_labels: bool = False) -> Snapshots:
     if require_labels and missing:
         raise DataError(f"{path} is not labelled (no {', '.join(missing)}): run `hpc-holstein label --input {path}` first")
     return Snapshots.of(source=str(path), attributes=attributes, label_attributes=labels, **arrays)
+
+
+def read_together(paths: Sequence[Path | str]) -> Snapshots:
+    """The labelled snapshots of one or several files; quenches of several are numbered anew.
+
+    With several, ``kT`` and ``g`` are those of the file of each snapshot, and ``attributes`` are what the files agree on.
+    Errors: :class:`DataError` as of :func:`read`, where extents differ, or where a file of several does not say its ``kT`` or
+    ``g``.
+    """
+    parts = [read(path, require_labels=True) for path in paths]
+    if len(parts) == 1:
+        return parts[0]
+    for path, part in zip(paths, parts, strict=True):
+        if part.extent != parts[0].extent:
+            cells = ["x".join(map(str, extent)) for extent in (part.extent, parts[0].extent)]
+            raise DataError(f"{path} has {cells[0]} cells and {paths[0]} has {cells[1]}: give files of one extent")
+    settings = {name: [_setting(part, name, path) for part, path in zip(parts, paths, strict=True)] for name in SETTING}
+    sizes = [len(part) for part in parts]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS if name != "quench"}
+    quenches, first = [], 0
+    for part in parts:
+        quenches.append(np.where(part.quench == -1, -1, part.quench + first))
+        first = max(first, int(quenches[-1].max()) + 1)
+    agreed = {key: value for key, value in parts[0].attributes.items() if all(p.attributes.get(key) == value for p in parts)}
+    return Snapshots.of(
+        quench=np.concatenate(quenches),
+        attributes=agreed,
+        source="the files together",
+        **arrays,
+        **{name: np.repeat(values, sizes) for name, values in settings.items()},
+    )
+
+
+def _setting(snapshots: Snapshots, name: str, path: Path | str) -> float:
+    """``kT`` or ``g`` of a file."""
+    value = snapshots.attributes.get(SETTING[name])
+    if not isinstance(value, int | float):
+        raise DataError(f"{path} does not say its {name}, which several files need: give it the attribute {SETTING[name]}")
+    return float(value)
 
 
 def _require_datasets(file: h5py.File, path: Path) -> None:

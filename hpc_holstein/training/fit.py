@@ -2,6 +2,8 @@
 
     loss = g^2 <(n_model - n)^2>   (models of the density),     loss = <(F_model - F)^2>   (models of the force)
 
+and with ``electron_number`` that of :meth:`training._fields.FieldData.canonical_loss`.
+
 The learning rate warms up and then follows a half cosine of the fraction of the budget that is spent; the budget is
 ``epochs``, and with ``time_limit_s`` the larger of both fractions counts, so that the rate always ends at zero (such a
 run depends on the speed of the machine, all others repeat bitwise on one rank).
@@ -45,6 +47,8 @@ class FitOptions:
     crop                cells along each side of random periodic windows; 0 = whole snapshots
     weight_decay        of AdamW
     clip                largest norm of the gradient; 0 = no limit
+    electron_number     add what a wrong electron number costs in the canonical ensemble, where it shifts mu: a last stage of a
+                        training, for models that know their response, on whole snapshots
     average             decay per step of the running average of the weights that is validated and kept; 0 = no average
     validation, test    fractions of the quenches (and of the random snapshots) that are held out
     validate_every      epochs between two validations
@@ -62,6 +66,7 @@ class FitOptions:
     crop: int = 0
     weight_decay: float = 0.0
     clip: float = 1.0
+    electron_number: bool = False
     average: float = 0.0
     validation: float = 0.1
     test: float = 0.1
@@ -109,19 +114,27 @@ def fit(
     transport: Transport,
     state_file: Path | None = None,
     curve_file: Path | None = None,
+    start: str = "",
 ) -> FitResult:
     """Train ``model`` (changed in place), alone or data-parallel over the ranks of ``transport``.
 
     Each rank takes its share of every batch, and gradients are summed.  ``state_file`` continues a training that was
-    interrupted, at the last validation; ``curve_file`` receives the loss curve as CSV.
+    interrupted, at the last validation; ``curve_file`` receives the loss curve as CSV; ``start`` names the weights that
+    ``model`` has, so that a training is never continued from others.
     Errors: :class:`DataError` where the snapshots have no labels or allow no validation set, or where ``state_file``
     belongs to another training; :class:`ConfigError` for windows larger than the lattice.
     """
     if options.crop > min(snapshots.extent):
         cells = "x".join(map(str, snapshots.extent))
         raise ConfigError(f"crop = {options.crop} exceeds the {cells} cells of the snapshots: use 0 or a smaller one")
+    if options.electron_number and (options.crop or not hasattr(model, "response") or getattr(model, "takes_kT", False)):
+        raise ConfigError(
+            "training.electron_number = true needs whole snapshots (crop = 0) and a model of one kT that knows its response to "
+            "mu, such as enn: set it to false"
+        )
     torch.set_num_threads(options.threads)
     training = _Training(model, snapshots, hamiltonian, ensemble, options, transport)
+    training.key |= {"start": start} if start else {}
     training.run(state_file, curve_file)
     return training.result(snapshots)
 
@@ -220,9 +233,11 @@ class _Training:
         share = slice(self.transport.rank, None, self.transport.size)
         loss = torch.zeros((), dtype=self.data.inputs.dtype, device=self.data.inputs.device)
         if len(chosen[share]):
-            inputs, targets = self.data.batch(torch.from_numpy(chosen[share]), torch.from_numpy(origins[share]), cells)
-            cells_in_batch = len(chosen) * cells[0] * cells[1]
-            loss = (self.model(inputs) - targets).square().sum() * (self.data.scale**2 / cells_in_batch)
+            windows = torch.from_numpy(chosen[share]), torch.from_numpy(origins[share]), cells
+            if self.options.electron_number:
+                loss = self.data.canonical_loss(self.model, windows[0], cells) / len(chosen)
+            else:
+                loss = self.data.errors(self.model, *windows).square().sum() / (len(chosen) * cells[0] * cells[1])
             loss.backward()
         value = self._sum_over_ranks(loss.detach())
         if self.options.clip:
@@ -262,7 +277,7 @@ class _Training:
     def _validate(self, training_mse: float, report: Report) -> None:
         """Measure, keep the best weights, and start again from them where the training has collapsed."""
         error = self._errors("validation")
-        mse = float(error.square().mean()) * self.data.scale**2
+        mse = float(error.square().mean())
         rate = self.optimiser.param_groups[0]["lr"]
         improved = self.record.add(training_mse, mse, rate)
         if improved:
@@ -275,7 +290,7 @@ class _Training:
             self.optimiser = self._new_optimiser()
 
     def _errors(self, name: str) -> Tensor:
-        """Model minus target ``[snapshot, y, x]`` on one of the sets, spread over ranks, complete on each."""
+        """Force minus that of the labels ``[snapshot, y, x]`` on one of the sets, spread over ranks, complete on each."""
         self.averaged.eval()
         index = self._index(name)
         errors = torch.zeros(len(index), *self.data.targets.shape[1:], dtype=torch.float64)
@@ -283,8 +298,7 @@ class _Training:
         size = max(1, _VALIDATION_CELLS // self.data.targets[0].numel())
         with torch.no_grad():
             for rows in torch.split(mine, size) if len(mine) else ():
-                inputs, targets = self.data.whole(index[rows])
-                errors[rows] = (self.averaged(inputs) - targets).double().cpu()
+                errors[rows] = self.data.whole_errors(self.averaged, index[rows]).double().cpu()
         return self.transport.allsum(errors)
 
     def _index(self, name: str) -> Tensor:
@@ -324,5 +338,5 @@ class _Training:
     def _metrics(self, name: str, snapshots: Snapshots) -> dict[str, dict[str, float | None]]:
         chosen = snapshots.select(self.sets[name])
         reference = np.asarray(chosen.force, dtype=np.float64)
-        predicted = reference + self.data.scale * self._errors(name).numpy()
+        predicted = reference + self._errors(name).numpy()
         return force_metrics(predicted, reference, chosen.quench, chosen.step)

@@ -1,0 +1,288 @@
+"""``hpc-holstein learn``: a network finds the states that it does not know, and learns them.
+
+A round explores (runs that collect the states at which the committee disagrees or the network extrapolates), labels what was
+collected, and trains the network and its committee on all data so far, from the weights of the round before where these are of
+the same architecture.  It ends when a round collects nothing, or after the last one.  The sections [learn] and [trust] of the
+configuration say how.  What is there already is not made again: the same command goes on, however it was ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from hpc_holstein.batch.study import deciding_keys, finished
+from hpc_holstein.cli import label, run, train
+from hpc_holstein.cli.options import Parser, add_config, add_physics, overrides, positive
+from hpc_holstein.cli.restart import Folder
+from hpc_holstein.cli.session import Session
+from hpc_holstein.config import Config, config_of_text, fit_options, load_config
+from hpc_holstein.errors import ConfigError, SpectrumError
+from hpc_holstein.files import replaced
+from hpc_holstein.output.folder_lock import FolderLock
+from hpc_holstein.output.provenance import provenance
+from hpc_holstein.training import dataset
+
+T = TypeVar("T")
+
+HELP = "explore, collect, label and retrain in rounds; goes on where it was ended"
+EXAMPLE = "example: mpirun -n 2 hpc-holstein learn learn.toml --rounds 3 --output learn"
+_FREE = ("learn.rounds", "learn.folder")
+_COLUMNS = {
+    "round": ("round", "d"),
+    "collected": ("states collected", "d"),
+    "committee_rms": ("largest rms deviation [t_nn/a]", ".3g"),
+    "outside_fraction": ("largest part outside", ".3g"),
+    "snapshots": ("snapshots in all", "d"),
+    "validation_mse": ("validation MSE [(t_nn/a)^2]", ".3g"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_config(parser)
+    add_physics(parser)
+    parser.add_argument("--rounds", type=positive, metavar="N", help="rounds at most (default: 3)")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of everything (default: learn)")
+
+
+def execute(args: argparse.Namespace, session: Session) -> int:
+    """All rounds; returns the exit code, 75 where a run was stopped."""
+    folder = None if args.output is None else str(args.output)
+    given = {"learn.rounds": args.rounds, "learn.folder": folder, **overrides(args)}
+    learning = Learning(load_config(args.config, args.preset, given), session)
+    with FolderLock(learning.folder) as lock:
+        session.on_root(lock.acquire)
+        session.on_root(learning.claim)
+        networks, rows = learning.start(), []
+        for number in range(1, learning.settings.rounds + 1):
+            session.say(f"round {number}: network {networks[0]}, committee {', '.join(networks[1:])}")
+            row = learning.round(number, networks)
+            if row is None:
+                session.say(f"stopped in round {number}: the same command continues it")
+                return os.EX_TEMPFAIL
+            rows.append(row)
+            if not row["collected"]:
+                session.say(f"round {number} collected nothing: the network is trusted within the limits")
+                break
+            networks = learning.models(number)
+        session.on_root(lambda: learning.write(rows, networks))
+    session.say(f"{table(rows)}\nnetwork {networks[0]}\ncommittee {' '.join(networks[1:])}\nwrote {learning.report}")
+    return os.EX_OK
+
+
+@dataclass(frozen=True)
+class Learning:
+    """The rounds in their folder; every method that makes something is collective."""
+
+    config: Config
+    session: Session
+
+    def __post_init__(self) -> None:
+        if self.config.force.kind != "neural":
+            raise ConfigError(f"force.kind = '{self.config.force.kind}' learns nothing: give force.kind = 'neural' and a model")
+        if self.settings.data is None:
+            raise ConfigError("learn.data is missing: give the labelled snapshots to start from, made by `hpc-holstein label`")
+        if not self.config.trust.limited:
+            raise ConfigError("[trust] has no limit, so nothing would be collected: give trust.max_deviation or max_outside")
+
+    @property
+    def settings(self) -> Any:
+        """``[learn]``."""
+        return self.config.learn
+
+    @property
+    def folder(self) -> Path:
+        """Of everything."""
+        return Path(self.settings.folder)
+
+    @property
+    def report(self) -> Path:
+        """The table of the rounds."""
+        return self.folder / "learn.json"
+
+    def of_round(self, number: int) -> Path:
+        """Folder of a round; 0: before the first one."""
+        return self.folder / f"round-{number}"
+
+    def run_folder(self, number: int, one: int) -> Folder:
+        """Of an exploration."""
+        return Folder(self.of_round(number) / f"run-{one}")
+
+    def labelled(self, number: int, one: int) -> Path:
+        """What an exploration collected, with labels."""
+        return self.run_folder(number, one).path / "labelled.h5"
+
+    def models(self, number: int) -> list[str]:
+        """The network and its committee after a round."""
+        return [str(self.of_round(number) / f"model-{m}" / "model.safetensors") for m in range(self.settings.members + 1)]
+
+    def claim(self) -> None:
+        """On the root: store the configuration; ConfigError where the folder belongs to another one."""
+        stored, text = self.folder / "config.toml", self.config.toml()
+        if stored.exists():
+            there, here = (_decisive(toml) for toml in (stored.read_text(encoding="utf-8"), text))
+            for key in {**there, **here}:
+                if there.get(key) != here.get(key):
+                    raise ConfigError(
+                        f"{self.folder} learns with {key} = {there.get(key)} and here it is {here.get(key)}: choose another "
+                        "folder with --output, or go back to that value"
+                    )
+        _write(stored, text)
+
+    def start(self) -> list[str]:
+        """The network of the first round and its committee, which is trained where none is given."""
+        options = self.config.force.option_values
+        main, committee = options.get("model", "default"), options.get("committee", [])
+        if not committee:
+            for member in range(1, self.settings.members + 1):
+                self._train(0, member, None)
+            committee = self.models(0)[1:]
+        return [main, *committee]
+
+    def round(self, number: int, networks: Sequence[str]) -> dict[str, Any] | None:
+        """Explore with ``networks``, label, train; what it found, None where a run was stopped."""
+        done = self.of_round(number) / "round.json"
+        if self._on_root(done.exists):
+            return self._on_root(lambda: json.loads(done.read_text(encoding="utf-8")))
+        ones = range(1, self.settings.runs + 1)
+        for one in ones:
+            if not self._explore(number, one, networks):
+                return None
+        for one in ones:
+            self._label(number, one)
+        if self._on_root(lambda: any(self.labelled(number, one).exists() for one in ones)):
+            for member in range(self.settings.members + 1):
+                self._train(number, member, networks[member] if member < len(networks) else None)
+        row = self._on_root(lambda: self._row(number))
+        self.session.on_root(lambda: _write(done, json.dumps(row, indent=2) + "\n"))
+        return row
+
+    def _explore(self, number: int, one: int, networks: Sequence[str]) -> bool:
+        """A run that collects; False where it was stopped.  One that is not physics any more has collected, too."""
+        folder, steps = self.run_folder(number, one), self.config.dynamics.steps
+        ended = folder.path / "ended.txt"
+        if self._on_root(lambda: finished(folder.path, steps) or ended.exists()):
+            return True
+        settings = self.of_round(number) / "explore.toml"
+        extent = self._on_root(lambda: list(dataset.read(str(self.settings.data)).extent))
+        force = {"force.model": networks[0], "force.committee": list(networks[1:])}
+        explore = {"trust.action": "collect", "lattice.extent": extent, **force}
+        self.session.on_root(lambda: _write(settings, config_of_text(self.config.toml(), explore).toml()))
+        seed = self.config.dynamics.seed + (number - 1) * self.settings.runs + one - 1
+        try:
+            return self._call(run, settings, "--seed", seed, "--output", folder.path) == os.EX_OK
+        except SpectrumError as error:
+            sentence = str(error)
+            self.session.say(f"this run ends here: {sentence}")
+            self.session.on_root(lambda: _write(ended, f"{sentence}\n"))
+            return True
+
+    def _label(self, number: int, one: int) -> None:
+        """Labels for what a run collected, if it did."""
+        states, labelled = self.run_folder(number, one).collected, self.labelled(number, one)
+        if self._on_root(lambda: states.exists() and not labelled.exists()):
+            settings = self.of_round(number) / "explore.toml"
+            self._call(label, settings, "--input", states, "--force", self.settings.labeller, "--output", labelled)
+
+    def _train(self, number: int, member: int, start: str | None) -> None:
+        """A network on all data up to a round, from the weights of ``start`` where these fit."""
+        folder = self.of_round(number) / f"model-{member}"
+        if self._on_root(lambda: _is_trained(folder)):
+            return
+        data = self._on_root(lambda: self._data(number))
+        warm = ["--from", start] if start is not None and train.can_start(start, self.config) else []
+        seed = fit_options(self.config).seed + member
+        origin = f"from the weights of {start}" if warm else "from random weights"
+        self.session.say(f"train {folder} on {len(data)} file(s), {origin}")
+        self._call(train, *data, self.folder / "config.toml", "--seed", seed, "--output", folder, *warm, quietly=True)
+        mse = self._on_root(lambda: _validation_mse(folder))
+        self.session.say(f"trained {folder}: validation MSE {mse:.3g} (t_nn/a)^2")
+
+    def _data(self, number: int) -> list[str]:
+        """All labelled snapshots up to a round, on the root."""
+        found = [self.labelled(n, one) for n in range(1, number + 1) for one in range(1, self.settings.runs + 1)]
+        return [str(self.settings.data), *(str(path) for path in found if path.exists())]
+
+    def _row(self, number: int) -> dict[str, Any]:
+        """What a round found, on the root."""
+        runs = [self.run_folder(number, one) for one in range(1, self.settings.runs + 1)]
+        judged = [json.loads(one.summary.read_text(encoding="utf-8"))["trust"] for one in runs if one.summary.exists()]
+        row: dict[str, Any] = {"round": number}
+        row["collected"] = sum(len(dataset.read(one.collected)) for one in runs if one.collected.exists())
+        for name in ("committee_rms", "outside_fraction"):
+            values = [one[f"largest_{name}"] for one in judged if one.get(f"largest_{name}") is not None]
+            row[name] = max(values) if values else None
+        row["snapshots"] = sum(len(dataset.read(path)) for path in self._data(number))
+        trained = Path(self.models(number)[0]).parent
+        row["validation_mse"] = _validation_mse(trained) if trained.exists() else None
+        return row
+
+    def write(self, rows: Sequence[dict[str, Any]], networks: Sequence[str]) -> None:
+        """On the root: the report."""
+        content = {"rounds": list(rows), "network": networks[0], "committee": list(networks[1:]), **provenance()}
+        _write(self.report, json.dumps(content, indent=2) + "\n")
+
+    def _call(self, command: ModuleType, *arguments: object, quietly: bool = False) -> int:
+        """``hpc-holstein COMMAND ARGUMENTS``, saying nothing but its progress if ``quietly``; returns its exit code."""
+        parser = Parser(prog=f"hpc-holstein {command.__name__.rpartition('.')[2]}")
+        command.add_arguments(parser)
+        session = _Quiet(**vars(self.session)) if quietly else self.session
+        code: int | None = command.execute(parser.parse_args([str(one) for one in arguments]), session)
+        return code or os.EX_OK
+
+    def _on_root(self, work: Callable[[], T]) -> T:
+        """What rank 0 finds, on every rank."""
+        found: list[T] = []
+        self.session.on_root(lambda: found.append(work()))
+        result: T = self.session.transport.bcast(found[0] if found else None)  # type: ignore[assignment]
+        return result
+
+
+class _Quiet(Session):
+    """A session that says nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """A line a round."""
+    width = {key: len(title) + 2 for key, (title, _) in _COLUMNS.items()}
+    lines = ["".join(f"{title:>{width[key]}}" for key, (title, _) in _COLUMNS.items())]
+    for row in rows:
+        cells = {key: "-" if row[key] is None else format(row[key], style) for key, (_, style) in _COLUMNS.items()}
+        lines.append("".join(f"{cell:>{width[key]}}" for key, cell in cells.items()))
+    return "\n".join(lines)
+
+
+def _is_trained(folder: Path) -> bool:
+    """On the root: whether a training was done to its end; the files of one that was ended while it wrote them are removed."""
+    outputs = [folder / name for name in ("model.safetensors", "metrics.json", "loss.png")]
+    if all(path.exists() for path in outputs) and not (folder / ".training.pt").exists():
+        return True
+    for path in outputs:
+        path.unlink(missing_ok=True)
+    return False
+
+
+def _validation_mse(folder: Path) -> float:
+    """Of a finished training, on the root."""
+    mse: float = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["validation"]["all"]["mse"]
+    return mse
+
+
+def _decisive(text: str) -> dict[str, Any]:
+    keys = deciding_keys(text)
+    return {key: value for key, value in keys.items() if key not in _FREE and not key.startswith("trust.")}
+
+
+def _write(path: Path, text: str) -> None:
+    with replaced(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

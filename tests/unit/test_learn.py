@@ -1,0 +1,213 @@
+"""``hpc-holstein learn``: rounds that explore, label and train, each part of which is made once, however the command ends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from injected import AtCall, command
+
+from hpc_holstein.cli import main
+from hpc_holstein.network.checkpoint import load_model, read_card
+from hpc_holstein.training import dataset
+
+SETTINGS = """
+preset = "paper-2601.04104"
+[dynamics]
+steps = 12
+seed = 4
+[output]
+observables_every = 3
+snapshot_every = 12
+[force]
+kind = "neural"
+model = "start/model.safetensors"
+[model]
+kind = "enn"
+copies = 1
+radii = [1, 1]
+levels = 2
+[training]
+epochs = 2
+test = 0.0
+[trust]
+max_deviation = 1e-4
+action = "collect"
+collect_at_most = 2
+collect_distance = 6
+[learn]
+data = "data.h5"
+rounds = 1
+runs = 1
+members = 1
+labeller = "exact"
+"""
+
+
+@pytest.fixture(scope="module")
+def beginning(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labelled snapshots and a network trained on them."""
+    folder = tmp_path_factory.mktemp("beginning")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        Path("learn.toml").write_text(SETTINGS)
+        assert main(["label", "--random", "3", "--lattice", "8x6", "--force", "exact", "--output", "data.h5"]) == 0
+        assert main(["train", "data.h5", "learn.toml", "--output", "start"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(beginning: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("data.h5", "start", "learn.toml"):
+        Path(name).symlink_to(beginning / name)
+    return tmp_path
+
+
+def learn(*more: object) -> int:
+    return main(["learn", "learn.toml", *map(str, more)])
+
+
+def report(folder: str = "learn") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(folder) / "learn.json").read_text())
+    return found
+
+
+def files(folder: str) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in sorted(Path(folder).rglob("*")) if path.is_file()}
+
+
+def test_two_rounds_each_learn_what_was_collected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert learn() == 0
+    first = report()["rounds"]
+    assert (first[0]["collected"], first[0]["snapshots"]) == (2, 5)
+    before = files("learn/round-1") | files("learn/round-0")
+    capsys.readouterr()
+    assert learn("--rounds", 2) == 0  # one more, and nothing of the first one again
+    assert before == files("learn/round-1") | files("learn/round-0")
+    said = capsys.readouterr().out
+    rounds = report()["rounds"]
+    assert rounds[:1] == first
+    assert [row["round"] for row in rounds] == [1, 2]
+    assert rounds[1]["snapshots"] == 7
+    table = said[said.index("  round  states collected") :].splitlines()
+    assert table[2].split()[:2] == ["2", "2"]
+    assert report()["network"] == "learn/round-2/model-0/model.safetensors"
+    metrics = json.loads(Path("learn/round-2/model-0/metrics.json").read_text())
+    assert str(metrics["data"]).count("labelled.h5") == 2  # of both rounds
+    assert metrics["start"]
+    assert rounds[1]["validation_mse"] == metrics["validation"]["all"]["mse"]
+    seeds = [read_card(Path(f"learn/round-2/model-{member}/model.safetensors")).seed for member in (0, 1)]
+    assert seeds == [0, 1]
+    explored = [dataset.read(f"learn/round-{number}/run-1/collected.h5") for number in (1, 2)]
+    assert [one.attributes["collected.seed"] for one in explored] == [4, 5]
+    assert not np.array_equal(explored[0].q[0], explored[1].q[0])
+    labelled = dataset.read("learn/round-2/run-1/labelled.h5", require_labels=True)
+    np.testing.assert_array_equal(labelled.q, explored[1].q)
+
+
+def test_a_training_starts_from_given_weights(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    still = ["train", "data.h5", "learn.toml", "--set", "training.learning_rate=1e-12", "--from"]
+    assert main([*still, "start/model.safetensors", "--output", "same"]) == 0
+    old, new = (dict(load_model(Path(name) / "model.safetensors")[0].named_parameters()) for name in ("start", "same"))
+    for name, value in old.items():
+        np.testing.assert_allclose(new[name].detach(), value.detach(), rtol=0, atol=1e-6, err_msg=name)
+    assert main([*still, "default", "--output", "other"]) == 2
+    assert "weights can be carried on only to the same network" in capsys.readouterr().err
+
+
+def test_it_ends_where_nothing_is_collected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert learn("--rounds", 3, "--set", "trust.max_deviation=1e3") == 0
+    assert "round 1 collected nothing" in capsys.readouterr().out
+    found = report()
+    assert [row["collected"] for row in found["rounds"]] == [0]
+    assert found["network"] == "start/model.safetensors"
+    assert not Path("learn/round-1/model-0").exists()
+
+
+def weights(folder: str) -> dict[str, Any]:
+    module, _ = load_model(Path(folder) / "round-1/model-0/model.safetensors")
+    return {name: value.numpy() for name, value in module.state_dict().items()}
+
+
+def go_on(here: Path, folder: str, numbers: Iterable[int]) -> int:
+    """Give the command again and again, killed at those calls that change the disk; how often until it came to its end."""
+    for kills, number in enumerate(numbers):
+        ended = command(here, ["learn", "learn.toml", "--output", folder], AtCall(number))
+        if ended.code == 0:
+            return kills
+        assert ended.code == -9, ended.told
+    raise AssertionError("it never came to its end")
+
+
+@pytest.mark.timeout(300)
+def test_killed_anywhere_the_same_command_goes_on(here: Path) -> None:
+    """In the run, and behind the run: in labels, trainings, reports and between them."""
+    assert learn("--output", "whole") == 0
+    assert go_on(here, "parts", [60, 100_000]) == 1
+    require_same("whole", "parts")
+    for name in ("learn.json", "round-1/round.json", "round-1/run-1/labelled.h5"):
+        (here / "parts" / name).unlink()
+    for name in ("round-1/model-0", "round-1/model-1"):
+        shutil.rmtree(here / "parts" / name)
+    assert go_on(here, "parts", range(4, 100, 9)) >= 2
+    require_same("whole", "parts")
+
+
+def require_same(first: str, second: str) -> None:
+    assert report(first)["rounds"] == report(second)["rounds"]
+    ours, theirs = weights(first), weights(second)
+    for name, value in ours.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    for name in ("collected.h5", "labelled.h5"):
+        one, other = (dataset.read(f"{folder}/round-1/run-1/{name}") for folder in (first, second))
+        assert one.data_hash == other.data_hash
+
+
+def test_a_training_that_was_ended_while_it_wrote_its_files_is_finished(here: Path) -> None:
+    assert learn() == 0
+    model = Path("learn/round-1/model-0")
+    expected = (model / "model.safetensors").read_bytes()
+    Path("learn/round-1/round.json").unlink()
+    (model / "metrics.json").unlink()
+    assert learn() == 0
+    assert (model / "metrics.json").exists()
+    assert load_model(model / "model.safetensors")[1].seed == 0
+    assert len((model / "model.safetensors").read_bytes()) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--set", "force.kind=exact"], "force.kind = 'exact' learns nothing"),
+        (["--set", "learn.members=0"], "learn.members"),
+        (["--set", "learn.data=gone.h5"], "gone.h5 does not exist"),
+    ],
+)
+def test_what_cannot_learn_is_refused(here: Path, more: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert learn(*more) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_folder_belongs_to_one_configuration(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert learn("--set", "trust.max_deviation=1e3") == 0
+    assert learn("--set", "dynamics.dt=0.02") == 2
+    assert "learns with dynamics.dt = 0.05 and here it is 0.02" in capsys.readouterr().err
+
+
+def test_a_limit_and_data_are_needed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for removed, words in (('data = "data.h5"', "learn.data is missing"), ("max_deviation = 1e-4", "without a limit")):
+        Path("other.toml").write_text(SETTINGS.replace(removed, ""))
+        assert main(["learn", "other.toml"]) == 2
+        assert words in capsys.readouterr().err
+    without = SETTINGS[: SETTINGS.index("[trust]")] + SETTINGS[SETTINGS.index("[learn]") :]
+    Path("other.toml").write_text(without)
+    assert main(["learn", "other.toml"]) == 2
+    assert "[trust] has no limit" in capsys.readouterr().err
