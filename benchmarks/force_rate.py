@@ -13,17 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from hpc_holstein.bench import record
 from hpc_holstein.config import kinds
 from hpc_holstein.config.presets import preset
 from hpc_holstein.domain.halo import CartesianDomain
@@ -97,21 +94,7 @@ def sweep(name: str, build: Build, arguments: argparse.Namespace) -> list[dict[s
 
 def machine() -> dict[str, Any]:
     """What the numbers belong to."""
-    root = Path(__file__).parents[1]
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=root, capture_output=True, text=True)
-    return {
-        "host": socket.gethostname(),
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "git": git.stdout.strip(),
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("hpc_holstein", "torch", "numpy", "scipy")},
-        },
-        "date": time.strftime("%Y-%m-%d"),
-    }
+    return record.machine("cpu", 1, os.cpu_count() or 1, None)
 
 
 def main() -> None:

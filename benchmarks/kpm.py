@@ -16,19 +16,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
-import socket
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 import torch
+from force_rate import machine  # beside this file
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
@@ -171,25 +167,6 @@ def ranks_against_one(lengths: list[int], transport: Transport) -> list[dict[str
                 window = together["window"]
                 print(f"{name} {length:5d}^2 on {transport.size} ranks: {efficiency:.3f}, window {window}", flush=True)
     return rows
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers belong to."""
-    root = Path(__file__).parents[1]
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    git = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=40"], cwd=root, capture_output=True, text=True)
-    return {
-        "host": socket.gethostname(),
-        "processor": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "git": git.stdout.strip(),
-        "versions": {
-            "python": platform.python_version(),
-            **{n: version(n) for n in ("hpc_holstein", "torch", "numba", "numpy", "scipy")},
-        },
-        "date": time.strftime("%Y-%m-%d"),
-    }
 
 
 def main() -> None:

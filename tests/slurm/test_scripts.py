@@ -31,14 +31,15 @@ epochs = 2
 """
 TWO = ["--ntasks-per-node=2"]
 ATOMIC = ["--force", "atomic"]
+BRIEF = ["--steps", "2", "--repeats", "3", "--warm-up", "1"]
 GPU = ["--gpus-per-task=1", "--cpus-per-task=1"]
 TRAIN = ["labelled/one.h5", "model", "config.toml", "--device", "cpu"]
 JOBS = {
     "run_cpu": [[*TWO], ["config.toml", "cpu", *ATOMIC]],
     "run_gpu": [[*GPU], ["config.toml", "gpu", *ATOMIC, "--device", "cpu"]],
     "label_array": [["--array=0-1", "--ntasks-per-node=1"], ["labelled", "one.h5", "two.h5"]],
-    "scaling_strong": [[*TWO], ["config.toml", "scaling", *ATOMIC]],
-    "scaling_weak": [[*TWO], ["config.toml", "scaling", *ATOMIC]],
+    "scaling_strong": [[*TWO], ["config.toml", "strong", *ATOMIC, *BRIEF]],
+    "scaling_weak": [[*TWO], ["config.toml", "weak", *ATOMIC, *BRIEF]],
     "pipeline": [["--ntasks-per-node=1"], ["config.toml", "all", "--random", "8", "--lattice", "8x8"]],
 }
 """Script -> options of sbatch, arguments of the script."""
@@ -61,7 +62,7 @@ def folder(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / ".venv" / "bin" / "activate").write_text("")  # the PATH of the tests has all programs
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        for name, value in {"LATTICE": "16x16", "TILE": "8", "SEEDS": "3"}.items():
+        for name, value in {"LATTICE": "16x16", "TILE": "8x8", "SEEDS": "3"}.items():
             patch.setenv(f"HOLSTEIN_{name}", value)
         jobs = {name: submit(cluster, name, *job) for name, job in JOBS.items()}
         jobs["train_gpus"] = submit(cluster, "train_gpus", [f"--dependency=afterok:{jobs['label_array']}", *GPU], TRAIN)
@@ -88,12 +89,14 @@ def test_a_network_is_trained(folder: Path) -> None:
     assert json.loads((folder / "model" / "metrics.json").read_text())["data"] == "labelled/one.h5"
 
 
-@pytest.mark.parametrize(("kind", "lattices"), [("strong", ["16x16", "16x16"]), ("weak", ["8x8", "16x8"])])
-def test_a_sweep_has_a_row_for_each_number_of_ranks(folder: Path, kind: str, lattices: list[str]) -> None:
-    head, *rows = [line.split() for line in (folder / "scaling" / f"{kind}.txt").read_text().splitlines()]
-    assert head == ["ranks", "lattice", "site-steps/s"]
-    assert [row[:2] for row in rows] == [["1", lattices[0]], ["2", lattices[1]]]
-    assert all(float(row[2]) > 0 for row in rows)
+@pytest.mark.parametrize(("kind", "lattices"), [("strong", [[16, 16], [16, 16]]), ("weak", [[8, 8], [16, 8]])])
+def test_a_sweep_has_a_record_for_each_number_of_ranks_and_a_report(folder: Path, kind: str, lattices: list[list[int]]) -> None:
+    tile = "16x16" if kind == "strong" else "8x8"
+    records = [json.loads((folder / kind / f"{kind}-atomic-mixed-{tile}-{ranks}.json").read_text()) for ranks in (1, 2)]
+    assert [record["setting"]["lattice"] for record in records] == lattices
+    assert [record["setting"]["ranks"] for record in records] == [1, 2]
+    (report,) = (folder / kind).glob("report-*/report.md")
+    assert f"{kind.capitalize()} scaling: atomic {tile}" in report.read_text()
 
 
 def test_the_pipeline_ends_with_figures(folder: Path) -> None:
