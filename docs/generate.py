@@ -58,12 +58,26 @@ def configuration() -> str:
 def commands() -> str:
     """The help of every command."""
     parser = command_parser()
-    parts = ["# Command reference\n", "What `--help` prints.\n", f"```text\n{_help(parser)}\n```\n"]
+    parts = [
+        "# Command reference\n",
+        "What `--help` prints.\n",
+        f"```text\n{_help(parser)}\n```\n",
+        *_subcommands(parser, "## "),
+    ]
+    return "\n".join(parts)
+
+
+def _subcommands(parser: argparse.ArgumentParser, heading: str) -> list[str]:
+    parts = []
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for name, command in action.choices.items():
-                parts += [f"## {name}\n", f"```text\n{_help(command)}\n```\n"]
-    return "\n".join(parts)
+                parts += [
+                    f"{heading}{name}\n",
+                    f"```text\n{_help(command)}\n```\n",
+                    *_subcommands(command, f"#{heading}{name} "),
+                ]
+    return parts
 
 
 def _help(parser: argparse.ArgumentParser) -> str:

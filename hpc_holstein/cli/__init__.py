@@ -1,4 +1,4 @@
-"""The command line: ``hpc-holstein run | label | train | validate | analyze | dos | show | submit | pipeline | doctor``."""
+"""The command line: ``hpc-holstein COMMAND``, a command a file of this folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 import hpc_holstein
-from hpc_holstein.cli import analyze, doctor, dos, label, pipeline, run, show, submit, train, validate
+from hpc_holstein.cli import analyze, bench, doctor, dos, label, learn, pipeline, run, show, submit, train, validate
 from hpc_holstein.cli.options import Parser
 from hpc_holstein.cli.session import (
     Session,
@@ -22,9 +22,9 @@ from hpc_holstein.cli.session import (
 from hpc_holstein.domain.transport import Transport, abort_all_on_error
 from hpc_holstein.errors import HolsteinError
 
-_MODULES = (run, label, train, validate, analyze, dos, show, submit, pipeline, doctor)
+_MODULES = (run, label, train, learn, validate, analyze, dos, show, submit, pipeline, doctor, bench)
 COMMANDS = {module.__name__.rpartition(".")[2]: module for module in _MODULES}
-_ON_ALL_RANKS = ("run", "label", "train", "validate")
+_ON_ALL_RANKS = ("run", "label", "train", "learn", "validate")
 _USER_ERROR, _INTERRUPTED = 2, 130
 
 

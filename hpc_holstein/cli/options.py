@@ -18,6 +18,7 @@ _DIRECT = {
     "dtype": "parallel.dtype",
     "device": "parallel.device",
     "grid": "parallel.grid",
+    "replicas": "parallel.replicas",
     "threads": "parallel.threads",
     "deterministic": "parallel.deterministic",
 }

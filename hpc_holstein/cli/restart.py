@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from hpc_holstein.batch.study import finished
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config
 from hpc_holstein.config.same_run import require_same_run
+from hpc_holstein.domain.transport import agreed
 from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.files import refuse_existing, require_writable
+from hpc_holstein.interfaces import State
 from hpc_holstein.output import checkpoint
 from hpc_holstein.output.checkpoint import Checkpoint
-from hpc_holstein.output.hdf5 import TrajectoryWriter
-from hpc_holstein.output.journal import journal_of
+from hpc_holstein.output.head import parts_of
+from hpc_holstein.output.journal import journal_of, unfinished
+from hpc_holstein.output.records import Storage
+from hpc_holstein.output.writers import Kind, Writer, continued_writer, new_writer, saved_state, writer_kind
 from hpc_holstein.simulation import Simulation, Totals
 
 AUTO, NEVER = "auto", "never"
@@ -33,9 +38,19 @@ class Folder:
         return self.path / "trajectory.h5"
 
     @property
+    def parts(self) -> Path:
+        """Where the fields of the trajectory are if several ranks write them."""
+        return parts_of(self.trajectory)
+
+    @property
     def summary(self) -> Path:
         """What the run did, written at its end and at a stop."""
         return self.path / "summary.json"
+
+    @property
+    def collected(self) -> Path:
+        """States at which the network was not trusted."""
+        return self.path / "collected.h5"
 
     @property
     def checkpoints(self) -> Path:
@@ -94,13 +109,13 @@ def _find(config: Config, restart: str, folder: Folder) -> Start:
     if restart == NEVER:
         refuse_existing(*checkpoint.listed(folder.checkpoints))
     if restart == NEVER or (restart == AUTO and not checkpoint.listed(folder.checkpoints)):
-        require_writable(folder.trajectory, folder.summary)
+        require_writable(folder.trajectory, folder.parts, folder.summary)
         return Start()
     path = folder.path if restart == AUTO else Path(restart)
     stored, told = _load(path)
     own = path.resolve() in _own_places(folder, stored.step)
     if not own:
-        refuse_existing(folder.trajectory, folder.summary, *checkpoint.listed(folder.checkpoints))
+        refuse_existing(folder.trajectory, folder.parts, folder.summary, *checkpoint.listed(folder.checkpoints))
     source = checkpoint.path_of(folder.checkpoints, stored.step) if own else path
     require_same_run(config, stored.attributes, source)
     if stored.step > config.dynamics.steps:
@@ -129,37 +144,58 @@ def _own_places(folder: Folder, step: int) -> list[Path]:
     return [place.resolve() for place in (folder.path, folder.checkpoints, checkpoint.path_of(folder.checkpoints, step))]
 
 
-def prepare(start: Start, new: Checkpoint | None, folder: Folder, config: Config, facts: dict[str, Any]) -> None:
-    """On the root, before the first step: a checkpoint of it in the folder, and none of later ones.
-
-    ``new``: the first state of a new run.  From here on ``--restart auto`` continues, whenever the run is killed.
-    """
+def prepare(start: Start, folder: Folder) -> None:
+    """On the root, before the first step of this session: nothing of later steps is in the folder."""
     if start.step is not None and start.own:
         checkpoint.clean(folder.checkpoints, after=start.step)
     else:
-        require_writable(folder.trajectory, folder.summary)
-        stored = start.stored or new
-        assert stored is not None
-        stored = checkpoint.with_facts(stored, {**stored.account, "snapshots": 0, "rows": 0}, facts)
-        checkpoint.write(folder.checkpoints, stored, config.output.checkpoints_kept)
+        require_writable(folder.trajectory, folder.parts, folder.summary)
     if not start.step:  # nothing is in a trajectory that starts again
-        for path in (folder.trajectory, journal_of(folder.trajectory)):
+        for path in (folder.trajectory, journal_of(folder.trajectory), unfinished(folder.trajectory)):
             path.unlink(missing_ok=True)
+        rmtree(folder.parts, ignore_errors=True)
+
+
+def save_first(
+    start: Start, state: State, folder: Folder, kind: Kind, config: Config, facts: dict[str, Any], simulation: Simulation
+) -> None:
+    """A checkpoint of the first step in the folder: from here on ``--restart auto`` continues, whenever the run is killed.
+
+    Collective; none is needed where the run goes on from one in the folder.
+    """
+    if start.step is not None and start.own:
+        return
+    stored = saved_state(kind, folder.checkpoints, state, simulation.domain, simulation.transport)
+    with agreed(simulation.transport):
+        if stored is not None:
+            stored = checkpoint.with_facts(stored, {**(start.account or {}), "snapshots": 0, "rows": 0}, facts)
+            checkpoint.write(folder.checkpoints, stored, config.output.checkpoints_kept)
+
+
+def choose_writer(start: Start, folder: Folder, config: Config, simulation: Simulation, session: Session) -> Kind:
+    """The writer of the trajectory; collective.  DataError or ConfigError where the one that is asked for cannot go on."""
+    path = folder.trajectory if start.step and start.own else None
+    found: list[Kind] = []
+    sites, ranks = simulation.domain.lattice.sites, simulation.domain.size
+    session.on_root(lambda: found.append(writer_kind(config.output.writer, path, start.step or 0, sites, ranks)))
+    kind: Kind = session.transport.bcast(found[0] if found else "gather")
+    return kind
 
 
 def open_writer(
-    start: Start, simulation: Simulation, folder: Folder, config: Config, facts: dict[str, Any]
-) -> TrajectoryWriter:
+    start: Start, simulation: Simulation, folder: Folder, kind: Kind, config: Config, facts: dict[str, Any]
+) -> Writer:
     """The trajectory to write: that of the run without rows that come later, or a new one.
 
     Raises DataError, on the root alone, where the file is damaged or ends before the checkpoint.
     """
-    domain, dt = simulation.domain, simulation.dt
+    run = (folder.trajectory, simulation.domain, simulation.transport, simulation.dt)
+    dtype, storage = config.parallel.torch_dtype, Storage(config.output.compression, config.output.locking != "off")
     if not (start.step and start.own and folder.trajectory.exists()):
-        return TrajectoryWriter(folder.trajectory, domain, dt, config.parallel.torch_dtype, facts)
-    writer = TrajectoryWriter.continued(folder.trajectory, domain, dt, start.step, config.toml())
+        return new_writer(kind, *run, dtype, facts, storage)
+    writer = continued_writer(kind, *run, start.step, dtype, config.toml(), storage)
     account = start.account or {}
-    if domain.rank == 0 and writer.rows(start.step) < (account["snapshots"], account["rows"]):
+    if simulation.domain.rank == 0 and writer.rows(start.step) < (account["snapshots"], account["rows"]):
         raise DataError(
             f"{folder.trajectory} ends before step {start.step}, from where the run goes on: put the whole file back, or move "
             "it away to go on in a new one"

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from hpc_holstein.cli import restart
+from hpc_holstein.cli import replicas, restart
 from hpc_holstein.cli.options import (
     add_config,
     add_lattice,
@@ -28,6 +28,7 @@ from hpc_holstein.cli.options import (
 )
 from hpc_holstein.cli.restart import Folder, Start
 from hpc_holstein.cli.session import Session
+from hpc_holstein.cli.trust import limits_of, refuse_foreign_states, trust_of
 from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, health_of, initial_state, provider_facts
 from hpc_holstein.domain.transport import agreed
@@ -39,6 +40,7 @@ from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.folder_lock import FolderLock
 from hpc_holstein.output.observables import require_commensurate
 from hpc_holstein.output.provenance import UNITS, provenance
+from hpc_holstein.output.writers import Kind
 from hpc_holstein.simulation import (
     CheckpointKeeper,
     Deadline,
@@ -49,10 +51,12 @@ from hpc_holstein.simulation import (
     SnapshotWriter,
     StopSignals,
     Summary,
+    Trust,
     Watch,
     clock,
     require_memory,
 )
+from hpc_holstein.simulation.trust import in_words as trust_in_words
 
 HELP = "run the dynamics; writes trajectory.h5 and summary.json"
 EXAMPLE = "example: mpirun -n 2 hpc-holstein run --preset paper-2601.04104 --lattice 200x200 --steps 1000 --output quench"
@@ -70,6 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", metavar="NAME", help="mixed (networks in float32, the rest in float64: default), float64 or float32"
     )
     parser.add_argument("--grid", type=cells, metavar="PxQ", help="ranks along rows and columns (default: smallest halo)")
+    several = "runs at once, of seeds N, N + 1, ..., each in a folder of its own and on as many of the ranks"
+    parser.add_argument("--replicas", type=positive, metavar="R", help=several)
     bits = "the same bits on any number of ranks and threads, any rank grid and after restarts"
     parser.add_argument("--deterministic", action="store_true", default=None, help=bits)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: run)")
@@ -91,11 +97,22 @@ def duration(text: str) -> float:
 def execute(args: argparse.Namespace, session: Session) -> int:
     """Check everything, then run; returns the exit code."""
     config = load_config(args.config, args.preset, given_keys(args))
+
+    def one(config: Config, session: Session) -> int:
+        return _run_one(config, args.restart, args.max_walltime, session)
+
+    if config.parallel.replicas > 1:
+        return replicas.run_all(config, args.restart, session, one)
+    return one(config, session)
+
+
+def _run_one(config: Config, restarted: str, walltime: float | None, session: Session) -> int:
+    """A run on the ranks of ``session``; its exit code."""
     folder = Folder(Path(config.output.folder))
-    deadline = Deadline.earliest(args.max_walltime, _process_start(), os.environ)
-    with StopSignals() as signals, FolderLock(folder.path) as lock:
+    deadline = Deadline.earliest(walltime, _process_start(), os.environ)
+    with StopSignals() as signals, FolderLock(folder.path, config.output.locking) as lock:
         session.on_root(lambda: lock.acquire() if folder.path.is_dir() else None)
-        start = restart.find(config, args.restart, folder, session)
+        start = restart.find(config, restarted, folder, session)
         for sentence in start.told:
             session.say(sentence)
         if start.finished:
@@ -104,14 +121,19 @@ def execute(args: argparse.Namespace, session: Session) -> int:
         device = session.use(config.parallel.threads, config.parallel.device)
         simulation = build_simulation(config, session.transport, device)
         require_commensurate(simulation.domain.lattice)
+        limits = limits_of(config, simulation)
+        session.on_root(lambda: refuse_foreign_states(start, folder.collected, limits))
         session.say(_headline(config, simulation, start))
-        session.say(require_memory(simulation.domain, session.transport, config.parallel.torch_dtype, simulation.forces))
+        kind, dtype = restart.choose_writer(start, folder, config, simulation, session), config.parallel.torch_dtype
+        session.say(require_memory(simulation.domain, session.transport, dtype, simulation.forces, gathers=kind == "gather"))
         facts = {**simulation_facts(config, simulation), **session.mpi_facts()}
         state = _first_state(start, config, simulation)
-        _claim(lock, start, state, folder, config, simulation, facts, session)
+        session.on_root(lambda: _claim(lock, start, folder))
+        restart.save_first(start, state, folder, kind, config, facts, simulation)
         start = replace(start, stored=None)  # a whole lattice
         watch = Watch(simulation.domain, signals, deadline, folder.stop, 60 * config.output.checkpoint_minutes)
-        summary = _run(config, simulation, state, start, folder, facts, watch, session)
+        trust = trust_of(limits, config, simulation, start, folder.collected, session)
+        summary = _run(config, simulation, state, start, folder, kind, facts, watch, trust, session)
         session.on_root(lambda: _write_summary(folder.summary, _account(config, simulation, summary, facts)))
     session.say(_closing(summary, folder, config.dynamics.steps))
     return os.EX_TEMPFAIL if summary.stopped else os.EX_OK
@@ -124,24 +146,10 @@ def _first_state(start: Start, config: Config, simulation: Simulation) -> State:
     return checkpoint.restored(start.stored, simulation.domain, simulation.transport)
 
 
-def _claim(
-    lock: FolderLock,
-    start: Start,
-    state: State,
-    folder: Folder,
-    config: Config,
-    simulation: Simulation,
-    facts: dict[str, Any],
-    session: Session,
-) -> None:
-    """Make the folder ours, with a checkpoint in it; collective."""
-    new = checkpoint.gathered(state, simulation.domain) if start.step is None else None
-
-    def work() -> None:
-        lock.acquire()
-        restart.prepare(start, new, folder, config, facts)
-
-    session.on_root(work)
+def _claim(lock: FolderLock, start: Start, folder: Folder) -> None:
+    """Make the folder ours; for the root."""
+    lock.acquire()
+    restart.prepare(start, folder)
 
 
 def _run(
@@ -150,18 +158,20 @@ def _run(
     state: State,
     start: Start,
     folder: Folder,
+    kind: Kind,
     facts: dict[str, Any],
     watch: Watch,
+    trust: Trust | None,
     session: Session,
 ) -> Summary:
     """The loop with everything that it writes; collective."""
     output, domain = config.output, simulation.domain
     with agreed(session.transport):
-        opened = restart.open_writer(start, simulation, folder, config, facts)
+        opened = restart.open_writer(start, simulation, folder, kind, config, facts)
     with opened as writer:
         health = health_of(config, start.health())
         record = Recorder(output.observables_every, simulation, writer, health)
-        observers: list[Any] = [SnapshotWriter(output.snapshot_every, writer)]
+        observers: list[Any] = [SnapshotWriter(output.snapshot_every, writer, trust)]
         if session.is_root:
             observers.append(Progress(config.dynamics.steps, domain.lattice.sites, session.say))
         ledger = Ledger(simulation.transport, start.totals())
@@ -176,10 +186,11 @@ def _run(
             writer,
             facts,
             state.step,
+            kind,
         )
         left = config.dynamics.steps - state.step
         try:
-            return simulation.run(state, left, record, observers, ledger, watch, keeper)[1]
+            return simulation.run(state, left, record, observers, ledger, watch, keeper, trust)[1]
         except SpectrumError as error:
             raise SpectrumError(f"{error}; the state of step {keeper.step} is kept in {folder.checkpoints}") from None
 
@@ -220,6 +231,7 @@ def _account(config: Config, simulation: Simulation, summary: Summary, attribute
     return {
         **asdict(summary),
         "observables": {name: finite(value) for name, value in summary.observables.items()},
+        "trust": {name: finite(value) for name, value in summary.trust.items()},
         "site_steps_per_second": summary.site_steps_per_second,
         "other_seconds": summary.other_seconds,
         "halo_bytes_per_step": summary.halo_bytes_per_step,
@@ -262,6 +274,7 @@ def _closing(summary: Summary, folder: Folder, steps: int) -> str:
         f"electron number drift {summary.electron_number_drift:.1e} per site",
         "energy per site [t_nn]: "
         + ", ".join(f"{name.removesuffix('_energy')} {v:.4f}" for name, v in found.items() if name.endswith("_energy")),
+        *([trust_in_words(summary.trust)] if summary.trust else []),
         f"wrote {folder.trajectory} and {folder.summary}",
     ]
     if summary.stopped:

@@ -63,13 +63,14 @@ def require_launcher(transport: Transport) -> None:
 
 @dataclass(frozen=True)
 class Session:
-    """The ranks of one command; ``local_rank`` and ``local_size`` count those of this host."""
+    """The ranks of one command; ``local_rank`` and ``local_size`` count those of this host, ``quiet``: says nothing."""
 
     transport: Transport
     local_rank: int
     local_size: int
     hosts: int
     cores: int
+    quiet: bool = False
 
     @classmethod
     def of(cls, transport: Transport) -> Session:
@@ -87,7 +88,7 @@ class Session:
 
     def say(self, text: str) -> None:
         """Print on rank 0; a reader that has left, such as ``head``, does not end the work."""
-        if not self.is_root:
+        if not self.is_root or self.quiet:
             return
         try:
             print(text, flush=True)

@@ -17,6 +17,7 @@ from hpc_holstein.config.loading import FOLDERS, fit_options, section_options
 from hpc_holstein.config.schema import Config, InitialSection, KindSection
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
+from hpc_holstein.domain.torch_transport import connected
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError
@@ -55,7 +56,7 @@ def forces_maker(
     """
     module = kinds.resolve(FOLDERS["force"], force.kind, "force.kind")
     options = section_options("force", force)
-    if mixed and "precision" in kinds.option_names(module.Options):
+    if mixed and getattr(options, "precision", None) == "state":
         options = replace(options, precision="float32")
     if deterministic and "deterministic" in kinds.option_names(module.Options):
         options = replace(options, deterministic=True)
@@ -161,9 +162,9 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
     Raises DomainError, ModelError, ConfigError before any work.
     """
     system = build_system(config)
-    metered = MeteredTransport(transport)
+    metered = MeteredTransport(connected(config.parallel.transport, transport, device))
     domain = CartesianDomain(system.lattice, metered, grid=config.parallel.grid, device=device)
-    require_memory(domain, metered, config.parallel.torch_dtype)
+    require_memory(domain, metered, config.parallel.torch_dtype, gathers=False)
     section = config.dynamics
     noise = NoiseField(section.seed, Stream.DYNAMICS, domain, system.hamiltonian.components, config.parallel.torch_dtype)
     return Simulation(

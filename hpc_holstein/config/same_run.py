@@ -14,7 +14,8 @@ from hpc_holstein.errors import ConfigError
 
 _SECTIONS = ("lattice", "ensemble", "dynamics", "initial")
 _WITH_OPTIONS = ("hamiltonian", "force")
-_FREE = ("dynamics.steps", "force.model")  # a run may become longer, and a model may move: its content is compared
+# a run may become longer, a model may move (its content is compared), and a committee only judges
+_FREE = ("dynamics.steps", "force.model", "force.committee")
 
 
 def require_same_run(config: Config, attributes: Mapping[str, Any], source: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hpc_holstein.config.learn import LearnSection
 from hpc_holstein.config.pipeline import PipelineSection
 from hpc_holstein.interfaces import Ensemble
 
@@ -99,6 +100,14 @@ class OutputSection(Section):
 
     Checkpoints, of which the last ``checkpoints_kept`` stay: every ``checkpoint_every`` steps (0: not by steps) and every
     ``checkpoint_minutes`` of the wall clock (0: not by the clock); there is always one at the end and at a stop.
+
+    ``writer`` of ``trajectory.h5``: ``gather``: the root gathers and writes one file.  ``per-rank``: each rank appends its tile
+    to a file of its own in ``trajectory.d``; ``mpio``: all ranks write together into files there (needs an h5py with MPI); then
+    ``trajectory.h5`` refers to those files, is read in the same way, and all ranks write the checkpoints, too.  ``auto``: as
+    the run began; a new one ``per-rank`` on several ranks from 2^23 sites on, else ``gather``.
+
+    ``compression`` of the fields: 0 (none) to 9 (gzip level).  ``locking``: ``auto``: one run a folder where the file system
+    has locks; ``on``: refuse to run where it has none; ``off``: for file systems on which locks fail or hang.
     """
 
     folder: str = "run"
@@ -107,6 +116,9 @@ class OutputSection(Section):
     checkpoint_every: Annotated[int, Field(ge=0)] = 0
     checkpoint_minutes: NonNegative = 10.0
     checkpoints_kept: Annotated[int, Field(ge=1)] = 2
+    writer: Literal["auto", "gather", "per-rank", "mpio"] = "auto"
+    compression: Annotated[int, Field(ge=0, le=9)] = 1
+    locking: Literal["auto", "on", "off"] = "auto"
 
 
 class HealthSection(Section):
@@ -121,8 +133,49 @@ class HealthSection(Section):
     max_electron_drift: Positive = 1e-4
 
 
+class TrustSection(Section):
+    """How far the network of a run is trusted; see :class:`hpc_holstein.simulation.trust.Limits`.
+
+    Every ``every`` steps (a multiple of ``output.observables_every``, which it is when absent) a run looks at its committee
+    (``force.committee``) and at the range of the field that its network was trained on (on the card of the model), writes the
+    scalars ``committee_rms``, ``committee_max`` and ``outside_fraction``, and compares them with the limits:
+    ``max_deviation`` [t_nn/a] of ``committee_rms``, ``max_site_deviation`` [t_nn/a] of ``committee_max``, ``max_outside`` of
+    ``outside_fraction``.  Beyond a limit, ``action``: ``warn``; ``stop`` as a run that is not healthy; ``collect`` the state in
+    ``collected.h5`` of the folder of the run, at most ``collect_at_most`` states and ``collect_distance`` steps apart.
+    """
+
+    every: Annotated[int, Field(ge=1)] | None = None
+    max_deviation: Positive | None = None
+    max_site_deviation: Positive | None = None
+    max_outside: NonNegative | None = None
+    action: Literal["warn", "stop", "collect"] = "warn"
+    collect_at_most: Annotated[int, Field(ge=1)] = 50
+    collect_distance: Annotated[int, Field(ge=1)] = 20
+
+    @property
+    def limited(self) -> list[str]:
+        """Keys of the limits that are given."""
+        return [key for key in ("max_deviation", "max_site_deviation", "max_outside") if getattr(self, key) is not None]
+
+    @model_validator(mode="after")
+    def _something_to_act_on(self) -> TrustSection:
+        if self.action != "warn" and not self.limited:
+            raise ValueError(f"action = '{self.action}' has no meaning without a limit: give max_deviation or max_outside")
+        collecting = sorted({"collect_at_most", "collect_distance"} & self.model_fields_set)
+        if collecting and self.action != "collect":
+            raise ValueError(f"{collecting[0]} has no meaning without action = 'collect': give that, or remove it")
+        return self
+
+
 class ParallelSection(Section):
     """Rank ``grid`` (chosen when absent), ``threads`` of each rank, arithmetic and device.
+
+    ``replicas``: independent runs at once, ranks = replicas x tiles.  Replica ``r`` is the run with ``dynamics.seed + r``, in
+    ``replica-000r`` of ``output.folder``; with fewer ranks than replicas each rank runs several in turn.  ``grid`` is that of
+    one replica.
+
+    ``transport`` of halos and sums: ``mpi``, with GPU memory staged in pinned host memory, or ``nccl``, from GPU to GPU, where
+    each rank has one of its own.
 
     ``dtype``: ``float64`` or ``float32`` throughout, or ``mixed``: networks in float32, the state, its integration and all
     sums in float64, so that the electron number is kept to 1e-10 per site at the speed of float32.
@@ -133,6 +186,8 @@ class ParallelSection(Section):
 
     grid: tuple[Cells, ...] | None = None
     threads: Annotated[int, Field(ge=1)] | None = None
+    replicas: Annotated[int, Field(ge=1)] = 1
+    transport: Literal["mpi", "nccl"] = "mpi"
     dtype: Literal["mixed", "float64", "float32"] = "mixed"
     deterministic: bool = False
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
@@ -155,10 +210,12 @@ class Config(Section):
     force: KindSection
     output: OutputSection = OutputSection()
     health: HealthSection = HealthSection()
+    trust: TrustSection = TrustSection()
     parallel: ParallelSection = ParallelSection()
     model: KindSection = KindSection(kind="enn")
     training: dict[str, Any] = {}  # keys of training.fit.FitOptions, checked in ``loading``
     pipeline: PipelineSection = PipelineSection()
+    learn: LearnSection = LearnSection()
 
     def toml(self) -> str:
         """The configuration as TOML text that can be run again."""
@@ -166,8 +223,14 @@ class Config(Section):
         tables["ensemble"].pop("chemical_potential" if self.ensemble.kind == "canonical" else "filling")
         if self.initial.file is None:
             tables["initial"].pop("snapshot")
+        if self.trust == TrustSection():
+            tables.pop("trust")
+        elif self.trust.action != "collect":
+            tables["trust"] = {key: value for key, value in tables["trust"].items() if not key.startswith("collect_")}
         if self.pipeline == PipelineSection():  # a run that is part of no study says nothing of one
             tables.pop("pipeline")
+        if self.learn == LearnSection():
+            tables.pop("learn")
         top = _lines({name: value for name, value in tables.items() if not isinstance(value, dict)})
         sections = [f"[{name}]\n{_lines(value)}" for name, value in tables.items() if isinstance(value, dict) and value]
         return "\n".join([top, *sections])

@@ -35,6 +35,7 @@ SHORTER = (
     (r"--steps 1100", "--steps 50"),
     (r"--steps \d*\d00\b", "--steps 40"),
     (r"--max-walltime 00:00:10", "--max-walltime 00:00:06"),
+    (r"learn learn.toml", "learn learn.toml --set dynamics.steps=20 --set training.epochs=1 --set learn.members=1"),
     (r"--time-limit \d+", "--time-limit 4"),
     (r"--states \d+", "--states 1"),
     (r"--quenches \d+", "--quenches 3"),

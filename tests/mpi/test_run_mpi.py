@@ -145,11 +145,11 @@ def require_same_file(first: Path, second: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "words", "arguments"),
     [
-        (DomainError, "halo of 3 cells .* 2 cells along axis 0 .* use", ["--lattice", f"{2 * SIZE}x24", "--grid", f"{SIZE}x1"]),
+        (DomainError, f"rank grid {SIZE + 1}x1 does not fit {SIZE} rank", ["--lattice", "24x24", "--grid", f"{SIZE + 1}x1"]),
         (ModelError, "gone.safetensors does not exist", ["--lattice", "24x24", "--force", "gone.safetensors"]),
         (DataError, "exists already", ["--lattice", "24x24", "--output", "there"]),
     ],
-    ids=["halo", "model", "output"],
+    ids=["grid", "model", "output"],
 )
 def test_every_rank_raises_the_same_error(
     transport: MPITransport, model: str, together: Path, kind: type[HolsteinError], words: str, arguments: list[str]
