@@ -54,17 +54,17 @@ class FieldData:
         inputs, targets = self.batch(index, origin, cells)
         return self._scale[index.to(self._scale.device)] * (self._outputs(model, inputs, index) - targets)
 
-    def canonical_loss(self, model: nn.Module, index: Tensor, cells: tuple[int, int]) -> Tensor:
+    def canonical_loss(self, model: nn.Module, index: Tensor) -> Tensor:
         """What whole snapshots cost in the canonical ensemble, summed over ``index``, for a model that knows its response.
 
         An electron number that is off by ``mean e`` shifts ``mu``, and so each force by ``s_i mean e / mean s``, where ``s_i =
         dn_i/dmu``: ``mean e^2 + (mean s^2 / (mean s)^2) (mean e)^2``, the second factor at most the number of sites.
         """
-        inputs, targets = self.batch(index, *self._everywhere(index))
+        inputs, targets = self.whole(index)
         density, response = cast(tuple[Tensor, Tensor], model.response(inputs))  # type: ignore[operator]
         error, response = self._scale[index.to(self._scale.device)] * (density - targets), response.detach()
         mean = response.mean(dim=(1, 2)).clamp_min(torch.finfo(response.dtype).tiny ** 0.25)
-        weight = (response.square().mean(dim=(1, 2)) / mean.square()).clamp_max(cells[0] * cells[1])
+        weight = (response.square().mean(dim=(1, 2)) / mean.square()).clamp_max(targets[0].numel())
         return (error.square().mean(dim=(1, 2)) + weight * error.mean(dim=(1, 2)).square()).sum()
 
     def whole_errors(self, model: nn.Module, index: Tensor) -> Tensor:

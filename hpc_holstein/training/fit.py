@@ -48,7 +48,7 @@ class FitOptions:
     weight_decay        of AdamW
     clip                largest norm of the gradient; 0 = no limit
     electron_number     add what a wrong electron number costs in the canonical ensemble, where it shifts mu: a last stage of a
-                        training, for models that know their response, on whole snapshots
+                        training, for models that know their response, on whole snapshots; validated likewise
     average             decay per step of the running average of the weights that is validated and kept; 0 = no average
     validation, test    fractions of the quenches (and of the random snapshots) that are held out
     validate_every      epochs between two validations
@@ -235,7 +235,7 @@ class _Training:
         if len(chosen[share]):
             windows = torch.from_numpy(chosen[share]), torch.from_numpy(origins[share]), cells
             if self.options.electron_number:
-                loss = self.data.canonical_loss(self.model, windows[0], cells) / len(chosen)
+                loss = self.data.canonical_loss(self.model, windows[0]) / len(chosen)
             else:
                 loss = self.data.errors(self.model, *windows).square().sum() / (len(chosen) * cells[0] * cells[1])
             loss.backward()
@@ -274,10 +274,19 @@ class _Training:
                 for mean, weights in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
                     mean.lerp_(weights, 1 - decay)
 
+    def _validation_loss(self) -> float:
+        """The loss of the validation set: the force MSE, with what wrong electron numbers cost where these are trained."""
+        if not self.options.electron_number:
+            return float(self._errors("validation").square().mean())
+        index, total = self._index("validation"), torch.zeros(1, dtype=torch.float64)
+        with torch.no_grad():
+            for snapshot in range(self.transport.rank, len(index), self.transport.size):
+                total += self.data.canonical_loss(self.averaged, index[snapshot : snapshot + 1]).double().cpu()
+        return float(self.transport.allsum(total)) / len(index)
+
     def _validate(self, training_mse: float, report: Report) -> None:
         """Measure, keep the best weights, and start again from them where the training has collapsed."""
-        error = self._errors("validation")
-        mse = float(error.square().mean())
+        mse = self._validation_loss()
         rate = self.optimiser.param_groups[0]["lr"]
         improved = self.record.add(training_mse, mse, rate)
         if improved:

@@ -356,3 +356,37 @@ def test_impossible_options_are_refused(changes):
 def test_window_larger_than_the_lattice_is_refused():
     with pytest.raises(ConfigError, match="crop = 9 exceeds the 8x8 cells"):
         run(options(crop=9))
+
+
+class Responsive(Stencil):
+    """A stencil network of which few sites respond to mu, as in a gap."""
+
+    def response(self, ghosted):
+        return self(ghosted), 1e-3 + torch.exp(-20 * ghosted[:, 2:-2, 2:-2].square())
+
+
+def test_what_a_wrong_electron_number_costs():
+    """The loss against NumPy: a shift of mu moves each force by its share of the response."""
+    snapshots, model = data(), Responsive().double()
+    fields = FieldData(snapshots, model, G, torch.float64, torch.device("cpu"))
+    index = torch.tensor([3, 0, 5])
+    inputs, targets = fields.whole(index)
+    density, response = (part.detach().numpy() for part in model.response(inputs))
+    expected = 0.0
+    for n, wanted, s in zip(density, targets.numpy(), response, strict=True):
+        error = G * (n - wanted)
+        expected += np.mean(error**2) + np.mean((s * error.mean() / s.mean()) ** 2)
+    np.testing.assert_allclose(fields.canonical_loss(model, index).item(), expected, rtol=1e-12)
+
+
+def test_two_ranks_learn_the_electron_number_as_one():
+    opts = options(dtype="float64", electron_number=True, batch=3)
+    alone = run(opts, model=Responsive())
+    for result in run_in_process(2, lambda t: run(opts, t, model=Responsive(seed=t.rank))):
+        np.testing.assert_allclose(curve(result), curve(alone), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("model", "changes"), [(Responsive, {"crop": 6}), (Stencil, {})])
+def test_electron_number_of_windows_or_without_a_response_is_refused(model, changes):
+    with pytest.raises(ConfigError, match=r"training\.electron_number = true needs whole snapshots"):
+        run(options(electron_number=True, **changes), model=model())
