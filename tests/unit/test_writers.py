@@ -268,7 +268,7 @@ def test_another_process_reads_at_any_time(tmp_path: Path, monkeypatch: pytest.M
                     step += 1
                 else:
                     writer.flush()  # what could not go into the file while it was open
-                time.sleep(0.002)
+                time.sleep(0.05)  # so that the reader comes round many times before the last snapshot
             reader.kill()
             told, wrong = reader.communicate()
     assert reader.returncode == 0, wrong
