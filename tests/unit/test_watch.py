@@ -111,7 +111,12 @@ def test_a_run_that_goes_on_is_not_ended_by_its_old_summary(quench: Path) -> Non
 def test_ctrl_c_leaves_in_silence(quench: Path) -> None:
     (quench / "summary.json").unlink()
     with subprocess.Popen(
-        [*PROGRAM, "analyze", "--watch", "r"], cwd=quench.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, "analyze", "--watch", "r"],
+        cwd=quench.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # jobs in the background inherit that it is ignored
     ) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline().startswith("step 20/20")
