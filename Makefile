@@ -9,7 +9,7 @@ RANKS ?= 2
 
 MPIRUN := $(BIN)/mpirun
 HOLSTEIN := $(BIN)/hpc-holstein
-PYTEST_MPI := $(BIN)/python -m mpi4py -m pytest --with-mpi -x --timeout 60 --timeout-method=thread tests/mpi
+PYTEST_MPI := $(BIN)/python -m mpi4py -m pytest --with-mpi -x --timeout 300 --timeout-method=thread tests/mpi
 
 # One thread a rank: several ranks share the cores.
 export OMP_NUM_THREADS := 1
