@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hpc_holstein.cli.options import (
     force_overrides,
     overrides,
     positive,
+    positive_number,
     providers,
 )
 from hpc_holstein.cli.session import Bar, Session
@@ -22,13 +24,14 @@ from hpc_holstein.config.builders import build_integrator, build_system, forces_
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import require_writable
 from hpc_holstein.training import dataset
-from hpc_holstein.training.label import label_file, make_file
+from hpc_holstein.training.label import FurtherPotentials, label_file, make_file
 from hpc_holstein.training.paths import QuenchPlan, RandomPlan, early_dense_steps, even_steps
 
 HELP = "add forces to snapshots, or make labelled snapshots"
 EXAMPLE = """examples: hpc-holstein label --input states.h5 --force exact --output labelled.h5
           mpirun -n 2 hpc-holstein label --random 20 --quenches 8 --per-quench 40 --force exact --output data.h5"""
 _QUENCH_STEPS, _PER_QUENCH = 2000, 40
+_MU_WIDTH = 1.0
 _ALONG_QUENCHES = ("per_quench", "quench_steps", "even", "path_force")
 _DRAWING = ("random", "quenches", *_ALONG_QUENCHES)
 
@@ -41,12 +44,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=Path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="new file with force, density and mu added")
     parser.add_argument("--force", default="exact", metavar="KIND", help=f"who labels: {providers()} (default: exact)")
+    more = "densities at M further chemical potentials of each snapshot too, from the same diagonalization (exact forces)"
+    parser.add_argument("--more-mu", type=positive, metavar="M", help=more)
+    width = f"how far these may be from that of the forces, in t_nn (default: {_MU_WIDTH:g})"
+    parser.add_argument("--mu-width", type=positive_number, metavar="W", help=width)
     parser.add_argument("--random", type=positive, metavar="N", help="make N random snapshots")
     parser.add_argument("--quenches", type=positive, metavar="N", help="make snapshots along N thermal quenches")
     parser.add_argument("--per-quench", type=positive, metavar="N", help="snapshots of each quench (default: 40)")
     parser.add_argument("--quench-steps", type=positive, metavar="N", help="time steps of each quench (default: 2000)")
     parser.add_argument("--even", action="store_true", help="record quenches evenly in time (default: early times densely)")
-    parser.add_argument("--path-force", metavar="KIND", help="who drives the quenches (default: who labels)")
+    driving = "who drives the quenches (default: who labels; --set force.KEY=VALUE is of who labels)"
+    parser.add_argument("--path-force", metavar="KIND", help=driving)
     parser.add_argument("--seed", type=int, metavar="N", help="seed of random snapshots and quenches")
 
 
@@ -60,6 +68,10 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     labels: dict[str, Any] = {**provider_facts(config.force, system.lattice, system.ensemble)}
     labels |= dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
     labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
+    further = None
+    if args.more_mu is not None:
+        further = FurtherPotentials(args.more_mu, args.mu_width or _MU_WIDTH, config.dynamics.seed)
+        labels |= {f"further.{name}": value for name, value in asdict(further).items()}
     with Bar(session) as bar:
         common: dict[str, Any] = {
             "lattice": system.lattice,
@@ -68,6 +80,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
             "label_attributes": labels,
             "device": device,
             "progress": bar,
+            "further": further,
         }
         if args.input is not None:
             require_fit(dataset.read(args.input), args.input, system)
@@ -76,7 +89,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
             attributes = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
             made = make_file(args.output, attributes=attributes, **common, **_plans(args, config))
     session.say(
-        f"wrote {args.output}: {len(made)} snapshots of {'x'.join(map(str, made.extent))} cells, forces by {args.force}"
+        f"wrote {args.output}: {len(made)} snapshots of {'x'.join(map(str, made.extent))} cells, forces by {_labeller(args)}"
     )
 
 
@@ -91,6 +104,8 @@ def _require_consistent(args: argparse.Namespace) -> None:
             )
     elif not making:
         raise ConfigError("nothing to label: give --input FILE, or --random N and --quenches N to make snapshots")
+    if args.mu_width is not None and args.more_mu is None:
+        raise ConfigError(f"--mu-width {args.mu_width:g} has no meaning without --more-mu M: give both or neither")
     driving = [name for name in _ALONG_QUENCHES if getattr(args, name)]
     if args.input is None and args.quenches is None and driving:
         raise ConfigError(f"--{driving[0].replace('_', '-')} has no meaning without quenches: give --quenches N or remove it")
@@ -106,6 +121,11 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {**given, **force_overrides(args.force), **overrides(args)}
 
 
+def _labeller(args: argparse.Namespace) -> str:
+    """Who labels: ``--set force.kind`` comes after ``--force``."""
+    return str(overrides(args).get("force.kind", args.force))
+
+
 def _plans(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     """What to make: random snapshots, and snapshots along quenches with the dynamics of the configuration."""
     q_std, seed = config.initial.q_std, config.dynamics.seed
@@ -115,8 +135,11 @@ def _plans(args: argparse.Namespace, config: Config) -> dict[str, Any]:
     if args.random is not None:
         plans["random"] = RandomPlan(args.random, q_std, seed)
     if args.quenches is not None:
-        driver = args.path_force or args.force
-        path_config = load_config(args.config, default_preset(args), {**overrides(args), **force_overrides(driver)})
+        driver, section = _labeller(args), config.force
+        if args.path_force is not None:  # options that --set gives are those of who labels
+            given = {key: value for key, value in overrides(args).items() if not key.startswith("force.")}
+            driver = args.path_force
+            section = load_config(args.config, default_preset(args), {**given, **force_overrides(driver)}).force
         steps, count = args.quench_steps or _QUENCH_STEPS, args.per_quench or _PER_QUENCH
         plans["quenches"] = QuenchPlan(
             count=args.quenches,
@@ -125,7 +148,7 @@ def _plans(args: argparse.Namespace, config: Config) -> dict[str, Any]:
             velocity_std=config.initial.velocity_std,
             seed=seed,
             integrator=build_integrator(config),
-            make_forces=forces_maker(build_system(config), path_config.force, mixed=path_config.parallel.dtype == "mixed"),
+            make_forces=forces_maker(build_system(config), section, mixed=config.parallel.dtype == "mixed"),
             path=driver,
         )
     return plans

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hpc_holstein.config import PRESETS, parse_assignment
+from hpc_holstein.config import PRESETS, Config, parse_assignment
 from hpc_holstein.config.kinds import available
 from hpc_holstein.errors import ConfigError
 
@@ -68,6 +69,17 @@ def positive(text: str) -> int:
     return number
 
 
+def positive_number(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return number
+
+
 def whole(text: str) -> int:
     """A whole number of at least 0."""
     if not text.strip().isdecimal():
@@ -111,6 +123,14 @@ def force_overrides(section: str) -> dict[str, Any]:
     if section.endswith(".safetensors"):
         return {"force.kind": "neural", "force.model": section}
     return {"force.kind": section}
+
+
+def require_one_run(config: Config, command: str, instead: str) -> None:
+    """Raise ConfigError where ``[parallel]`` asks a command for replicas that knows none; ``instead``: what to give."""
+    if config.parallel.replicas > 1:
+        raise ConfigError(
+            f"parallel.replicas = {config.parallel.replicas} has no meaning for {command}: set it to 1{instead}, or use `run`"
+        )
 
 
 def providers() -> str:

@@ -8,7 +8,7 @@ second on one core.  On a decomposed domain the root gathers ``q``, solves, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -68,8 +68,18 @@ class ExactForces:
 
     def __call__(self, state: State) -> ForceResult:
         """Force, density, chemical and grand potential of ``state.q``; collective over the ranks of the domain."""
+        return self.with_densities(state, ())[0]
+
+    def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
+        """The forces of ``state``, and the densities at ``mu + offset`` from the same diagonalization.
+
+        ``offsets [M]``, ``t_nn``; densities ``[*batch, *cells, M, basis]``, float64.
+        """
         q = state.q.to(torch.float64)
-        rho, mu, omega = self._density_matrix(q)
+        rho, mu, omega = self._density_matrix(q, offsets)
+        pattern = len(self.hamiltonian.pattern)
+        more = rho[..., pattern:].unflatten(-1, (len(offsets), q.shape[-2]))
+        rho = rho[..., :pattern]
         if not torch.isfinite(mu).all():
             raise SpectrumError(
                 f"the coordinates at step {state.step} hold NaN or infinity, so H(q) has no spectrum: "
@@ -78,20 +88,24 @@ class ExactForces:
         electronic = self.hamiltonian.pull_back(q, rho)
         halo = self.hamiltonian.reach
         classical = self.hamiltonian.classical(self.domain.pad(q, halo), halo)[1]
-        return ForceResult(
+        result = ForceResult(
             force=(electronic + classical).to(state.q.dtype),
             density=rho[..., : q.shape[-2]].to(state.q.dtype),
             chemical_potential=mu,
             grand_potential=omega,
             info={"diagonalizations": float(max(mu.numel(), 1))},
         )
+        return result, more
 
     def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
         """Bytes of one evaluation on this rank: those of the matrices, which are on the root."""
         return _MATRICES * _BYTES * float(self.domain.lattice.sites) ** 2 if self.domain.rank == 0 else 0.0
 
-    def _density_matrix(self, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``rho`` on the owned part of the pattern, ``mu`` and ``Omega`` ``[*batch]``, the same on all ranks."""
+    def _density_matrix(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+        """``rho`` on the owned part of the pattern, then densities at ``mu + offsets``; ``mu`` and ``Omega`` ``[*batch]``.
+
+        The potentials are the same on all ranks.
+        """
         batch = q.shape[: -(len(self.domain.lattice.extent) + 2)]
         global_q = self.domain.gather(q)
         potentials = q.new_zeros((*batch, 2))
@@ -99,18 +113,18 @@ class ExactForces:
         if global_q is not None:
             snapshots = global_q.reshape(-1, *global_q.shape[len(batch) :])
             with _threads(1) if self.deterministic else nullcontext():
-                solved = [self._solve(snapshot) for snapshot in snapshots]
+                solved = [self._solve(snapshot, offsets) for snapshot in snapshots]
             global_rho = torch.stack([rho for rho, _, _ in solved]).reshape(*global_q.shape[:-2], -1, 1)
             potentials = q.new_tensor([[mu, omega] for _, mu, omega in solved]).reshape(*batch, 2)
         potentials = self.domain.allsum(potentials)  # zero on all ranks but the root: a broadcast
-        like = q.new_empty((*q.shape[:-2], len(self.hamiltonian.pattern), 1))
+        like = q.new_empty((*q.shape[:-2], len(self.hamiltonian.pattern) + len(offsets) * q.shape[-2], 1))
         return self.domain.scatter(global_rho, like)[..., 0], potentials[..., 0], potentials[..., 1]
 
-    def _solve(self, q: Tensor) -> tuple[Tensor, float, float]:
-        """One snapshot ``[*extent, basis, components]``: ``rho`` on the pattern ``[cells, pattern]``, ``mu``, ``Omega``."""
-        rho = q.new_zeros(self._indices.rows.shape)
+    def _solve(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, float, float]:
+        """One snapshot ``[*extent, basis, components]``: ``rho`` on the pattern and densities ``[cells, ...]``, potentials."""
+        rho, basis = q.new_zeros(self._indices.rows.shape), q.shape[-2]
         if not torch.isfinite(q).all():
-            return rho, float("nan"), float("nan")
+            return torch.cat([rho, q.new_zeros((len(rho), len(offsets) * basis))], dim=1), float("nan"), float("nan")
         energies, states = torch.linalg.eigh(self._matrix(q))
         levels = energies.cpu().numpy()
         kT = self.ensemble.kT
@@ -123,7 +137,12 @@ class ExactForces:
         for entry in self._needed:
             bra, ket = states[self._indices.rows[:, entry]], states[self._indices.columns[:, entry]]
             rho[:, entry] = (bra * ket) @ occupations
-        return rho * self._indices.present, mu, _filling.grand_potential(levels, mu, kT)
+        weights = states.square() if offsets else states
+        more = [
+            (weights @ torch.from_numpy(_filling.fermi(levels, mu + offset, kT)).to(states)).view(-1, basis)
+            for offset in offsets
+        ]
+        return torch.cat([rho * self._indices.present, *more], dim=1), mu, _filling.grand_potential(levels, mu, kT)
 
     def _matrix(self, q: Tensor) -> Tensor:
         """``H(q)`` as a dense symmetric matrix; bonds that wrap onto the same pair of sites add up."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -117,10 +118,24 @@ class FieldData:
         return float((self._scale[index].double() * (guess - target)).square().mean())
 
 
-def input_field(snapshots: Snapshots, model: nn.Module, g: float) -> Tensor:
-    """The field that ``model`` reads, float64 ``[snapshot, y, x]``: ``Q + mu/g``, or ``Q`` where it is plain."""
-    field = torch.as_tensor(snapshots.q, dtype=torch.float64)
-    return field + _chemical_potential(snapshots)[:, None, None] / g if model.field == "shifted" else field
+def with_further(snapshots: Snapshots, model: nn.Module) -> tuple[Snapshots, NDArray[np.int64]]:
+    """The snapshots, followed by one for each further chemical potential at which the density is known, if ``model`` can.
+
+    Also the snapshot ``[row]`` that each is of.  The density is a function of the shifted field ``Q + mu/g``, whatever ``mu``.
+    """
+    numbers = np.arange(len(snapshots))
+    mu, density = snapshots.more_chemical_potential, snapshots.more_density
+    if mu is None or density is None or model.field != "shifted":
+        return snapshots, numbers
+    assert snapshots.density is not None
+    source = np.concatenate([numbers, np.repeat(numbers, mu.shape[1])])
+    rows = replace(
+        snapshots.select(source),
+        force=None,
+        density=np.concatenate([snapshots.density, density.reshape(-1, *snapshots.extent)]),
+        chemical_potential=np.concatenate([_chemical_potential(snapshots).numpy(), mu.ravel()]),
+    )
+    return rows, source
 
 
 def split(snapshots: Snapshots, validation: float, test: float, seed: int) -> dict[str, NDArray[np.int64]]:

@@ -23,15 +23,15 @@ from hpc_holstein.files import replaced
 _LOG = logging.getLogger(__name__)
 _LOG_LINES = 40  # lines of a whole training where there is no terminal
 _FAR_ABOVE_BEST = 10.0
-# Names in the history, and the column heads of the CSV file.
+# Names in the history, and the column heads of the CSV file; the loss is the force MSE unless a training minimises another one.
 COLUMNS = {
     "epoch": "epoch",
     "step": "step",
     "elapsed_s": "elapsed [s]",
     "learning_rate": "learning rate",
-    "training_mse": "training force MSE [(t_nn/a)^2]",
-    "validation_mse": "validation force MSE [(t_nn/a)^2]",
-    "best_mse": "best validation force MSE [(t_nn/a)^2]",
+    "training_mse": "training loss [(t_nn/a)^2]",
+    "validation_mse": "validation loss [(t_nn/a)^2]",
+    "best_mse": "best validation loss [(t_nn/a)^2]",
 }
 _NOT_IN_KEY = frozenset({"epochs", "time_limit_s", "device", "threads"})  # may change when a training is continued
 
@@ -79,7 +79,7 @@ class Record:
         self.above = 0
         last = self.history[-1]["validation_mse"]
         return (
-            f"the training collapsed: validation force MSE {last:.2e} at epoch {self.epoch}, against {self.best_mse:.2e} "
+            f"the training collapsed: validation loss {last:.2e} at epoch {self.epoch}, against {self.best_mse:.2e} "
             f"at epoch {self.best_epoch} and {self.baseline:.2e} of the baseline; continuing from the best weights at "
             f"{self.rate_scale:g} times the learning rate"
         )
@@ -116,7 +116,7 @@ class Report:
         if not self._root:
             return
         last = record.history[-1]
-        text = f"training MSE {last['training_mse']:.2e}, validation {last['validation_mse']:.2e}, best {record.best_mse:.2e}"
+        text = f"training loss {last['training_mse']:.2e}, validation {last['validation_mse']:.2e}, best {record.best_mse:.2e}"
         self._bar.set_postfix_str(text, refresh=False)
         self._bar.update(round(100 * min(spent, 1.0), 2) - self._bar.n)
         if self._bar.disable and (spent >= 1 or spent * _LOG_LINES >= self._lines):

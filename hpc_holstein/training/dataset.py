@@ -1,18 +1,20 @@
 """The one schema of snapshot files, HDF5, for states that this package makes and for states from anywhere else.
 
-=====================  ==========================  ============================================================
-dataset                shape                       meaning
-=====================  ==========================  ============================================================
-``q``                  ``[snapshot, y, x]``        lattice coordinates, float32 or float64 (components last if > 1); required
-``force``              as ``q``                    total adiabatic force ``-dE/dq``, units of ``t_nn / a``
-``density``            ``[snapshot, y, x]``        electron density ``n_i``, electrons per site
-``chemical_potential`` ``[snapshot]``              units of ``t_nn`` (NaN where a provider does not know it)
-``quench``             ``[snapshot]``              integer id of the quench, -1 for a random snapshot (default)
-``step``               ``[snapshot]``              time step within the quench (default 0)
-=====================  ==========================  ============================================================
+===========================  =======================  ============================================================
+dataset                      shape                    meaning
+===========================  =======================  ============================================================
+``q``                        ``[snapshot, y, x]``     lattice coordinates, float32 or float64 (components last if > 1); required
+``force``                    as ``q``                 total adiabatic force ``-dE/dq``, units of ``t_nn / a``
+``density``                  ``[snapshot, y, x]``     electron density ``n_i``, electrons per site
+``chemical_potential``       ``[snapshot]``           units of ``t_nn`` (NaN where a provider does not know it)
+``more_chemical_potential``  ``[snapshot, M]``        further ones, at which the density is known too (optional)
+``more_density``             ``[snapshot, M, y, x]``  electron density at these
+``quench``                   ``[snapshot]``           integer id of the quench, -1 for a random snapshot (default)
+``step``                     ``[snapshot]``           time step within the quench (default 0)
+===========================  =======================  ============================================================
 
 Attributes of the file say units, lattice, extent and how the states were made; attributes of ``force``, ``density`` and
-``chemical_potential`` say who labelled.  Labelling thus adds three datasets and changes nothing else.  A file is of one
+``chemical_potential`` say who labelled.  Labelling thus adds these datasets and changes nothing else.  A file is of one
 setting: its attributes ``kT`` and ``hamiltonian.g`` are those of all its snapshots, and a training takes several files.
 """
 
@@ -39,11 +41,14 @@ from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 SCHEMA = "hpc_holstein snapshots 1"
 UNITS = "t_nn = hbar = k_B = a = 1"
 LABELS = ("force", "density", "chemical_potential")
+MORE = ("more_chemical_potential", "more_density")
 SETTING = {"kT": "kT", "g": "hamiltonian.g"}
 """What may differ between the files of one training (:func:`read_together`), and the attribute of a file that says it."""
-_ARRAYS = ("q", "quench", "step", *LABELS)
+_ARRAYS = ("q", "quench", "step", *LABELS, *MORE)
 _UNIT_OF = {"q": "a", "force": "t_nn/a", "density": "electrons/site", "chemical_potential": "t_nn", "quench": "1", "step": "dt"}
+_UNIT_OF |= {f"more_{name}": _UNIT_OF[name] for name in ("density", "chemical_potential")}
 _AXES = ("snapshot", "y", "x", "component")
+_MORE_AXES = ("snapshot", "further", "y", "x")
 _OWN = frozenset({"units", "DIMENSION_LABELS"})  # attributes of a dataset that describe itself, not who labelled it
 
 
@@ -62,6 +67,8 @@ class Snapshots:
     force: NDArray[np.floating] | None = None
     density: NDArray[np.floating] | None = None
     chemical_potential: NDArray[np.floating] | None = None
+    more_chemical_potential: NDArray[np.floating] | None = None
+    more_density: NDArray[np.floating] | None = None
     kT: NDArray[np.float64] | None = None
     g: NDArray[np.float64] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -137,7 +144,7 @@ def read(path: Path | str, require_labels: bool = False) -> Snapshots:
     try:
         with h5py.File(path, "r") as file:
             _require_datasets(file, path)
-            arrays = {name: _native(file[name][...]) for name in ("q", "quench", "step", *LABELS) if name in file}
+            arrays = {name: _native(file[name][...]) for name in _ARRAYS if name in file}
             attributes = _attributes(file)
             labels = _attributes(file["force"]) if "force" in file else {}
     except (OSError, RuntimeError, ValueError, TypeError) as error:  # h5py raises any of these on a damaged file
@@ -164,7 +171,8 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
             raise DataError(f"{path} has {cells[0]} cells and {paths[0]} has {cells[1]}: give files of one extent")
     settings = {name: [_setting(part, name, path) for part, path in zip(parts, paths, strict=True)] for name in SETTING}
     sizes = [len(part) for part in parts]
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS if name != "quench"}
+    shared = [name for name in _ARRAYS if name != "quench" and (name not in MORE or _together(parts, paths, name))]
+    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in shared}
     quenches, first = [], 0
     for part in parts:
         quenches.append(np.where(part.quench == -1, -1, part.quench + first))
@@ -177,6 +185,17 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
         **arrays,
         **{name: np.repeat(values, sizes) for name, values in settings.items()},
     )
+
+
+def _together(parts: Sequence[Snapshots], paths: Sequence[Path | str], name: str) -> bool:
+    """Whether all have an array of :data:`MORE`; DataError where they have not equally many of them."""
+    numbers = [0 if (array := getattr(part, name)) is None else array.shape[1] for part in parts]
+    for path, number in zip(paths, numbers, strict=True):
+        if number != numbers[0]:
+            raise DataError(
+                f"{path} has the density at {number} further chemical potentials, {paths[0]} at {numbers[0]}: label them alike"
+            )
+    return numbers[0] > 0
 
 
 def _setting(snapshots: Snapshots, name: str, path: Path | str) -> float:
@@ -192,7 +211,7 @@ def _require_datasets(file: h5py.File, path: Path) -> None:
     if "q" not in file:
         names = ", ".join(file) or "nothing"
         raise DataError(f"{path} has no dataset q (it holds {names}): store the coordinates as q[snapshot, y, x]")
-    for name in ("q", "quench", "step", *LABELS):
+    for name in _ARRAYS:
         if name in file and not isinstance(file[name], h5py.Dataset):
             raise DataError(f"{name} of {path} is a group: store a dataset of that name")
 
@@ -226,7 +245,7 @@ def write_labelled(source: Path | str, target: Path | str, labelled: Snapshots) 
 def refuse_labelled(path: Path | str) -> None:
     """Raise :class:`DataError` where a file holds one of the datasets that labelling adds."""
     with h5py.File(path, "r") as file:
-        present = [name for name in LABELS if name in file]
+        present = [name for name in (*LABELS, *MORE) if name in file]
     if present:
         raise DataError(
             f"{path} holds {', '.join(present)} already, and labelling changes nothing that exists: give a file without them"
@@ -260,8 +279,10 @@ def _check(snapshots: Snapshots, source: str) -> None:
     stated = snapshots.attributes.get("extent", list(q.shape[1:3]))
     if stated != list(q.shape[1:3]):
         raise DataError(f"q of {source} has {q.shape[1]}x{q.shape[2]} cells but its attribute extent says {stated}: correct it")
+    further = () if snapshots.more_density is None else snapshots.more_density.shape[1:2]
     expected = {"force": q.shape, "density": q.shape[:3]}
-    for name in ("quench", "step", *LABELS):
+    expected |= {"more_chemical_potential": (len(q), *further), "more_density": (len(q), *further, *q.shape[1:3])}
+    for name in ("quench", "step", *LABELS, *MORE):
         array = getattr(snapshots, name)
         shape = expected.get(name, q.shape[:1])
         if array is not None and array.shape != shape:
@@ -269,7 +290,7 @@ def _check(snapshots: Snapshots, source: str) -> None:
         if array is not None and array.dtype.kind not in ("iu" if name in ("quench", "step") else "f"):
             kind = "integers" if name in ("quench", "step") else "floating-point numbers"
             raise DataError(f"{name} of {source} has type {array.dtype}: store {kind}")
-    for name in ("q", "force", "density"):
+    for name in ("q", "force", "density", *MORE):
         _check_finite(name, getattr(snapshots, name), source)
 
 
@@ -279,9 +300,9 @@ def _check_finite(name: str, array: NDArray[np.floating] | None, source: str) ->
     finite = np.isfinite(array)
     if not finite.all():
         first = np.unravel_index(int(np.argmin(finite)), array.shape)
-        snapshot, y, x = (int(i) for i in first[:3])
+        site = "" if name == MORE[0] else f" at site (y, x) = {tuple(map(int, first[2:4] if name in MORE else first[1:3]))}"
         raise DataError(
-            f"{name} of {source} is {array[first]} in snapshot {snapshot} at site (y, x) = ({y}, {x}), "
+            f"{name} of {source} is {array[first]} in snapshot {int(first[0])}{site}, "
             f"one of {int((~finite).sum())} values that are not finite: remove or repair these snapshots"
         )
 
@@ -289,14 +310,14 @@ def _check_finite(name: str, array: NDArray[np.floating] | None, source: str) ->
 def _add(file: h5py.File, name: str, array: NDArray[Any], attributes: Mapping[str, Any]) -> None:
     dataset = file.create_dataset(name, data=array)
     dataset.attrs["units"] = _UNIT_OF[name]
-    for axis, label in zip(range(dataset.ndim), _AXES, strict=False):
+    for axis, label in zip(range(dataset.ndim), _MORE_AXES if name in MORE else _AXES, strict=False):
         dataset.dims[axis].label = label
     for key in attributes.keys() - _OWN:
         dataset.attrs[key] = attributes[key]
 
 
 def _add_labels(file: h5py.File, snapshots: Snapshots) -> None:
-    for name in LABELS:
+    for name in (*LABELS, *MORE):
         array = getattr(snapshots, name)
         if array is not None:
             _add(file, name, array, snapshots.label_attributes)

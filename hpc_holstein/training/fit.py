@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Ensemble, Hamiltonian
-from hpc_holstein.training._fields import FieldData, split
+from hpc_holstein.training._fields import FieldData, split, with_further
 from hpc_holstein.training._record import Record, Report, TrainingFile
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.validation import force_metrics
@@ -40,7 +40,7 @@ _VALIDATION_CELLS = 1 << 15  # cells evaluated at once without gradients: enough
 class FitOptions:
     """How to train.
 
-    epochs              passes through the training set; 0 = until ``time_limit_s``
+    epochs              passes through the training set, further chemical potentials included; 0 = until ``time_limit_s``
     learning_rate       of AdamW, at its maximum
     warmup              fraction of the budget over which the rate rises linearly
     batch               snapshots (or windows) in a step, over all ranks
@@ -154,7 +154,9 @@ class _Training:
         self.options, self.transport = options, transport
         self.sets = split(snapshots, options.validation, options.test, options.seed)
         dtype, device = getattr(torch, options.dtype), torch.device(options.device)
-        self.data = FieldData(snapshots, model, hamiltonian.parameters["g"], dtype, device)
+        rows, source = with_further(snapshots, model)
+        self.training_rows = np.flatnonzero(np.isin(source, self.sets["training"]))
+        self.data = FieldData(rows, model, hamiltonian.parameters["g"], dtype, device)
         self.model = model.to(device=device, dtype=dtype)
         calibrate = getattr(model, "calibrate", None)  # of architectures that scale their input by the data
         if calibrate is not None:
@@ -189,7 +191,7 @@ class _Training:
 
     @property
     def _steps_per_epoch(self) -> int:
-        return -(-len(self.sets["training"]) // self.options.batch)
+        return -(-len(self.training_rows) // self.options.batch)
 
     def _spent(self) -> float:
         """Fraction of the budget that is spent; seconds are those of rank 0, which every rank has from the last step."""
@@ -209,9 +211,8 @@ class _Training:
         The order and the windows are functions of (seed, epoch), so that nothing but the epoch need be restored.
         """
         self.model.train()
-        numbers = self.sets["training"]
         generator = np.random.default_rng((self.options.seed, self.record.epoch))
-        order = generator.permutation(numbers)
+        order = generator.permutation(self.training_rows)
         extent = (self.data.inputs.shape[1], self.data.inputs.shape[2])
         origins = generator.integers(0, extent, size=(len(order), 2)) if self.options.crop else np.zeros((len(order), 2), int)
         cells = (self.options.crop, self.options.crop) if self.options.crop else extent

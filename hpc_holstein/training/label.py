@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from hpc_holstein.files import refuse_existing
 from hpc_holstein.interfaces import ForceProvider, ForceResult, Lattice, State
 from hpc_holstein.training import dataset
 from hpc_holstein.training._parts import Parts
-from hpc_holstein.training.dataset import LABELS, Snapshots
+from hpc_holstein.training.dataset import LABELS, MORE, Snapshots
 from hpc_holstein.training.paths import (
     MakeForces,
     Progress,
@@ -59,11 +59,38 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Labels:
-    """Force, density and chemical potential of one snapshot of the whole lattice, float64, and what they cost."""
+    """Arrays of one snapshot of the whole lattice, float64, by their names in the schema, and what they cost."""
 
     arrays: dict[str, NDArray[np.float64]]
     seconds: float = math.nan
     info: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class FurtherPotentials:
+    """The density at ``number`` chemical potentials besides that of the forces, each drawn evenly up to ``width`` from it.
+
+    The density at a site is a function of ``Q + mu/g`` around it, so they are as much to learn from, and they tell how the
+    density answers to ``mu``.  With exact forces one diagonalization serves them all.  ``width`` in ``t_nn``; snapshot ``i``
+    has those of ``(seed, i)``.
+    """
+
+    number: int
+    width: float
+    seed: int
+
+    def offsets(self, snapshot: int) -> list[float]:
+        """``[number]``, ``t_nn``."""
+        drawn = np.random.default_rng((self.seed, snapshot)).uniform(-self.width, self.width, self.number)
+        return [float(offset) for offset in drawn]
+
+
+class _KnowsSpectrum(Protocol):
+    """A provider that gives densities at further chemical potentials."""
+
+    def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
+        """As of :class:`~hpc_holstein.forces.exact.ExactForces`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -103,18 +130,29 @@ class Work:
         """The snapshots that this rank takes part in."""
         return range(self.transport.rank, snapshots, self.transport.size) if self.domain.size == 1 else range(snapshots)
 
-    def labels(self, q: Tensor, chemical_potential: float | None) -> _Labels:
-        """Labels of ``q [*extent, basis, components]``; on a decomposed domain rank 0 alone has them whole."""
+    def labels(self, q: Tensor, chemical_potential: float | None, offsets: Sequence[float] = ()) -> _Labels:
+        """Labels of ``q [*extent, basis, components]``, with densities at ``mu + offsets``.
+
+        On a decomposed domain rank 0 alone has them whole.
+        """
         (top, bottom), (left, right) = self.domain.owned
         state = State.at_rest(q[top:bottom, left:right].to(self.domain.device))
         if chemical_potential is not None:
             state = state.moved(forces=_at(chemical_potential, state.q))
         start = time.perf_counter()
-        result = self.forces(state)
+        if offsets:
+            result, more = cast(_KnowsSpectrum, self.forces).with_densities(state, offsets)
+        else:
+            result, more = self.forces(state), None
         whole = [self.domain.gather(field) for field in (result.force, result.density[..., None])]
+        further = None if more is None else self.domain.gather(more)
         seconds = time.perf_counter() - start
         arrays = {name: _array(value) for name, value in zip(("force", "density"), whole, strict=True) if value is not None}
-        return _Labels({**arrays, "chemical_potential": _array(result.chemical_potential)}, seconds, result.info)
+        arrays["chemical_potential"] = _array(result.chemical_potential)
+        if further is not None:
+            arrays["more_chemical_potential"] = arrays["chemical_potential"] + np.asarray(offsets)
+            arrays["more_density"] = _array(further[..., 0].movedim(-1, 0))
+        return _Labels(arrays, seconds, result.info)
 
 
 def evaluate(
@@ -124,12 +162,13 @@ def evaluate(
     stage: str = "label",
     chemical_potential: NDArray[np.floating] | None = None,
     parts: Parts | None = None,
+    further: FurtherPotentials | None = None,
 ) -> Evaluation:
     """Force, density and chemical potential of each snapshot, float64, what they cost, and what the provider says of them.
 
     ``stage`` names the work in progress lines.  ``chemical_potential [snapshot]``, ``t_nn``, goes to the provider with the
     state: those that compute a sample of the sites need it in the canonical ensemble.  ``parts`` keeps finished snapshots;
-    those found there are not computed again.
+    those found there are not computed again.  ``further``: chemical potentials of densities besides.
     """
     transport = work.transport
     finished = _restored(parts)
@@ -138,7 +177,8 @@ def evaluate(
     mine = [i for i in work.mine(len(snapshots)) if i not in finished]
     new: dict[int, _Labels] = {}
     for count, i in enumerate(mine, 1):
-        new[i] = work.labels(fields[i], None if chemical_potential is None else float(chemical_potential[i]))
+        known = None if chemical_potential is None else float(chemical_potential[i])
+        new[i] = work.labels(fields[i], known, further.offsets(i) if further else ())
         if parts is not None and work.keeps and (count % _SAVE_EVERY == 0 or count == len(mine)):
             parts.save(f"labels-{transport.rank}-{mine[0]}", _stacked(new))
         if progress is not None:
@@ -157,13 +197,20 @@ def label(
     parts: Parts | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    further: FurtherPotentials | None = None,
 ) -> Snapshots:
     """The snapshots with force, density and chemical potential of the provider, complete on every rank, float64.
 
     Errors: :class:`DataError` where the lattice of the snapshots is not ``lattice``, or the provider leaves sites without a
-    force.
+    force; :class:`ConfigError` where it gives no density at the chemical potentials that ``further`` asks for.
     """
-    found = evaluate(snapshots, Work.of(snapshots, lattice, transport, make_forces, device), progress, parts=parts).snapshots
+    work = Work.of(snapshots, lattice, transport, make_forces, device)
+    if further and not hasattr(work.forces, "with_densities"):
+        raise ConfigError(
+            f"densities at {further.number} further chemical potentials come with exact forces only: label with --force exact, "
+            "or without --more-mu"
+        )
+    found = evaluate(snapshots, work, progress, parts=parts, further=further).snapshots
     assert found.force is not None
     missing = int(np.count_nonzero(~np.isfinite(found.force)))
     if missing:
@@ -180,6 +227,7 @@ def label_file(
     label_attributes: Mapping[str, Any],
     device: str = "cpu",
     progress: Progress | None = None,
+    further: FurtherPotentials | None = None,
 ) -> Snapshots:
     """Copy ``source`` to ``target`` with labels added and nothing else changed; an interrupted job continues.
 
@@ -189,9 +237,9 @@ def label_file(
         snapshots = dataset.read(source)
         dataset.refuse_labelled(source)
         refuse_existing(target)
-        parts = Parts(target, {"states": snapshots.data_hash, "labels": dict(label_attributes)})
+        parts = Parts(target, {"states": snapshots.data_hash, "labels": dict(label_attributes), "further": further})
         parts.check()
-    labelled = label(snapshots, lattice, transport, make_forces, label_attributes, parts, device, progress)
+    labelled = label(snapshots, lattice, transport, make_forces, label_attributes, parts, device, progress, further)
     _finish(transport, parts, lambda: dataset.write_labelled(source, target, labelled))
     return labelled
 
@@ -207,6 +255,7 @@ def make_file(
     quenches: QuenchPlan | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    further: FurtherPotentials | None = None,
 ) -> Snapshots:
     """Make random snapshots and snapshots along quenches, label them, and write the file; an interrupted job continues.
 
@@ -217,7 +266,8 @@ def make_file(
         raise ConfigError("neither random snapshots nor quenches are asked for: give a number of at least one of them")
     plans = {**(random.attributes if random else {}), **(quenches.attributes if quenches else {})}
     steps = quenches.steps if quenches else ()
-    parts = Parts(target, {"states": {**attributes, **plans}, "steps": steps, "labels": dict(label_attributes)})
+    job = {"states": {**attributes, **plans}, "steps": steps, "labels": dict(label_attributes), "further": further}
+    parts = Parts(target, job)
     with agreed(transport):
         refuse_existing(target)
         parts.check()
@@ -225,7 +275,7 @@ def make_file(
     if quenches:
         made.append(quench_snapshots(quenches, lattice, transport, parts, device, progress))
     states = replace(joined(made), attributes={**attributes, **plans})
-    labelled = label(states, lattice, transport, make_forces, label_attributes, parts, device, progress)
+    labelled = label(states, lattice, transport, make_forces, label_attributes, parts, device, progress, further)
     _finish(transport, parts, lambda: dataset.write(target, labelled))
     return labelled
 
@@ -246,6 +296,8 @@ def _evaluation(snapshots: Snapshots, labels: list[_Labels], forces: ForceProvid
     arrays: dict[str, Any] = {
         name: np.stack([one.arrays[name] for one in labels]).reshape(shape) for name, shape in shapes.items()
     }
+    for name in MORE:  # without them those of an earlier labelling go
+        arrays[name] = np.stack([one.arrays[name] for one in labels]) if name in labels[0].arrays else None
     rows = [one.info or {} for one in labels]
     info = {
         key: np.array([row.get(key, math.nan) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)
@@ -264,14 +316,15 @@ def _restored(parts: Parts | None) -> dict[int, _Labels]:
     found = {}
     for part in parts.load("labels-*") if parts is not None else []:
         for row, i in enumerate(part["index"]):
-            found[int(i)] = _Labels({name: part[name][row] for name in LABELS})
+            found[int(i)] = _Labels({name: part[name][row] for name in (*LABELS, *MORE) if name in part})
     return found
 
 
 def _stacked(labels: Mapping[int, _Labels]) -> dict[str, NDArray[Any]]:
     """Labels in the order of the snapshots, and the ``index`` of those."""
     order = sorted(labels)
-    stacked: dict[str, NDArray[Any]] = {name: np.stack([labels[i].arrays[name] for i in order]) for name in LABELS}
+    names = labels[order[0]].arrays
+    stacked: dict[str, NDArray[Any]] = {name: np.stack([labels[i].arrays[name] for i in order]) for name in names}
     return {"index": np.array(order), **stacked}
 
 

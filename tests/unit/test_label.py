@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_holstein.cli import main
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError
@@ -380,3 +381,17 @@ def test_states_keep_the_precision_of_the_path():
     made = quench_snapshots(plan(count=1), LATTICE, SerialTransport())
     assert made.q.dtype == np.float64
     assert made.fields().dtype == torch.float64
+
+
+def test_options_that_are_set_are_of_who_labels(tmp_path, monkeypatch):
+    """Whoever drives the quenches has none of them."""
+    monkeypatch.chdir(tmp_path)
+    quench = ["label", "--lattice", "12x10", "--quenches", "1", "--per-quench", "2", "--quench-steps", "2"]
+    local = ["--force", "local", "--set", "force.core=4"]
+    assert main([*quench, *local, "--path-force", "neural", "--output", "neural.h5"]) == 0
+    assert main([*quench, *local, "--output", "local.h5"]) == 0
+    one, other = (dataset.read(name) for name in ("neural.h5", "local.h5"))
+    assert one.label_attributes["provider.core"] == other.label_attributes["provider.core"] == 4
+    assert [found.attributes["quench.path"] for found in (one, other)] == ["neural", "local"]
+    assert np.array_equal(one.q[0], other.q[0])
+    assert not np.array_equal(one.q[1], other.q[1])

@@ -1,0 +1,170 @@
+"""Densities at further chemical potentials: labelled from one diagonalization, kept in files, learned from."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from hpc_holstein.cli import main
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport, run_in_process
+from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.forces import atomic, exact
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Ensemble, State
+from hpc_holstein.lattice import square
+from hpc_holstein.network.models import efnn, enn
+from hpc_holstein.training import dataset, fit
+from hpc_holstein.training._fields import with_further
+from hpc_holstein.training.dataset import Snapshots
+from hpc_holstein.training.label import FurtherPotentials, label, label_file, make_file
+from hpc_holstein.training.paths import RandomPlan
+
+LATTICE = square.build((4, 6))
+HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
+ENSEMBLE = Ensemble("canonical", kT=0.1)
+FURTHER = FurtherPotentials(3, 0.8, seed=5)
+
+
+def make_exact(domain):
+    return exact.build(exact.Options(), HAMILTONIAN, domain, ENSEMBLE)
+
+
+def states(count=2):
+    return Snapshots.of(np.random.default_rng(1).normal(0, 2, (count, 4, 6)))
+
+
+def density_at(q, mu):
+    domain = CartesianDomain(LATTICE, SerialTransport())
+    fixed = exact.build(exact.Options(), HAMILTONIAN, domain, Ensemble("grand-canonical", 0.1, chemical_potential=float(mu)))
+    return fixed(State.at_rest(torch.as_tensor(q)[..., None, None])).density[..., 0].numpy()
+
+
+def test_they_are_those_of_the_grand_canonical_ensemble():
+    found = label(states(), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
+    offsets = found.more_chemical_potential - found.chemical_potential[:, None]
+    assert offsets.shape == (2, 3)
+    assert np.abs(offsets).max() <= 0.8
+    assert len(np.unique(offsets.round(6))) == 6
+    for q, mus, densities in zip(found.q, found.more_chemical_potential, found.more_density, strict=True):
+        for mu, density in zip(mus, densities, strict=True):
+            assert np.abs(density - density_at(q, mu)).max() <= 1e-12
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_and_shared_states_give_the_same(ranks):
+    """Two states: dealt to 2 ranks, shared by 3."""
+    alone = label(states(), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
+    for found in run_in_process(ranks, lambda transport: label(states(), LATTICE, transport, make_exact, {}, further=FURTHER)):
+        for name in (*dataset.LABELS, *dataset.MORE):
+            assert np.abs(getattr(found, name) - getattr(alone, name)).max() <= 1e-12
+
+
+def test_a_file_holds_them_with_units_and_dimensions(tmp_path):
+    plan = RandomPlan(3, 2.0, seed=1)
+    made = make_file(
+        tmp_path / "a.h5", LATTICE, SerialTransport(), make_exact, {}, {"provider": "exact"}, plan, further=FURTHER
+    )
+    read = dataset.read(tmp_path / "a.h5")
+    assert read.data_hash == made.data_hash != label(made, LATTICE, SerialTransport(), make_exact, {}).data_hash
+    assert np.array_equal(read.more_density, made.more_density)
+    with h5py.File(tmp_path / "a.h5") as file:
+        stored = file["more_density"]
+        assert (stored.attrs["units"], stored.attrs["provider"]) == ("electrons/site", "exact")
+        assert [axis.label for axis in stored.dims] == ["snapshot", "further", "y", "x"]
+    assert np.array_equal(read.select([2, 0]).more_chemical_potential, made.more_chemical_potential[[2, 0]])
+
+
+def test_an_interrupted_job_continues_with_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpc_holstein.training.label._SAVE_EVERY", 1)
+    dataset.write(tmp_path / "q.h5", states(3))
+    calls = []
+
+    class Ending(exact.ExactForces):
+        def with_densities(self, state, offsets):
+            calls.append(1)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return super().with_densities(state, offsets)
+
+    def make_ending(domain):
+        return Ending(HAMILTONIAN, domain, ENSEMBLE)
+
+    whole = label(states(3), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
+    job = tmp_path / "q.h5", tmp_path / "a.h5", LATTICE, SerialTransport(), make_ending, {}
+    with pytest.raises(KeyboardInterrupt):
+        label_file(*job, further=FURTHER)
+    with pytest.raises(DataError, match="other states or settings"):
+        label_file(*job, further=FurtherPotentials(3, 0.7, seed=5))
+    assert np.array_equal(label_file(*job, further=FURTHER).more_density, whole.more_density)
+    assert len(calls) == 4
+
+
+def test_other_forces_are_refused():
+    def make_atomic(domain):
+        return atomic.build(atomic.Options(), HAMILTONIAN, domain, ENSEMBLE)
+
+    with pytest.raises(ConfigError, match="3 further chemical potentials come with exact forces only"):
+        label(states(), LATTICE, SerialTransport(), make_atomic, {}, further=FURTHER)
+
+
+def test_networks_of_the_shifted_field_see_each_as_a_snapshot_of_its_own():
+    found = label(states(), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
+    rows, source = with_further(found, enn.build(enn.Options(), LATTICE))
+    assert source.tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
+    assert np.array_equal(rows.q, found.q[source])
+    for row, i in enumerate(source):
+        assert np.abs(rows.density[row] - density_at(found.q[i], rows.chemical_potential[row])).max() <= 1e-12
+    same, source = with_further(found, efnn.build(efnn.Options(), LATTICE))  # of the plain field
+    assert same is found
+    assert source.tolist() == [0, 1]
+
+
+def test_training_sees_those_of_its_own_snapshots_only():
+    """A network that is trained on few electrons at half filling learns from them what more electrons do."""
+    lattice = square.build((6, 6))
+    hamiltonian = holstein.build(holstein.Options(), lattice)
+
+    def make(domain):
+        return exact.build(exact.Options(), hamiltonian, domain, ENSEMBLE)
+
+    raw = Snapshots.of(np.random.default_rng(2).normal(0, 1, (8, 6, 6)))
+    further = FurtherPotentials(2, 3.0, seed=1)
+    labelled = label(raw, lattice, SerialTransport(), make, {}, further=further)
+    options = fit.FitOptions(epochs=1, batch=2, validation=0.25, test=0.25, dtype="float64")
+    model = enn.build(enn.Options(copies=1, radii=(1, 1), levels=2), lattice)
+    training = fit._Training(model, labelled, hamiltonian, ENSEMBLE, options, SerialTransport())
+    own = training.sets["training"].tolist()
+    assert training.training_rows.tolist() == own + [8 + 2 * i + k for i in own for k in (0, 1)]
+    assert training._steps_per_epoch == 6  # 4 snapshots, each at 3 potentials, in pairs
+
+
+def test_files_of_one_training_have_equally_many(tmp_path):
+    made = label(states(), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
+    plain = label(states(), LATTICE, SerialTransport(), make_exact, {})
+    for name, snapshots in (("a", made), ("b", made), ("c", plain)):
+        attributes = {"kT": 0.1, "hamiltonian.g": 3.5}
+        dataset.write(
+            tmp_path / f"{name}.h5",
+            Snapshots.of(
+                snapshots.q, attributes=attributes, **{n: getattr(snapshots, n) for n in (*dataset.LABELS, *dataset.MORE)}
+            ),
+        )
+    assert dataset.read_together([tmp_path / "a.h5", tmp_path / "b.h5"]).more_density.shape == (4, 3, 4, 6)
+    with pytest.raises(DataError, match=r"c.h5 has the density at 0 further chemical potentials.*at 3"):
+        dataset.read_together([tmp_path / "a.h5", tmp_path / "c.h5"])
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["label", "--lattice", "4x6", "--random", "3", "--output", "a.h5"]
+    assert main([*command, "--mu-width", "0.5"]) == 2
+    assert "--mu-width 0.5 has no meaning without --more-mu" in capsys.readouterr().err
+    assert main([*command, "--more-mu", "2", "--mu-width", "-1"]) == 2
+    assert main([*command, "--more-mu", "2", "--mu-width", "0.5"]) == 0
+    found = dataset.read("a.h5")
+    assert found.more_density.shape == (3, 2, 4, 6)
+    assert np.abs(found.more_chemical_potential - found.chemical_potential[:, None]).max() <= 0.5
+    assert found.label_attributes["further.width"] == 0.5
