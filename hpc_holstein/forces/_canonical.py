@@ -184,8 +184,9 @@ class _Search:
             self.n0[index] = self.n1[index]
             self.n1[index] = n
         else:
-            self.n0 = self.n1 if self.rounds > 1 else n
-            self.n1 = n if len(rows) == 1 else n.clone()
+            several = len(rows) > 1  # some of which may be replaced later, and not in what was made for inference
+            self.n0 = self.n1 if self.rounds > 1 else n.clone() if several else n
+            self.n1 = n.clone() if several else n
 
     def _update_slope(self, rows: Tensor, dtype: torch.dtype) -> None:
         """Secant slope; one that round-off hides, as in a gap, is taken for the largest that it can hide.
