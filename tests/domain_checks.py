@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import product
 from math import prod
@@ -112,6 +113,21 @@ def check_each_axis_has_a_width_of_its_own(transport: Transport) -> None:
     assert torch.equal(narrow[1:], wide.expand(2, *wide.shape))
     assert not narrow[0, :5].any()
     assert narrow[1, :5].nbytes > 1 << 17
+
+
+def check_large_slabs_of_fields_that_come_and_go(transport: Transport) -> None:
+    """More of them than a plan keeps channels for, again and again in the same memory, which no plan keeps from being freed."""
+    domain = CartesianDomain(square.build((4 * transport.size, 9000)), transport, (transport.size, 1))
+    whole = domain.pad((1.0 + domain.global_cells()).double().reshape(*domain.local_extent, 1, 1), 1)
+    arrays = [np.zeros(whole.shape) for _ in range(6)]
+    gone = [weakref.ref(array) for array in arrays]
+    for factor in (1, 2, 3):
+        for array in arrays:
+            field = torch.from_numpy(array)
+            domain.crop(field, 1).copy_(factor * domain.crop(whole, 1))
+            assert torch.equal(domain.exchange(field, 1), factor * whole)
+    del arrays, array, field
+    assert [reference() for reference in gone] == [None] * 6
 
 
 def check_accumulate_is_the_adjoint_of_exchange(transport: Transport) -> None:

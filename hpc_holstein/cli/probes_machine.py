@@ -16,17 +16,21 @@ import torch
 
 from hpc_holstein.cli.probes import Finding, Place, Probe, best_seconds, require
 from hpc_holstein.cli.session import Session
+from hpc_holstein.domain import gpu_buffers
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import Message, MPITransport, agreed
 from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.output import hdf5
+from hpc_holstein.output.records import Storage
+from hpc_holstein.output.writers import Kind, new_writer
 from hpc_holstein.simulation.memory import host_bytes
 
 _VARIABLES = ("SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_JOB_END_TIME")
 _SMALL, _LARGE = 8, 1 << 22  # bytes of a message
 _THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
+_AWARE = "use an MPI library with GPU support and switch it on, or one GPU a rank and parallel.transport = 'nccl'"
 _MPI_ALONE = "from mpi4py import MPI; print(MPI.Get_library_version().partition(chr(0))[0].splitlines()[0])"
 
 
@@ -86,9 +90,16 @@ def _messages(place: Place) -> Finding:
 
 
 def _gpu_buffers(place: Place) -> Finding:
+    """Tried out, between the ranks too where there are several; what the environment says is told, not believed."""
+    route = gpu_buffers.route_of(place.session.transport, place.device)
     if not place.device.startswith("cuda"):
         return Finding("absent", "no GPU buffers to pass")
-    return Finding("absent", "GPU buffers pass through pinned host memory, whatever the MPI library can do")
+    why = gpu_buffers.trial(place.device) if route is None else route.why
+    said = gpu_buffers.hints()
+    environment = f" (the environment says {said})" if said else ""
+    if why:
+        return Finding("absent", f"halos go through pinned host memory: {why}{environment}", _AWARE)
+    return Finding("ok", f"MPI takes GPU buffers, short and long ones come right{environment}")
 
 
 def _slurm(place: Place) -> Finding:
@@ -150,16 +161,26 @@ def _devices(place: Place) -> Finding:
 
 
 def _hdf5(place: Place) -> Finding:
-    """A trajectory that the root writes from the tiles of all ranks, read again."""
-    transport, path = place.session.transport, place.folder / "trajectory.h5"
+    """A trajectory by each of the writers that a run can take here."""
+    transport = place.session.transport
     with agreed(transport):
         _require_folder(place)
     domain = CartesianDomain(square.build((64 * transport.size, 256)), transport, (transport.size, 1))
+    kinds: list[Kind] = ["gather", "per-rank"]
+    if hdf5.parallel() and isinstance(transport, MPITransport):
+        kinds.append("mpio")
+    taken = [f"{kind} {1e3 * _writing_seconds(kind, domain, place):.3g} ms" for kind in kinds]
+    return Finding("ok", f"{hdf5.library()}; {3 * 8 * domain.lattice.sites / 1e6:.2g} MB by writer {', '.join(taken)}")
+
+
+def _writing_seconds(kind: Kind, domain: CartesianDomain, place: Place) -> float:
+    """Of a snapshot from the tiles of all ranks, which is read again."""
+    transport, path = place.session.transport, place.folder / kind / "trajectory.h5"
     q = domain.global_cells().double()[..., None, None]
     forces = ForceResult(q, q[..., 0], torch.tensor(0.5, dtype=torch.float64))
     start = time.perf_counter()
     with agreed(transport):
-        writer = hdf5.TrajectoryWriter(path, domain, 1.0, torch.float64, {})
+        writer = new_writer(kind, path, domain, transport, 1.0, torch.float64, {}, Storage())
     with writer:
         writer.write_snapshot(State(q, -q, 0, forces))
         writer.flush()
@@ -168,9 +189,9 @@ def _hdf5(place: Place) -> Finding:
         with hdf5.open_trajectory(path) as trajectory:
             found = trajectory.snapshot(0)
         whole = np.arange(domain.lattice.sites).reshape(domain.lattice.extent)
-        require(bool((found.q == whole).all() and (found.velocity == -whole).all()), "what was read is not what was written")
-    size = 3 * 8 * domain.lattice.sites / 1e6
-    return Finding("ok", f"{hdf5.library()}; the root gathers and writes, {1e3 * seconds:.3g} ms for {size:.2g} MB")
+        right = bool((found.q == whole).all() and (found.velocity == -whole).all())
+        require(right, f"what the writer '{kind}' wrote is not what was read")
+    return seconds
 
 
 def _disk(place: Place) -> Finding:

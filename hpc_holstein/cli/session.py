@@ -110,8 +110,11 @@ class Session:
         library = MPI.Get_library_version().partition("\0")[0].splitlines()[0]
         return {"ranks": self.transport.size, "mpi": " ".join(library.split())}
 
-    def use(self, threads: int | None, device: str) -> str:
-        """Set the threads of this rank, choose its device, and say in one line who took what; returns the device."""
+    def use(self, threads: int | None, device: str, carried: Callable[[str], str] | None = None) -> str:
+        """Set the threads of this rank, choose its device, and say in one line who took what; returns the device.
+
+        ``carried(device)``: how halos travel, in words, for the same line; collective.
+        """
         count = threads or _asked_threads() or max(1, self.cores // self.local_size)
         most = os.cpu_count() or 1
         if count > most:
@@ -130,6 +133,8 @@ class Session:
         most_on_one = max(Counter(place for _, place in taken if place).values(), default=1)
         shared += f"; {most_on_one} ranks share a GPU" if most_on_one > 1 else ""
         shared += f"; {idle} GPU(s) of {platform.node()} stay idle" if idle else ""
+        halos = carried(chosen) if carried is not None else ""
+        shared += f"; {halos}" if halos else ""
         self.say(f"{ranks}{hosts}, {count} thread{'s' if count > 1 else ''} each, device {devices}{shared}")
         return chosen
 

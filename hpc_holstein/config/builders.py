@@ -77,8 +77,7 @@ def model_facts(force: KindSection) -> dict[str, str]:
     """SHA-256 and card of the model that drives, as attributes of files; nothing for a provider without a model."""
     if force.kind != "neural":
         return {}
-    name = section_options("force", force).model
-    path = checkpoint.default_model_path() if name == "default" else Path(name)
+    path = checkpoint.model_path(section_options("force", force).model)
     return {"model.sha256": checkpoint.model_hash(path), "model.card": json.dumps(asdict(checkpoint.read_card(path)))}
 
 
@@ -162,7 +161,8 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
     Raises DomainError, ModelError, ConfigError before any work.
     """
     system = build_system(config)
-    metered = MeteredTransport(connected(config.parallel.transport, transport, device))
+    parallel = config.parallel
+    metered = MeteredTransport(connected(parallel.transport, transport, device, parallel.gpu_buffers))
     domain = CartesianDomain(system.lattice, metered, grid=config.parallel.grid, device=device)
     require_memory(domain, metered, config.parallel.torch_dtype, gathers=False)
     section = config.dynamics

@@ -171,11 +171,14 @@ class ParallelSection(Section):
     """Rank ``grid`` (chosen when absent), ``threads`` of each rank, arithmetic and device.
 
     ``replicas``: independent runs at once, ranks = replicas x tiles.  Replica ``r`` is the run with ``dynamics.seed + r``, in
-    ``replica-000r`` of ``output.folder``; with fewer ranks than replicas each rank runs several in turn.  ``grid`` is that of
-    one replica.
+    ``replica-000r`` of ``output.folder``.  ``grid`` is that of one replica.  With fewer ranks than replicas times tiles each
+    group of ranks has several replicas: with forces that take batches (networks, ``atomic``) they advance together and one
+    evaluation serves all, as many at a time as there is memory for; with others they run in turn.
 
-    ``transport`` of halos and sums: ``mpi``, with GPU memory staged in pinned host memory, or ``nccl``, from GPU to GPU, where
-    each rank has one of its own.
+    ``transport`` of halos and sums: ``mpi``, or ``nccl``, from GPU to GPU, where each rank has one of its own.
+
+    ``gpu_buffers``: how MPI gets the halos of GPUs.  ``direct``: where they are; ``staged``: in pinned host memory; ``auto``:
+    directly if a trial of that on this machine brings the right bytes.
 
     ``dtype``: ``float64`` or ``float32`` throughout, or ``mixed``: networks in float32, the state, its integration and all
     sums in float64, so that the electron number is kept to 1e-10 per site at the speed of float32.
@@ -188,6 +191,7 @@ class ParallelSection(Section):
     threads: Annotated[int, Field(ge=1)] | None = None
     replicas: Annotated[int, Field(ge=1)] = 1
     transport: Literal["mpi", "nccl"] = "mpi"
+    gpu_buffers: Literal["auto", "direct", "staged"] = "auto"
     dtype: Literal["mixed", "float64", "float32"] = "mixed"
     deterministic: bool = False
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"

@@ -9,6 +9,7 @@ field; the periodic images along such axes are copied last.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from bisect import bisect_right
 from collections import defaultdict
@@ -25,7 +26,8 @@ from hpc_holstein.domain._copies import Block, Copies, block_of
 from hpc_holstein.domain.transport import Channel, Message, Transport
 
 _SHORT, _FEW = 1 << 12, 4  # bytes that MPI libraries send without asking the receiver first, and how often that is faster
-_LARGE = 1 << 17  # bytes of a contiguous block that travels without a copy
+_LARGE = 1 << 16  # bytes of a contiguous block that travels without a copy
+_PLACES = 4  # of fields whose channels are kept: a recurrence goes round among a few
 
 Index = tuple[slice, ...]
 
@@ -106,18 +108,21 @@ class HaloPlan:
         self._first = Copies([*pack, *own, *inside], self._dtype, self._device)
         self._then = Copies([*self._ghosts.pairs, *outside], self._dtype, self._device)
         self._free: list[_Slot] = []
+        self._in_place: dict[int, Channel] = {}  # by the address of the field, the newest last
 
     def start(self, field: Tensor) -> Callable[[], None]:
         """Send, and do what needs no other rank; the function that is returned waits and does the rest."""
-        arrive = self._transport.exchange_start(self._messages(field)) if self._ours.pieces or self._ghosts.pieces else None
+        pieces = self._channel_of(field) if self._ours.pieces or self._ghosts.pieces else None
         slot = self._free.pop() if self._free else self._slot()
-        slot.first(field)
+        slot.first(field)  # before the pieces start: MPI moves those between cores while it is called, here and in the wait
+        if pieces is not None:
+            pieces.start()
         if slot.channel is not None:
             slot.channel.start()
 
         def finish() -> None:
-            if arrive is not None:
-                arrive()
+            if pieces is not None:
+                pieces.wait()
             if slot.channel is not None:
                 slot.channel.wait()
             slot.then(field)
@@ -140,10 +145,21 @@ class HaloPlan:
         self._first.add_back(field, slot.ours)
         self._free.append(slot)
 
-    def _messages(self, field: Tensor) -> list[Message]:
-        """Of the pieces that travel by themselves."""
-        sends = [_to(peer, block.of(field)) for peer, block in self._ours.pieces]
-        return sends + [_from(peer, block.of(field)) for peer, block in self._ghosts.pieces]
+    def _channel_of(self, field: Tensor) -> Channel:
+        """Of the pieces that travel by themselves; on a CPU that of an earlier field in the same memory, if there was one."""
+        if field.device.type != "cpu":
+            return self._transport.channel(self._messages(field, Block.of))
+        place = field.data_ptr()
+        channel = self._in_place.pop(place, None) or self._transport.channel(self._messages(field, _borrowed))
+        self._in_place[place] = channel
+        if len(self._in_place) > _PLACES:
+            del self._in_place[next(iter(self._in_place))]
+        return channel
+
+    def _messages(self, field: Tensor, part: Callable[[Block, Tensor], Tensor]) -> list[Message]:
+        """Of those pieces."""
+        sends = [_to(peer, part(block, field)) for peer, block in self._ours.pieces]
+        return sends + [_from(peer, part(block, field)) for peer, block in self._ghosts.pieces]
 
     def _slot(self) -> _Slot:
         """One that no exchange uses; all ranks start exchanges in the same order, so messages meet their own."""
@@ -306,6 +322,13 @@ def _contiguous(block: Block) -> bool:
     """Whether it is one piece of memory."""
     dense = _dense(0, block.shape).strides
     return all(a == b or n == 1 for n, a, b in zip(block.shape, block.strides, dense, strict=True))
+
+
+def _borrowed(block: Block, field: Tensor) -> Tensor:
+    """What the block holds of a contiguous field on a CPU; it does not keep the memory of the field."""
+    there = block.of(field)
+    memory = (ctypes.c_char * there.nbytes).from_address(there.data_ptr())
+    return torch.frombuffer(memory, dtype=there.dtype).view(there.shape)
 
 
 def _to(peer: int, tensor: Tensor) -> Message:

@@ -1,6 +1,6 @@
 """Messages between ranks as tensors, once or in channels that are used again and again, and how MPI carries them.
 
-Tensors on a GPU are staged in pinned host memory on both sides.
+Tensors on a GPU are staged in pinned host memory on both sides, or handed to MPI as they are (*direct*).
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Repeated:
             self._finish()
 
 
-def post(comm: Any, messages: Sequence[Message]) -> Callable[[], None]:
+def post(comm: Any, messages: Sequence[Message], direct: bool = False) -> Callable[[], None]:
     """Non-blocking receives first, then the sends, over an MPI communicator; the result waits for all of them."""
-    staged = _Staged(messages)
+    staged = _Staged(messages, direct)
     staged.fill()
-    requests = [comm.Irecv(_words(host), source, _TAG) for source, host in staged.receives]
-    requests += [comm.Isend(_words(host), dest, _TAG) for dest, host in staged.sends]
+    requests = [comm.Irecv(staged.words(memory), source, _TAG) for source, memory in staged.receives]
+    requests += [comm.Isend(staged.words(memory), dest, _TAG) for dest, memory in staged.sends]
 
     def finish() -> None:
         if requests:
@@ -72,41 +72,45 @@ def post(comm: Any, messages: Sequence[Message]) -> Callable[[], None]:
 class PersistentChannel:
     """Persistent requests of an MPI communicator, which are set up once; freed with the channel, or before MPI ends."""
 
-    def __init__(self, comm: Any, messages: Sequence[Message]) -> None:
-        self._staged = _Staged(messages)
-        self._requests = [comm.Recv_init(_words(host), source, _CHANNEL_TAG) for source, host in self._staged.receives]
-        self._requests += [comm.Send_init(_words(host), dest, _CHANNEL_TAG) for dest, host in self._staged.sends]
+    def __init__(self, comm: Any, messages: Sequence[Message], direct: bool = False) -> None:
+        staged = self._staged = _Staged(messages, direct)
+        self._requests = [comm.Recv_init(staged.words(memory), source, _CHANNEL_TAG) for source, memory in staged.receives]
+        self._requests += [comm.Send_init(staged.words(memory), dest, _CHANNEL_TAG) for dest, memory in staged.sends]
         self._start_all, self._wait_all = type(self._requests[0]).Startall, type(self._requests[0]).Waitall
         finalize(self, _free, self._requests)
 
     def start(self) -> None:
         """See :class:`Channel`."""
-        if self._staged.somewhere:
+        if self._staged.devices:
             self._staged.fill()
         self._start_all(self._requests)
 
     def wait(self) -> None:
         """See :class:`Channel`."""
         self._wait_all(self._requests)
-        if self._staged.somewhere:
+        if self._staged.devices:
             self._staged.empty()
 
 
 class _Staged:
-    """The host memory of messages: their own, or pinned twins of what lies on a GPU."""
+    """The memory of messages that MPI is given: their own, or pinned twins on the host of what lies on a GPU.
 
-    def __init__(self, messages: Sequence[Message]) -> None:
-        out = [(m.dest, m.send, _on_host(m.send)) for m in messages if m.dest is not None]
-        into = [(m.source, m.recv, _on_host(m.recv)) for m in messages if m.source is not None]
-        self.sends, self.receives = [(rank, host) for rank, _, host in out], [(rank, host) for rank, _, host in into]
+    ``devices``: the GPUs that messages lie on.
+    """
+
+    def __init__(self, messages: Sequence[Message], direct: bool) -> None:
+        self._direct = direct
+        out = [(m.dest, m.send, self._given(m.send)) for m in messages if m.dest is not None]
+        into = [(m.source, m.recv, self._given(m.recv)) for m in messages if m.source is not None]
+        self.sends, self.receives = [(rank, memory) for rank, _, memory in out], [(rank, memory) for rank, _, memory in into]
         self._out, self._into = ([pair[1:] for pair in pairs if pair[1] is not pair[2]] for pairs in (out, into))
-        self.somewhere = bool(self._out or self._into)
+        self.devices = {tensor.device for _, tensor, _ in (*out, *into) if tensor.is_cuda}
 
     def fill(self) -> None:
-        """Copy what is sent, and wait until it is there."""
+        """Copy what is staged, and wait until all that MPI is to send is there, and what it is to write on is read."""
         for tensor, host in self._out:
             host.copy_(tensor, non_blocking=True)
-        for device in {tensor.device for tensor, _ in self._out}:
+        for device in self.devices:
             torch.cuda.current_stream(device).synchronize()
 
     def empty(self) -> None:
@@ -114,15 +118,22 @@ class _Staged:
         for tensor, host in self._into:
             tensor.copy_(host, non_blocking=True)
 
+    def words(self, memory: Tensor) -> Any:
+        """As mpi4py takes it: an array of NumPy, or the tensor, which tells where it lies through DLPack."""
+        return memory.detach() if self._direct else memory.detach().numpy()
 
-def _on_host(tensor: Tensor) -> Tensor:
-    """``tensor`` itself in host memory, else pinned host memory of its size."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) if tensor.is_cuda else tensor
+    def _given(self, tensor: Tensor) -> Tensor:
+        if self._direct or not tensor.is_cuda:
+            return tensor
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
 
 
-def _words(host: Tensor) -> Any:
-    """As MPI takes it."""
-    return host.detach().numpy()
+def sum_in_rank_order(parts: Tensor) -> Tensor:
+    """``parts[0] + parts[1] + ...`` one after the other, ``[size, ...] -> [...]``."""
+    total = parts[0].clone()
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 def _free(requests: Iterable[Any]) -> None:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hpc_holstein.domain import gpu_buffers
 from hpc_holstein.domain._messages import Repeated
 from hpc_holstein.domain.transport import Channel, Message, Transport, sum_in_rank_order
 from hpc_holstein.errors import ConfigError
@@ -23,10 +24,14 @@ from hpc_holstein.errors import ConfigError
 _PATIENCE = datetime.timedelta(minutes=5)
 
 
-def connected(kind: str, transport: Transport, device: torch.device | str) -> Transport:
-    """What carries the halos of ``parallel.transport = kind``: ``transport`` itself (``mpi``), or NCCL over it.  Collective."""
+def connected(kind: str, transport: Transport, device: torch.device | str, asked: gpu_buffers.Asked = "auto") -> Transport:
+    """What carries the halos of ``parallel.transport = kind``: ``transport`` itself (``mpi``), or NCCL over it.  Collective.
+
+    ``asked``: how MPI gets GPU memory, see :func:`gpu_buffers.route_of`.
+    """
     if kind == "mpi":
-        return transport
+        route = gpu_buffers.route_of(transport, device, asked)
+        return transport.direct() if route is not None and route.direct else transport  # type: ignore[attr-defined]
     _require_gpus(transport, torch.device(device))
     return TorchTransport(transport, device) if transport.size > 1 else transport
 

@@ -21,6 +21,7 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import State
 from hpc_holstein.output.background import Pace
 from hpc_holstein.output.complaints import refused_in_words
+from hpc_holstein.output.hdf5 import parallel
 from hpc_holstein.output.head import Generation, next_generation, parts_of
 from hpc_holstein.output.journal import sync_folder
 from hpc_holstein.output.layout import new_field
@@ -32,7 +33,7 @@ _PART_SECONDS = 30.0  # a part is closed after so long, or when the run asks for
 
 def require_parallel() -> None:
     """Raise ConfigError where h5py is serial."""
-    if not h5py.get_config().mpi:
+    if not parallel():
         raise ConfigError(
             "output.writer = 'mpio' needs an h5py that is built with MPI and this one is serial: install such a one, or give "
             "'per-rank' or 'gather'"
@@ -46,7 +47,7 @@ class CollectiveWriter(PartsWriter):
     _place: Path
 
     def write_snapshot(self, state: State, deviation: torch.Tensor | None = None) -> None:
-        """See :meth:`output.hdf5.TrajectoryWriter.write_snapshot`."""
+        """See :meth:`output.gather.TrajectoryWriter.write_snapshot`."""
         cells = self._domain.local_extent
         fields = {name: tile.reshape(cells).cpu().numpy() for name, tile in stored_fields(state, deviation).items()}
         if self._shared is not None and set(self._shared) != set(fields):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from itertools import product
+from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,9 +29,14 @@ DEVIATION = "force_deviation"
 OPTIONAL_FIELDS = {DEVIATION: ("t_nn/a", "standard deviation of the force over a committee")}
 """As :data:`FIELDS`, from the snapshot on at which the run first has them."""
 
+FORMAT = ("v108", "v108")
+"""Versions of HDF5: with checksums of its own and, unlike later ones, no mark that a killed writer leaves behind."""
+
 _TIME_UNIT = "hbar/t_nn"
 _ROWS = 1024  # numbers in a chunk of a series
 _EDGE = 128  # cells along an edge of a chunk, at most
+_ZLIB_HEAD, _ZLIB_END = b"\x78\x01", b"\x03\x00"  # deflate with a window of 32 kB; an empty last block (RFC 1950, 1951)
+_NOISE = 1.1
 
 
 def timing(name: str) -> str:
@@ -108,9 +113,25 @@ def put_field(dataset: h5py.Dataset, index: int, values: NDArray[Any]) -> None:
 
 
 def _packed(block: NDArray[Any], level: int) -> bytes:
-    """As the filters shuffle and gzip leave it: the first bytes of all numbers, then the second ones, ..."""
-    planes = block.reshape(-1).view(np.uint8).reshape(block.size, block.itemsize).T
-    return zlib.compress(np.ascontiguousarray(planes).data, level)
+    """As the filters shuffle and gzip leave it: the first bytes of all numbers, then the second ones, ...
+
+    Those that are noise, as the last digits are, go into the zlib stream as they are, which takes a third of the time and no
+    more space.
+    """
+    planes = np.ascontiguousarray(block.reshape(-1).view(np.uint8).reshape(block.size, block.itemsize).T)
+    parts, first = [_ZLIB_HEAD], 0
+    for noise, alike in groupby(map(_is_noise, planes)):
+        last = first + len(list(alike))
+        packer = zlib.compressobj(0 if noise else level, zlib.DEFLATED, -zlib.MAX_WBITS)
+        parts += [packer.compress(planes[first:last].data), packer.flush(zlib.Z_FULL_FLUSH)]
+        first = last
+    return b"".join([*parts, _ZLIB_END, zlib.adler32(planes.data).to_bytes(4, "big")])
+
+
+def _is_noise(plane: NDArray[np.uint8]) -> bool:
+    """Whether all values are about as frequent: the sum of the squares of their counts is that of random bytes."""
+    counts = np.bincount(plane, minlength=256)
+    return bool(counts @ counts < len(plane) + _NOISE * len(plane) ** 2 / 256)
 
 
 def _scale(file: h5py.File, name: str, values: NDArray[Any], unit: str, meaning: str, growing: bool = False) -> None:

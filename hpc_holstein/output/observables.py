@@ -146,7 +146,7 @@ def owned_local_order(density: Tensor, domain: Domain) -> Tensor:
     """
     require_commensurate(domain.lattice)
     ghosted, there = domain.pad(density.unsqueeze(-1), 1), _existing_cells(domain, density)
-    total, count = torch.zeros_like(density), torch.zeros_like(density)
+    total, count = torch.zeros_like(density), there.new_zeros((*_owned_of(there).shape[:-2], density.shape[-1]))
     for bond in domain.lattice.bonds(1):
         back = tuple(-step for step in bond.offset)
         for site, neighbour, offset in ((bond.source, bond.target, bond.offset), (bond.target, bond.source, back)):
@@ -171,12 +171,13 @@ def owned_wall_density(phi: Tensor, domain: Domain) -> Tensor:
     axes = len(domain.lattice.extent)
     mean_square = (_sum(parts.square(), domain) / domain.lattice.sites).to(parts)
     round_off = math.sqrt(torch.finfo(parts.dtype).eps) * mean_square.view(*mean_square.shape, *(1,) * axes)
-    walls, bonds = torch.zeros_like(parts[..., 0, 0]), torch.zeros_like(_displaced(there, (0,) * axes)[..., 0, 0])
+    walls, bonds = torch.zeros_like(parts[..., 0, 0]), torch.zeros_like(_owned_of(there)[..., 0, 0])
     for bond in domain.lattice.bonds(1):
         ahead = _displaced(ghosted, bond.offset)[..., bond.target, :]
-        walls += (parts[..., bond.source, :] * ahead).sum(dim=-1) < -round_off
+        product = parts[..., bond.source, :] * ahead
+        walls += (product[..., 0] if product.shape[-1] == 1 else product.sum(dim=-1)) < -round_off
         bonds += _displaced(there, bond.offset)[..., 0, 0]
-    return _sum(walls, domain, fields=0) / _sum(bonds, domain, fields=0)
+    return _sum(walls, domain, fields=0) / _sum(bonds.expand(domain.local_extent), domain, fields=0)
 
 
 def electron_number(density: Tensor, domain: Domain) -> Tensor:
@@ -230,17 +231,27 @@ def has_real_order(lattice: Lattice) -> bool:
 
 def _phase(domain: Domain, like: Tensor) -> Tensor:
     """``exp(i K.r)`` of the owned cells, ``[*cells]``; the signs +-1 where it is real."""
-    vector = torch.tensor(domain.lattice.ordering_vector, dtype=torch.float64)
-    ranges = [torch.arange(start, stop, dtype=torch.float64) for start, stop in domain.owned]
-    angle = sum(k * r for k, r in zip(vector, torch.meshgrid(*ranges, indexing="ij"), strict=True))
-    real = has_real_order(domain.lattice)
-    phase = torch.cos(angle).round() if real else torch.polar(torch.ones_like(angle), angle)
-    return phase.to(device=like.device, dtype=like.dtype if real else like.dtype.to_complex())
+    real, phase = has_real_order(domain.lattice), torch.ones(())
+    for k, (start, stop) in zip(domain.lattice.ordering_vector, domain.owned, strict=True):
+        angle = k * torch.arange(start, stop, dtype=torch.float64)
+        factors = torch.cos(angle).round() if real else torch.polar(torch.ones_like(angle), angle)
+        phase = phase.unsqueeze(-1) * factors.to(device=like.device, dtype=like.dtype if real else like.dtype.to_complex())
+    return phase
 
 
 def _existing_cells(domain: Domain, like: Tensor) -> Tensor:
-    """1 on every cell of the lattice and 0 beyond its open edges, with a halo of 1: ``[*ghosted cells, 1, 1]``."""
+    """1 on every cell of the lattice and 0 beyond its open edges, with a halo of 1: ``[*ghosted cells, 1, 1]``.
+
+    Without edges, of one cell only: all are alike.
+    """
+    if all(domain.lattice.periodic):
+        return like.new_ones((*(3 for _ in domain.local_extent), 1, 1))
     return domain.pad(like.new_ones((*domain.local_extent, 1, 1)), 1)
+
+
+def _owned_of(there: Tensor) -> Tensor:
+    """The owned cells of :func:`_existing_cells`."""
+    return _displaced(there, (0,) * (there.ndim - 2))
 
 
 def _displaced(ghosted: Tensor, offset: tuple[int, ...]) -> Tensor:

@@ -23,10 +23,9 @@ from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import Domain, State
 from hpc_holstein.output.background import Background, Pace
 from hpc_holstein.output.complaints import damage_before, refused_in_words
-from hpc_holstein.output.hdf5 import FORMAT
 from hpc_holstein.output.head import Generation, Head, next_generation, parts_of, require_parts
 from hpc_holstein.output.journal import JournaledFile, sync_folder
-from hpc_holstein.output.layout import new_field, put_field
+from hpc_holstein.output.layout import FORMAT, new_field, put_field
 from hpc_holstein.output.records import (
     COMMIT_SECONDS,
     Storage,
@@ -86,7 +85,7 @@ class Part:
 
 
 class PartsWriter:
-    """As :class:`output.hdf5.TrajectoryWriter`, each rank writing what it owns; every method but ``close`` is collective.
+    """As :class:`output.gather.TrajectoryWriter`, each rank writing what it owns; every method but ``close`` is collective.
 
     A snapshot is seen when it is on the disk of all ranks.
     """
@@ -129,7 +128,7 @@ class PartsWriter:
         config: str,
         storage: Storage | None = None,
     ) -> PartsWriter:
-        """See :meth:`output.hdf5.TrajectoryWriter.continued`; on any number of ranks."""
+        """See :meth:`output.gather.TrajectoryWriter.continued`; on any number of ranks."""
         writer = cls.__new__(cls)
         writer._start(path, domain, transport, dt, storage)
         writer._number = number_of(dtype)
@@ -161,7 +160,7 @@ class PartsWriter:
         return self._head.rows(before, self._dt) if self._head is not None else (0, 0)
 
     def write_snapshot(self, state: State, deviation: torch.Tensor | None = None) -> None:
-        """See :meth:`output.hdf5.TrajectoryWriter.write_snapshot`."""
+        """See :meth:`output.gather.TrajectoryWriter.write_snapshot`."""
         self._worker.wait()  # at most one snapshot is in memory beside the run
         if self._part is None:
             self._begin()
@@ -180,7 +179,7 @@ class PartsWriter:
             self.flush()  # a run that has just begun can be looked at
 
     def write_series(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float] | None = None) -> None:
-        """See :meth:`output.hdf5.TrajectoryWriter.write_series`."""
+        """See :meth:`output.gather.TrajectoryWriter.write_series`."""
         if self._head is None:
             return
         self._head.add_row(stored_row(step * self._dt, values, seconds))

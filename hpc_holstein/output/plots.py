@@ -256,14 +256,14 @@ def correlations(path: Path, frames: Frames) -> Figure:
 
 @_styled
 def training_curve(path: Path, history: Sequence[Mapping[str, float]], baseline: float) -> Figure:
-    """Force error on the training and validation sets against the epoch, and that of a prediction without training."""
+    """Loss on the training and validation sets against the epoch, and the force MSE of a prediction without training."""
     figure = Figure(figsize=(5.2, 3.4))
     axes = figure.add_subplot()
     epochs = [row["epoch"] for row in history]
     for name, label in (("training_mse", "training"), ("validation_mse", "validation"), ("best_mse", "best validation")):
         axes.semilogy(epochs, [row[name] for row in history], label=label, linestyle="--" if name == "best_mse" else "-")
     axes.axhline(baseline, color="0.45", linestyle=":", linewidth=1.0, label="baseline")
-    axes.set(xlabel="epoch", ylabel=r"force MSE [$(t_\mathrm{nn}/a)^2$]")
+    axes.set(xlabel="epoch", ylabel=r"loss [$(t_\mathrm{nn}/a)^2$]")
     axes.legend(fontsize=8)
     return figure
 

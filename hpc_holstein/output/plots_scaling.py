@@ -147,7 +147,7 @@ def _with_ranks(figure: Figure, panels: Sequence[Axes], ranks: Sequence[int], li
         *panels[0].get_legend_handles_labels(),
         loc="outside upper left",
         fontsize=7.5,
-        title="points: measured" + ("; dashed: model" if modelled else "") + "; thin: ideal",
+        title="points: measured" + ("; dashed: model without output" if modelled else "") + "; thin: ideal",
         title_fontsize=7.5,
     )
     return figure

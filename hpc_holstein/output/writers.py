@@ -14,7 +14,8 @@ from hpc_holstein.interfaces import Domain, State
 from hpc_holstein.output.checkpoint import Checkpoint, gathered
 from hpc_holstein.output.collective import CollectiveWriter, require_parallel
 from hpc_holstein.output.complaints import damage_before
-from hpc_holstein.output.hdf5 import TrajectoryWriter, opened
+from hpc_holstein.output.gather import TrajectoryWriter
+from hpc_holstein.output.hdf5 import opened
 from hpc_holstein.output.parts import PartsWriter
 from hpc_holstein.output.records import Storage
 from hpc_holstein.output.tiles import saved
@@ -63,7 +64,7 @@ def new_writer(
     attributes: Mapping[str, Any],
     storage: Storage,
 ) -> Writer:
-    """See :class:`output.hdf5.TrajectoryWriter`."""
+    """See :class:`output.gather.TrajectoryWriter`."""
     if kind == "gather":
         return TrajectoryWriter(path, domain, dt, dtype, attributes, storage)
     of_parts = PartsWriter if kind == "per-rank" else CollectiveWriter
@@ -81,7 +82,7 @@ def continued_writer(
     config: str,
     storage: Storage,
 ) -> Writer:
-    """See :meth:`output.hdf5.TrajectoryWriter.continued`."""
+    """See :meth:`output.gather.TrajectoryWriter.continued`."""
     if kind == "gather":
         return TrajectoryWriter.continued(path, domain, dt, step, config, storage)
     of_parts = PartsWriter if kind == "per-rank" else CollectiveWriter

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from commands import execute, write_small_network
 
 from hpc_holstein.cli import parser, run
 from hpc_holstein.cli.session import Session
@@ -73,6 +74,31 @@ def test_it_goes_on_on_another_number_of_ranks(transport: MPITransport, together
         require_same("whole", "r", ROUND_OFF)
         with open_trajectory(Path("r/trajectory.h5")) as trajectory:
             assert len(trajectory) == 5
+    assert transport.all_arrive(50)
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_run_that_is_judged_by_a_committee(transport: MPITransport, together: Path, kind: str) -> None:
+    """From half way on: parts of before lack the deviation, rows of before the scalars; every second row has them."""
+    if transport.rank == 0:
+        for seed, name in enumerate("ab"):
+            write_small_network(Path(f"{name}.safetensors"), seed)
+    transport.barrier()
+    run = ["run", "--preset", "paper-2601.04104", "--lattice", "24x24", "--force", "a.safetensors"]
+    run += ["--set", "output.snapshot_every=3", "--set", "output.observables_every=1"]
+    judged = ["--set", "force.committee=['b.safetensors']", "--set", "trust.every=2"]
+    for writer in ("gather", kind):
+        to = ["--set", f"output.writer={writer}", "--output", writer]
+        execute(transport, *run, *to, "--steps", "6")
+        execute(transport, *run, *to, *judged, "--steps", "12")
+    if transport.rank == 0:
+        require_same("gather", kind, 0.0)
+        with open_trajectory(Path(kind, "trajectory.h5")) as trajectory:
+            assert np.isfinite(trajectory.series()["committee_rms"]).tolist() == [False] * 6 + [True, False] * 3 + [True]
+        with xr.open_dataset(f"{kind}/trajectory.h5", engine="h5netcdf") as found:
+            deviation = found["force_deviation"].values
+            assert np.isfinite(deviation).all(axis=(1, 2)).tolist() == [False, False, True, True, True]
+            assert not np.isfinite(deviation[:2]).any()
     assert transport.all_arrive(50)
 
 

@@ -19,7 +19,7 @@ from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.lattice import square
 from hpc_holstein.network.checkpoint import make_card, save_model
 from hpc_holstein.network.models import enn
-from hpc_holstein.output.hdf5 import TrajectoryWriter
+from hpc_holstein.output.gather import TrajectoryWriter
 from hpc_holstein.output.provenance import write_json
 from hpc_holstein.training import dataset
 from hpc_holstein.training._parts import Parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,9 @@ from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_pro
 from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
-from hpc_holstein.output.hdf5 import TrajectoryWriter, is_trajectory, open_trajectory
+from hpc_holstein.output import layout
+from hpc_holstein.output.gather import TrajectoryWriter
+from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory
 from hpc_holstein.output.journal import journal_of
 from hpc_holstein.output.records import Storage
 from hpc_holstein.output.series import SERIES, TIMINGS
@@ -233,3 +236,23 @@ def test_files_that_are_no_trajectory_are_refused_in_words(tmp_path: Path) -> No
         file["q"][1, 2, 3] = np.nan
     with open_trajectory(path) as trajectory, pytest.raises(DataError, match=r"snapshot 1 .*not finite"):
         trajectory.snapshot(-1)
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["noise", "smooth", "equal", "one"])
+def test_packed_chunks_are_zlib_streams_and_not_larger(number: type, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    block = {
+        "noise": rng.normal(size=(128, 100)),
+        "smooth": np.add.outer(np.arange(128), np.arange(100)),
+        "equal": np.full((128, 100), 0.1),
+        "one": np.ones((1, 1)),
+    }[kind].astype(number)
+    planes = block.reshape(-1, 1).view(np.uint8).T.tobytes()
+    packed = layout._packed(block, 1)
+    assert zlib.decompress(packed) == planes
+    assert len(packed) <= 1.01 * len(zlib.compress(planes, 1)) + 16
+    if kind != "one":
+        noise = [layout._is_noise(plane) for plane in np.frombuffer(planes, np.uint8).reshape(block.itemsize, -1)]
+        assert noise[0] == (kind == "noise")
+        assert not noise[-1]  # sign and exponent

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hpc_holstein.domain.halo import CartesianDomain
-from hpc_holstein.domain.reduction import global_sum
+from hpc_holstein.domain.reduction import _parts, _parts_of_groups, _split, global_sum
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.lattice import square
 
@@ -50,3 +50,17 @@ def test_what_is_no_ordinary_number_is_summed_in_float64(odd):
     total = global_sum(x, CartesianDomain(square.build(EXTENT), SerialTransport()))
     assert torch.isfinite(total[0])
     assert torch.allclose(total[1], x[1].sum(), equal_nan=True)
+
+
+def test_the_sums_of_a_gpu_are_those_of_the_compiled_code():
+    x = values(40.0).flatten(1)
+    x[0, :3] = torch.tensor([math.nan, -math.inf, 1e9])
+    group = torch.arange(x.shape[1]) % 7
+    high, low, refused = _split(x)
+    there = refused == 0
+    by_torch = torch.stack([(high * there).sum(dim=1), (low * there).sum(dim=1), refused.sum(dim=1)])
+    assert torch.equal(_parts(x), by_torch)
+    by_groups = torch.zeros(3, 7, dtype=torch.int64)
+    for row, part in zip(by_groups, _split(x[1]), strict=True):
+        row.index_add_(0, group, part)
+    assert torch.equal(_parts_of_groups(x[1], group, 7), by_groups)

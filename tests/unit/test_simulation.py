@@ -16,7 +16,8 @@ from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_pro
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.interfaces import State
 from hpc_holstein.output.analysis import choose_frames, local_exponent
-from hpc_holstein.output.hdf5 import TrajectoryWriter, open_trajectory
+from hpc_holstein.output.gather import TrajectoryWriter
+from hpc_holstein.output.hdf5 import open_trajectory
 from hpc_holstein.simulation import Recorder, Simulation, SnapshotWriter, Summary, clock
 
 
