@@ -173,6 +173,13 @@ def checks(record: Record, quick: bool) -> None:
     record.check(
         "same bits twice", lambda: largest(deterministic(there.state()).force, deterministic(there.state()).force), 0.0
     )
+    if device.type == "cuda":
+        graphs = single.network(cuda_graphs=True)
+        record.check(
+            "CUDA graphs, network force, float32",
+            lambda: largest(graphs(single.state()).force, single.network()(single.state()).force),
+            1e-6,
+        )
     steps = 20
     record.check(
         f"q after {steps} steps, float64",
@@ -242,15 +249,22 @@ def network_rates(record: Record, quick: bool) -> None:
         error = rms(forces(State.at_rest(start.q)).force, reference)
         record.rate(f"{precision}: rms force error against float64 [t_nn/a]", lambda error=error: error)
         for length in sizes:
-            record.rate(f"{precision} {length}x{length}", lambda p=precision, n=length: step_rates(n, device, p, least))
+            record.rate(
+                f"{precision} {length}x{length}", lambda p=precision, n=length: step_rates(n, device, least, precision=p)
+            )
+            if device.type == "cuda":
+                record.rate(
+                    f"{precision} {length}x{length}, CUDA graphs",
+                    lambda p=precision, n=length: step_rates(n, device, least, precision=p, cuda_graphs=True),
+                )
 
 
-def step_rates(length: int, device: torch.device, precision: str, least: float) -> dict[str, float]:
+def step_rates(length: int, device: torch.device, least: float, **options: Any) -> dict[str, float]:
     """Sites/s of a force from the forces before, site-steps/s of the whole step, and the memory it took."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     quench = Quench(length, device)
-    forces = quench.network(precision=precision)
+    forces = quench.network(**options)
     integrator = langevin.build("verlet-ou", mass=MASS, gamma=GAMMA, dt=DT, kT=KT)
     noise, box = quench.noise(), [integrator.init(quench.state(), forces)]
 

@@ -53,6 +53,7 @@ class ForceResult:
     chemical_potential  ``[*batch]``, the same on all ranks (NaN where a provider does not know it)
     grand_potential     ``[*batch]``, electronic ``Omega = -kT Tr ln(1 + exp(-(H - mu)/kT))`` of the whole lattice, or None
     info                scalars that say what the evaluation cost (``force_calls``, ``iterations``, ...)
+    of_states           of a batch: the scalars of each state that its next forces start from
     """
 
     force: Tensor
@@ -60,6 +61,7 @@ class ForceResult:
     chemical_potential: Tensor
     grand_potential: Tensor | None = None
     info: dict[str, float] = field(default_factory=dict)
+    of_states: tuple[dict[str, float], ...] = ()
 
 
 @dataclass(frozen=True)

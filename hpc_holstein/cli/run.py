@@ -1,7 +1,8 @@
 """``hpc-holstein run``: the dynamics of a configuration, alone or on the ranks that mpirun started.
 
 It continues a run that is in its folder already.  SIGTERM, SIGUSR1, Ctrl-C, a file STOP in the folder, --max-walltime and the
-end of a Slurm job stop it with a checkpoint and exit code 75: the same command goes on.
+end of a Slurm job stop it with a checkpoint and exit code 75: the same command goes on.  With --replicas they stop all of them,
+and STOP in the folder of one replica that one.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ from hpc_holstein.cli.options import (
     positive,
     providers,
 )
+from hpc_holstein.cli.replicas import Company
 from hpc_holstein.cli.restart import Folder, Start
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_of, refuse_foreign_states, trust_of
 from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, health_of, initial_state, provider_facts
+from hpc_holstein.config.schema import ParallelSection
+from hpc_holstein.domain import gpu_buffers
 from hpc_holstein.domain.transport import agreed
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.files import replaced
@@ -45,6 +49,7 @@ from hpc_holstein.simulation import (
     CheckpointKeeper,
     Deadline,
     Ledger,
+    Lockstep,
     Progress,
     Recorder,
     Simulation,
@@ -54,7 +59,6 @@ from hpc_holstein.simulation import (
     Trust,
     Watch,
     clock,
-    require_memory,
 )
 from hpc_holstein.simulation.trust import in_words as trust_in_words
 
@@ -98,19 +102,20 @@ def execute(args: argparse.Namespace, session: Session) -> int:
     """Check everything, then run; returns the exit code."""
     config = load_config(args.config, args.preset, given_keys(args))
 
-    def one(config: Config, session: Session) -> int:
-        return _run_one(config, args.restart, args.max_walltime, session)
+    def one(config: Config, session: Session, company: Company) -> int:
+        return _run_one(config, args.restart, args.max_walltime, session, company)
 
-    if config.parallel.replicas > 1:
-        return replicas.run_all(config, args.restart, session, one)
-    return one(config, session)
+    with StopSignals() as signals:
+        if config.parallel.replicas > 1:
+            return replicas.run_all(config, args.restart, session, signals, one)
+        return one(config, session, Company(signals, Lockstep(1), session.say))
 
 
-def _run_one(config: Config, restarted: str, walltime: float | None, session: Session) -> int:
-    """A run on the ranks of ``session``; its exit code."""
+def _run_one(config: Config, restarted: str, walltime: float | None, session: Session, company: Company) -> int:
+    """A run on the ranks of ``session``, in the ``company`` of others; its exit code."""
     folder = Folder(Path(config.output.folder))
     deadline = Deadline.earliest(walltime, _process_start(), os.environ)
-    with StopSignals() as signals, FolderLock(folder.path, config.output.locking) as lock:
+    with FolderLock(folder.path, config.output.locking) as lock:
         session.on_root(lambda: lock.acquire() if folder.path.is_dir() else None)
         start = restart.find(config, restarted, folder, session)
         for sentence in start.told:
@@ -118,25 +123,35 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         if start.finished:
             session.say(f"the run in {folder.path} is finished: ask for more than its {start.step} steps to extend it")
             return os.EX_OK
-        device = session.use(config.parallel.threads, config.parallel.device)
+        device = _device(config.parallel, session)
         simulation = build_simulation(config, session.transport, device)
         require_commensurate(simulation.domain.lattice)
         limits = limits_of(config, simulation)
         session.on_root(lambda: refuse_foreign_states(start, folder.collected, limits))
         session.say(_headline(config, simulation, start))
-        kind, dtype = restart.choose_writer(start, folder, config, simulation, session), config.parallel.torch_dtype
-        session.say(require_memory(simulation.domain, session.transport, dtype, simulation.forces, gathers=kind == "gather"))
+        kind = restart.choose_writer(start, folder, config, simulation, session)
+        company.admit(simulation, config, kind == "gather", session)
         facts = {**simulation_facts(config, simulation), **session.mpi_facts()}
         state = _first_state(start, config, simulation)
         session.on_root(lambda: _claim(lock, start, folder))
         restart.save_first(start, state, folder, kind, config, facts, simulation)
         start = replace(start, stored=None)  # a whole lattice
-        watch = Watch(simulation.domain, signals, deadline, folder.stop, 60 * config.output.checkpoint_minutes)
+        seconds, domain = 60 * config.output.checkpoint_minutes, simulation.domain
+        watch = Watch(domain, company.signals, deadline, folder.stop, seconds, company.stop_file, simulation.runs)
         trust = trust_of(limits, config, simulation, start, folder.collected, session)
         summary = _run(config, simulation, state, start, folder, kind, facts, watch, trust, session)
         session.on_root(lambda: _write_summary(folder.summary, _account(config, simulation, summary, facts)))
-    session.say(_closing(summary, folder, config.dynamics.steps))
+    session.say(_closing(summary, folder, config.dynamics.steps, simulation.runs))
     return os.EX_TEMPFAIL if summary.stopped else os.EX_OK
+
+
+def _device(parallel: ParallelSection, session: Session) -> str:
+    """The device of this rank, after a line that says who took what, and how halos travel; collective."""
+
+    def carried(device: str) -> str:
+        return gpu_buffers.told(parallel.transport, session.transport, device, parallel.gpu_buffers)
+
+    return session.use(parallel.threads, parallel.device, carried)
 
 
 def _first_state(start: Start, config: Config, simulation: Simulation) -> State:
@@ -173,8 +188,8 @@ def _run(
         record = Recorder(output.observables_every, simulation, writer, health)
         observers: list[Any] = [SnapshotWriter(output.snapshot_every, writer, trust)]
         if session.is_root:
-            observers.append(Progress(config.dynamics.steps, domain.lattice.sites, session.say))
-        ledger = Ledger(simulation.transport, start.totals())
+            observers.append(Progress(config.dynamics.steps, domain.lattice.sites, session.say, simulation.runs))
+        ledger = Ledger(simulation.transport, start.totals(), simulation.clock)
         keeper = CheckpointKeeper(
             folder.checkpoints,
             output.checkpoint_every,
@@ -236,6 +251,7 @@ def _account(config: Config, simulation: Simulation, summary: Summary, attribute
         "other_seconds": summary.other_seconds,
         "halo_bytes_per_step": summary.halo_bytes_per_step,
         "hidden_fraction": summary.hidden_fraction,
+        "runs_together": simulation.runs,
         "ranks": simulation.domain.size,
         "grid": list(simulation.domain.grid),
         "lattice": list(config.lattice.extent),
@@ -263,11 +279,11 @@ def _write_summary(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _closing(summary: Summary, folder: Folder, steps: int) -> str:
+def _closing(summary: Summary, folder: Folder, steps: int, runs: int) -> str:
     """The run in a few lines."""
-    found = summary.observables
+    found, share = summary.observables, f", its share of {runs} runs together" if runs > 1 else ""
     lines = [
-        f"{summary.steps} steps of {summary.sites} sites in {clock(summary.wall_seconds)}: "
+        f"{summary.steps} steps of {summary.sites} sites in {clock(summary.wall_seconds)}{share}: "
         f"{summary.site_steps_per_second:.3g} site-steps/s",
         *_times(summary),
         f"order parameter {found['order_parameter']:.4f}, kinetic temperature {found['kinetic_temperature']:.4f} t_nn, "

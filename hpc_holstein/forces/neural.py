@@ -24,14 +24,13 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hpc_holstein.errors import ConfigError, ModelError
+from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._canonical import (
     CanonicalDensity,
     Density,
@@ -44,25 +43,22 @@ from hpc_holstein.forces._canonical import (
 )
 from hpc_holstein.forces._committee import Committee
 from hpc_holstein.forces._energy_network import RecordedPotential
+from hpc_holstein.forces._following import completed, followed
+from hpc_holstein.forces._graphs import Outputs, Replayed, require_graphs
 from hpc_holstein.forces._precision import Precision, arithmetic, dtype_of
+from hpc_holstein.forces._supported import require_supported
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
-from hpc_holstein.network.checkpoint import check_card, default_model_path, load_model
+from hpc_holstein.network._fused import LONGEST
+from hpc_holstein.network.checkpoint import check_card, load_model, model_path
 from hpc_holstein.network.models._levels import LevelNetwork
+from hpc_holstein.network.models.enn import Enn
 
 _DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu
-_UNCERTAIN = 1.0  # rms error of n_i after a step of mu along the response over the rms change: 0.2 to 0.7 along quenches
-_FOLLOWING = 3  # evaluations along the response before the solver that always converges takes over
-_FARTHEST = 3.0  # step along the response, in units of kT
 _SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
 _LONGEST = {"cpu": 64, "cuda": 512}  # edge of a window of the lattice that is evaluated at once
-# CPU: activations stay in the cache; the default network does 1.3e6 sites/s so, 1.0e6 with 32 or 96.  CUDA: bounds the memory.
+# CPU: activations stay in the cache, where PyTorch evaluates the network.  CUDA: bounds the memory.
 _ALIGNMENT = 8  # cells along either axis
 _SHIFTS = (0, 1, 3, 6)  # of the window that is looked at twice
-
-_DEFINED = (("shifted", "density"), ("shifted", "grand_potential"), ("plain", "density"), ("plain", "force"))
-"""Field that a network reads, and what it predicts."""
-
-_Outputs = Callable[[Any, Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -77,6 +73,7 @@ class Options:
                ``mu`` in each step.  That of the network is 1e-3 and more
     deterministic  cut the tile into windows whose shape depends on the whole lattice alone, so that no bit of the result
                depends on the ranks or the rank grid; up to a third slower.  A run sets it by ``parallel.deterministic``
+    cuda_graphs  replay the network as CUDA graphs, one launch a window; for networks that predict the density, on a GPU
     committee  further model files of the same system, which judge the forces of a run and do not drive it; see ``[trust]``
     """
 
@@ -84,6 +81,7 @@ class Options:
     precision: Precision = "state"
     following: float = 1e-4
     deterministic: bool = False
+    cuda_graphs: bool = False
     committee: tuple[str, ...] = ()
 
 
@@ -99,10 +97,11 @@ class NeuralForces:
     """Force provider that evaluates ``module``; implements :class:`interfaces.ForceProvider`, batches included.
 
     The result depends on ``q`` and on ``state.forces`` (``chemical_potential``, ``info["filling_slope"]`` and
-    ``info["mu_drift"]``) alone, so a run that is restarted with these continues bit by bit.
+    ``info["mu_drift"]``, of a batch in ``of_states``) alone, so a run that is restarted with these continues bit by bit.
     """
 
     tolerance = None
+    takes_batches = True
 
     def __init__(
         self,
@@ -113,21 +112,25 @@ class NeuralForces:
         precision: Precision = "state",
         following: float = 0.0,
         deterministic: bool = False,
+        replayed: Replayed | None = None,
     ) -> None:
         require_filling(ensemble)
-        _check_supported(module, hamiltonian, domain, ensemble)
+        require_supported(module, hamiltonian, domain, ensemble)
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
         self.reach: int = module.reach  # type: ignore[assignment]
         self._width = max(self.reach, hamiltonian.reach)
         self._module = module
-        self._precision = precision
+        self._precision, self._replayed = precision, replayed
         self._following = following if hasattr(module, "response") else 0.0
         self.deterministic = deterministic
         self.committee: Committee | None = None
         self.field_range: Mapping[str, float] = {}
         self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
-        extent = domain.lattice.extent if deterministic else domain.local_extent
-        self._window = tuple(_window(cells, 2 * self.reach, domain.device, deterministic) for cells in extent)
+        same_bits = isinstance(module, Enn) and module.is_fused(domain.device) and precision != "bfloat16"
+        self._longest = LONGEST if same_bits else _LONGEST[domain.device.type]
+        self._aligned = deterministic and not same_bits
+        extent = domain.lattice.extent if self._aligned else domain.local_extent
+        self._window = tuple(_window(cells, 2 * self.reach, self._longest, self._aligned) for cells in extent)
 
     @torch.no_grad()
     def __call__(self, state: State) -> ForceResult:
@@ -139,7 +142,7 @@ class NeuralForces:
         batch = state.q.shape[:-4]
         q = state.q.reshape(-1, *state.q.shape[-4:])
         ghosted = _Arriving(q, self.domain, self._width)
-        omega = None
+        omega, of_states = None, list[dict[str, float]]()
         if self._module.predicts == "force":
             force = self._evaluate(ghosted, torch.zeros(len(q)), torch.arange(len(q)))[..., None]
             classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
@@ -147,7 +150,7 @@ class NeuralForces:
             mu, info = torch.full((len(q),), math.nan), {"evaluations": 1.0}
         else:
             evaluate = self._evaluation(ghosted)
-            density, mu, info = self._density(q, ghosted, evaluate, state.forces)
+            density, mu, info, of_states = self._density(q, ghosted, evaluate, state.forces)
             omega = evaluate.at(mu, density).reshape(batch) if isinstance(evaluate, RecordedPotential) else None
             classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
             force = self.hamiltonian.pull_back(q, density) + classical
@@ -157,6 +160,7 @@ class NeuralForces:
             chemical_potential=mu.reshape(batch).to(q.device, torch.float64),
             grand_potential=None if omega is None else omega.to(q.device),
             info=info,
+            of_states=tuple(of_states) if batch else (),
         )
 
     def field(self, state: State) -> Tensor:
@@ -177,55 +181,53 @@ class NeuralForces:
 
     def _density(
         self, q: Tensor, ghosted: _Arriving, evaluate: Density, previous: ForceResult | None
-    ) -> tuple[Tensor, Tensor, dict[str, float]]:
-        """``n [batch, y, x, 1]``, ``mu [batch]``, info."""
+    ) -> tuple[Tensor, Tensor, dict[str, float], list[dict[str, float]]]:
+        """``n [batch, y, x, 1]``, ``mu [batch]``, info and that of each state."""
         every = torch.arange(len(q))
         if self._module.field == "plain":
             zero = torch.zeros(len(q))
-            return evaluate(zero, every), zero * math.nan, {"evaluations": 1.0}
+            return evaluate(zero, every), zero * math.nan, {"evaluations": 1.0}, []
         if self.ensemble.kind == "grand-canonical":
             mu = torch.full((len(q),), self.ensemble.chemical_potential, dtype=torch.float64)
-            return evaluate(mu, every), mu, {"evaluations": 1.0}
+            return evaluate(mu, every), mu, {"evaluations": 1.0}, []
         if previous is not None and not torch.isfinite(previous.chemical_potential).all():
             previous = None  # forces of a provider that knows no mu
         guess, slope = self._start(q, previous)
-        followed = self._followed(ghosted, guess) if previous is not None and self._following > 0 else None
-        solved = followed or solve_chemical_potential(
-            density=evaluate,
+        if previous is not None and self._following > 0:
+            found, left = self._followed(ghosted, guess)
+            solved = completed(found, left, self._solved(evaluate, guess, slope, left)) if len(left) else found
+        else:
+            solved = self._solved(evaluate, guess, slope, every)
+        mu = solved.chemical_potential
+        drift = torch.zeros_like(mu) if previous is None else mu - previous.chemical_potential.reshape(-1).double().cpu()
+        told = {"filling_slope": solved.slope, "mu_drift": drift}
+        info = {"evaluations": solved.evaluations, "residual": solved.residual}
+        info |= {name: float(values.mean()) for name, values in told.items()}
+        return solved.density, mu, info, [{name: float(values[i]) for name, values in told.items()} for i in every]
+
+    def _solved(self, evaluate: Density, guess: Tensor, slope: Tensor, states: Tensor) -> CanonicalDensity:
+        """Of the states of these numbers, by the iteration that always converges."""
+        return solve_chemical_potential(
+            density=lambda mu, rows: evaluate(mu, states[rows]),
+            mean=lambda n: site_mean(n, self.domain),
+            filling=self.ensemble.filling,
+            kT=self.ensemble.kT,
+            guess=guess[states],
+            slope=slope[states],
+            density_tolerance=_DENSITY_TOLERANCE,
+            sharpness=getattr(self._module, "sharpness", 1.0),
+        )
+
+    def _followed(self, ghosted: _Arriving, guess: Tensor) -> tuple[CanonicalDensity, Tensor]:
+        """See :func:`forces._following.followed`."""
+        return followed(
+            network=lambda mu, rows: tuple(self._apply(_response, ghosted, mu, rows)),  # type: ignore[arg-type,return-value]
             mean=lambda n: site_mean(n, self.domain),
             filling=self.ensemble.filling,
             kT=self.ensemble.kT,
             guess=guess,
-            slope=slope,
-            density_tolerance=_DENSITY_TOLERANCE,
-            sharpness=getattr(self._module, "sharpness", 1.0),
+            error=self._following,
         )
-        mu = solved.chemical_potential
-        drift = 0.0 if previous is None else float((mu - previous.chemical_potential.reshape(-1).double().cpu()).mean())
-        info = {
-            "evaluations": solved.evaluations,
-            "residual": solved.residual,
-            "filling_slope": float(solved.slope.mean()),
-            "mu_drift": drift,
-        }
-        return solved.density, mu, info
-
-    def _followed(self, ghosted: _Arriving, mu: Tensor) -> CanonicalDensity | None:
-        """The density a step along the response away from ``mu [batch]``; None where no step is short enough."""
-        every = torch.arange(len(mu))
-        for evaluation in range(1, _FOLLOWING + 1):
-            n, response = self._apply(lambda network, field: network.response(field), ghosted, mu, every)
-            slope = site_mean(response, self.domain)
-            squares = site_mean(response.square(), self.domain)
-            step = (self.ensemble.filling - site_mean(n, self.domain)) / slope
-            if not bool((step.abs() <= _FARTHEST * self.ensemble.kT).all()):  # NaN as well: no level in the gap
-                return None
-            mu = mu + step
-            if float((_UNCERTAIN * step.abs() * squares.sqrt()).max()) <= self._following:
-                n = n + response * step.to(n).view(-1, 1, 1, 1)
-                residual = float((site_mean(n, self.domain) - self.ensemble.filling).abs().max())
-                return CanonicalDensity(n, mu, slope, residual, float(evaluation))
-        return None
 
     def _start(self, q: Tensor, previous: ForceResult | None) -> tuple[Tensor, Tensor]:
         """``mu`` and slope to start from, ``[batch]``: extrapolated from the previous forces, or of the atomic limit."""
@@ -233,9 +235,10 @@ class NeuralForces:
             guess = atomic_limit(q, self.hamiltonian, self.domain, self.ensemble.filling, self.ensemble.kT).chemical_potential
         else:
             guess = previous.chemical_potential.reshape(-1).double().cpu()
-            if "filling_slope" in previous.info:
-                drift = previous.info["mu_drift"] if len(q) == 1 else 0.0  # the mean drift says nothing about one of many
-                return guess + drift, torch.full_like(guess, previous.info["filling_slope"])
+            told = previous.of_states if len(previous.of_states) == len(q) else (previous.info,) * len(q)
+            if "filling_slope" in told[0]:
+                slope, drift = (guess.new_tensor([one[name] for one in told]) for name in ("filling_slope", "mu_drift"))
+                return guess + drift, slope
         n = occupation(on_site_energies(q, self.hamiltonian), guess, self.ensemble.kT)
         return guess, (site_mean(n * (1 - n), self.domain) / self.ensemble.kT).clamp_min(_SLOPE_FLOOR)
 
@@ -245,15 +248,15 @@ class NeuralForces:
             return lambda mu, rows: self._evaluate(ghosted, mu, rows)
 
         def both(mu: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            return tuple(self._apply(lambda network, field: network.with_grand_potential(field), ghosted, mu, rows))
+            return tuple(self._apply(_with_grand_potential, ghosted, mu, rows))
 
         return RecordedPotential(both, self.domain, len(ghosted.field))
 
     def _evaluate(self, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> Tensor:
         """Network output ``[m, y, x, 1]`` for the states ``rows [m]`` at ``mu [m]``."""
-        return self._apply(lambda network, field: (network(field),), ghosted, mu, rows)[0]
+        return self._apply(_prediction, ghosted, mu, rows)[0]
 
-    def _apply(self, function: _Outputs, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> list[Tensor]:
+    def _apply(self, function: Outputs, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> list[Tensor]:
         """Outputs of ``function(network, shifted field)``, ``[m, y, x, 1]`` each, piece by piece of the tile.
 
         Pieces that need no ghosts come first, while these are on their way.
@@ -270,7 +273,8 @@ class NeuralForces:
                 if not inside:
                     ghosted.arrived()
                 seen = field[rows[states].to(field.device), y.start : y.stop + halo, x.start : x.stop + halo]
-                found = function(network, self._filled_up((seen + shift[states]).to(dtype)))
+                window = self._filled_up((seen + shift[states]).to(dtype))
+                found = self._replayed(function, network, window) if self._replayed else function(network, window)
                 out = out or [field.new_empty(len(rows), *cells, 1) for _ in found]
                 for whole, piece in zip(out, found, strict=True):
                     whole[states, y, x, 0] = piece[:, : y.stop - y.start, : x.stop - x.start]
@@ -282,7 +286,7 @@ class NeuralForces:
         Those without ghosts come first.
         """
         (height, width), (lines, columns) = cells, self._window
-        whole = max(1, _LONGEST[self.domain.device.type] ** 2 // (lines * columns))
+        whole = 1 if self._aligned else max(1, _LONGEST[self.domain.device.type] ** 2 // (lines * columns))
         parts = []
         for first, y, x in product(range(0, states, whole), range(0, height, lines), range(0, width, columns)):
             bottom, right = min(y + lines, height), min(x + columns, width)
@@ -329,6 +333,18 @@ class NeuralForces:
             )
 
 
+def _prediction(network: Any, field: Tensor) -> tuple[Tensor, ...]:
+    return (network(field),)
+
+
+def _response(network: Any, field: Tensor) -> tuple[Tensor, ...]:
+    return cast(tuple[Tensor, ...], network.response(field))
+
+
+def _with_grand_potential(network: Any, field: Tensor) -> tuple[Tensor, ...]:
+    return cast(tuple[Tensor, ...], network.with_grand_potential(field))
+
+
 class _Arriving:
     """``q [batch, y, x, 1, 1]`` with a halo of ``width`` cells that is on its way until :meth:`arrived`; collective to make."""
 
@@ -346,36 +362,13 @@ class _Arriving:
         return self.field
 
 
-def _window(cells: int, halo: int, device: torch.device, aligned: bool) -> int:
+def _window(cells: int, halo: int, longest: int, aligned: bool) -> int:
     """Edge of the windows that cut ``cells`` into the fewest parts of nearly one length.
 
     ``aligned`` ones fill whole vector registers with their halo, since the remainder is computed by another instruction.
     """
-    edge = -(-cells // -(-cells // _LONGEST[device.type]))
+    edge = -(-cells // -(-cells // longest))
     return -(-(edge + halo) // _ALIGNMENT) * _ALIGNMENT - halo if aligned else edge
-
-
-def _check_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
-    if module.predicts == "force" and not hasattr(hamiltonian, "density"):
-        raise ModelError(
-            f"the force of the {hamiltonian.name} Hamiltonian does not tell its density: use a model that predicts the density"
-        )
-    if (module.field, module.predicts) not in _DEFINED:
-        raise ModelError(
-            f"a network that predicts the {module.predicts} from the {module.field} field is not defined: "
-            "use the density with the shifted or plain field, or the force with the plain field"
-        )
-    if not all(domain.lattice.periodic):
-        raise ModelError(
-            f"periodic = {list(domain.lattice.periodic)} has open edges, which networks are not trained on: "
-            "set periodic to true along every axis or use force kind 'exact'"
-        )
-    if module.field == "plain" and (ensemble.kind != "canonical" or ensemble.filling != 0.5):
-        wanted = f"filling = {ensemble.filling}" if ensemble.kind == "canonical" else f"mu = {ensemble.chemical_potential}"
-        raise ModelError(
-            f"a network of the plain field stands for half filling, but the {ensemble.kind} ensemble asks for {wanted}: "
-            "set a canonical ensemble with filling 0.5 or use a model of the shifted field"
-        )
 
 
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> NeuralForces:
@@ -385,11 +378,13 @@ def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: 
     """
 
     def of(model: str) -> NeuralForces:
-        path = default_model_path() if model == "default" else Path(model)
-        module, card = load_model(path, domain.lattice)
+        module, card = load_model(model_path(model), domain.lattice)
         check_card(card, hamiltonian, ensemble, domain.lattice)
         how = options.precision, options.following, options.deterministic
-        forces = NeuralForces(module, hamiltonian, domain, ensemble, *how)
+        if options.cuda_graphs:
+            require_graphs(module, domain.device)
+        replayed = Replayed() if options.cuda_graphs else None
+        forces = NeuralForces(module, hamiltonian, domain, ensemble, *how, replayed)
         ratio = card.parameters["g"] / hamiltonian.parameters["g"] if card.field == "shifted" else 1.0  # g Q' is what matters
         forces.field_range = {name: ratio * value for name, value in card.field_range.items()}
         return forces

@@ -3,8 +3,9 @@
 from hpc_holstein.simulation.checkpoints import CheckpointKeeper
 from hpc_holstein.simulation.health import LARGEST, RUNAWAY, Health
 from hpc_holstein.simulation.ledger import Ledger, MeteredTransport, Totals
+from hpc_holstein.simulation.lockstep import Lockstep
 from hpc_holstein.simulation.loop import Simulation, Summary
-from hpc_holstein.simulation.memory import require_memory
+from hpc_holstein.simulation.memory import most_together, require_memory
 from hpc_holstein.simulation.observers import Progress, Recorder, SnapshotWriter, clock
 from hpc_holstein.simulation.stopping import Deadline, StopSignals, Watch
 from hpc_holstein.simulation.trust import Limits, Trust
@@ -17,6 +18,7 @@ __all__ = [
     "Health",
     "Ledger",
     "Limits",
+    "Lockstep",
     "MeteredTransport",
     "Progress",
     "Recorder",
@@ -28,5 +30,6 @@ __all__ = [
     "Trust",
     "Watch",
     "clock",
+    "most_together",
     "require_memory",
 ]

@@ -20,6 +20,7 @@ class Totals:
     Forces and output (observables, trajectory, checkpoints) without the communication in them, communication (halo exchanges
     and sums, waiting included) and the rest add up to ``wall_seconds``; checkpoints are a part of the output, halos of the
     communication.  ``halo_bytes`` were sent for forces; ``hidden_seconds`` halos were under way while the rank computed.
+    Of a run that advances in lock step with others, all are its share: those of the runs add up to what the process spent.
     """
 
     wall_seconds: float = 0.0
@@ -49,6 +50,9 @@ class _Spent:
     def __add__(self, other: _Spent) -> _Spent:
         return _Spent(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
 
+    def __mul__(self, factor: float) -> _Spent:
+        return _Spent(*(factor * getattr(self, item.name) for item in fields(self)))
+
     @property
     def blocked(self) -> float:
         return self.exchanges + self.sums
@@ -65,6 +69,11 @@ class MeteredTransport:
     def spent(self) -> _Spent:
         """Everything up to now."""
         return self._spent + _Spent()
+
+    def charge(self, spent: _Spent) -> None:
+        """Add what was done for this run elsewhere, or take away what was done here for others."""
+        for item in fields(spent):  # in place: channels add to the same account
+            setattr(self._spent, item.name, getattr(self._spent, item.name) + getattr(spent, item.name))
 
     def exchange(self, messages: Sequence[Message]) -> None:
         """See :class:`Transport`."""
@@ -132,11 +141,17 @@ class _MeteredChannel:
 
 
 class Ledger:
-    """Adds this session to the ``carried`` totals of those before it."""
+    """Adds this session to the ``carried`` totals of those before it; ``clock`` [s] stands still while others work."""
 
-    def __init__(self, transport: MeteredTransport, carried: Totals | None = None) -> None:
+    def __init__(
+        self,
+        transport: MeteredTransport,
+        carried: Totals | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
         self._transport, self._carried = transport, carried or Totals()
-        self._start = self._now = time.perf_counter()
+        self._clock = clock or time.perf_counter
+        self._start = self._now = self._clock()
         self._own = dict.fromkeys(("force", "output"), 0.0)  # seconds without communication
         self._start_spent = self._now_spent = transport.spent()
         self._for_output = _Spent()
@@ -146,12 +161,12 @@ class Ledger:
     @contextmanager
     def spend(self, on: str) -> Iterator[None]:
         """Count the block as ``force`` or ``output``."""
-        self._now, self._now_spent = time.perf_counter(), self._transport.spent()
+        self._now, self._now_spent = self._clock(), self._transport.spent()
         try:
             yield
         finally:
             spent = self._transport.spent() - self._now_spent
-            self._own[on] += time.perf_counter() - self._now - spent.blocked
+            self._own[on] += self._clock() - self._now - spent.blocked
             if on == "output":
                 self._for_output += spent
 
@@ -170,7 +185,7 @@ class Ledger:
         before, spent = self._carried, self._transport.spent() - self._start_spent
         halos = spent - self._for_output
         return Totals(
-            wall_seconds=before.wall_seconds + time.perf_counter() - self._start,
+            wall_seconds=before.wall_seconds + self._clock() - self._start,
             force_seconds=before.force_seconds + self._own["force"],
             communication_seconds=before.communication_seconds + spent.blocked,
             output_seconds=before.output_seconds + self._own["output"],

@@ -11,6 +11,7 @@ from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian
 from hpc_holstein.simulation.checkpoints import CheckpointKeeper
 from hpc_holstein.simulation.health import GuardedForces
 from hpc_holstein.simulation.ledger import Ledger, MeteredTransport
+from hpc_holstein.simulation.lockstep import Member
 from hpc_holstein.simulation.observers import HealthCheck, Observer, Recorder
 from hpc_holstein.simulation.stopping import Watch
 from hpc_holstein.simulation.trust import Trust, TrustCheck
@@ -64,7 +65,10 @@ class Summary:
 
 @dataclass
 class Simulation:
-    """Everything that moves a state: integrator, forces and noise on a domain."""
+    """Everything that moves a state: integrator, forces and noise on a domain.
+
+    ``together``: its place among runs that advance in lock step, of which it asks the forces of its steps.
+    """
 
     domain: Domain
     hamiltonian: Hamiltonian
@@ -75,6 +79,16 @@ class Simulation:
     mass: float
     dt: float
     transport: MeteredTransport
+    together: Member | None = None
+
+    @property
+    def runs(self) -> int:
+        """Runs that advance together, this one included."""
+        return self.together.runs if self.together else 1
+
+    def clock(self) -> float:
+        """Seconds that count for this run."""
+        return self.together.clock() if self.together else time.perf_counter()
 
     def run(
         self,
@@ -92,8 +106,8 @@ class Simulation:
         ``keeper`` saves what the cadence and ``watch`` ask for.  Raises SpectrumError where the run is not healthy any more,
         or not trusted.
         """
-        ledger = ledger or Ledger(self.transport)
-        forces = GuardedForces(self.forces, self.domain, self.dt, ledger)
+        ledger = ledger or Ledger(self.transport, clock=self.clock)
+        forces = GuardedForces(self.together or self.forces, self.domain, self.dt, ledger)
         last, stopped = state.step + steps, None
         state = self.integrator.init(state, forces)
         everyone: list[Observer] = [record, *observers, HealthCheck(record)]

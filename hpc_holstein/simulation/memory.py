@@ -3,9 +3,12 @@
     rank = program + held a + max(working a, forces, gathered N),    a sites of the tile; on rank 0 N of the lattice, else 0
 
 Bytes a site, with ``w`` bytes a number of the state: *held* ``12 w + 20`` (state and forces ``4 w``, noise ``8 w + 8``, rings
-and wave numbers of the observables 12), *working* 112 (a step or a row of observables, whichever is larger), *gathered* ``9 w``
+and wave numbers of the observables 12), *working* 64 (a step or a row of observables, whichever is larger), *gathered* ``9 w``
 (a checkpoint being read or written).  Forces: ``memory_bytes`` of the provider.  A snapshot on its way to the disk, ``3 w`` of
 what the rank writes, comes to what it works with.  Measured at 2048x2048.  Where all ranks write, none gathers.
+
+Runs that advance in lock step hold their fields side by side, have snapshots on their way together, and their forces are one
+evaluation, ``R`` times what one needs and ``4 w`` for the fields that are put together; they integrate one after another.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +30,10 @@ from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Domain, ForceProvider
 
 _HELD_NUMBERS, _HELD_BYTES = 12, 20
-_WORKING = 112
+_WORKING = 64
 _GATHERED_NUMBERS = 9
 _SNAPSHOT_NUMBERS = 3
+_STACKED_NUMBERS = 4
 _MOST_FIXED = 0.5  # of the memory, for the programs of the ranks
 _GIB = 2**30
 
@@ -54,13 +59,19 @@ class Need:
 
 
 def require_memory(
-    domain: Domain, transport: Transport, dtype: torch.dtype, forces: ForceProvider | None = None, gathers: bool = True
+    domain: Domain,
+    transport: Transport,
+    dtype: torch.dtype,
+    forces: ForceProvider | None = None,
+    gathers: bool = True,
+    together: int = 1,
 ) -> str:
     """One line that says what each rank needs of what there is; DomainError, on all ranks, where it cannot fit.  Collective.
 
     ``forces`` None: before there are any; they need more than nothing.  ``gathers``: rank 0 holds the lattice for output.
+    ``together``: runs that advance in lock step.
     """
-    everyone = transport.allgather(_needs(domain, dtype, forces, gathers))
+    everyone = transport.allgather(_needs(domain, dtype, forces, gathers, together))
     for number in range(len(everyone[0])):
         needs = [of_rank[number] for of_rank in everyone]
         for place in dict.fromkeys(need.place for need in needs):
@@ -68,17 +79,34 @@ def require_memory(
     main = [of_rank[0] for of_rank in everyone]
     largest = max(main, key=lambda need: need.bytes)
     share = largest.there / sum(need.place == largest.place for need in main)
-    return f"memory: {_shown(largest.bytes)} of {_shown(share)} on {'each' if len(main) > 1 else 'the'} rank"
+    for_all = f" for {together} runs together" if together > 1 else ""
+    return f"memory: {_shown(largest.bytes)} of {_shown(share)} on {'each' if len(main) > 1 else 'the'} rank{for_all}"
 
 
-def _needs(domain: Domain, dtype: torch.dtype, forces: ForceProvider | None, gathers: bool) -> list[Need]:
+def most_together(
+    domain: Domain, transport: Transport, dtype: torch.dtype, forces: ForceProvider, gathers: bool, wanted: int
+) -> int:
+    """How many of ``wanted`` runs in lock step have memory enough, at least 1; the same on all ranks.  Collective."""
+
+    def too_many(together: int) -> bool:
+        needs = [need for of_rank in transport.allgather(_needs(domain, dtype, forces, gathers, together)) for need in of_rank]
+        return any(
+            sum(need.bytes for need in needs if need.place == place) > min(need.there for need in needs if need.place == place)
+            for place in {need.place for need in needs}
+        )
+
+    return max(1, bisect_left(range(1, wanted + 1), True, key=too_many))
+
+
+def _needs(domain: Domain, dtype: torch.dtype, forces: ForceProvider | None, gathers: bool, together: int = 1) -> list[Need]:
     """Of this rank where it computes, and on its host where that is another place."""
     sites, width = math.prod(domain.local_extent) * len(domain.lattice.basis), dtype.itemsize
-    held = (_HELD_NUMBERS * width + _HELD_BYTES) * sites
+    held = together * (_HELD_NUMBERS * width + _HELD_BYTES) * sites
     of_forces = getattr(forces, "memory_bytes", None)
-    working = max(_WORKING * sites, of_forces(dtype) if of_forces is not None else 0.0)
+    of_one = of_forces(dtype) if of_forces is not None else 0.0
+    working = max(_WORKING * sites, together * (of_one + _STACKED_NUMBERS * width * sites) if together > 1 else of_one)
     written = (domain.lattice.sites if domain.rank == 0 else 0) if gathers else sites
-    snapshot = float(_SNAPSHOT_NUMBERS * width * written)
+    snapshot = float(together * _SNAPSHOT_NUMBERS * width * written)
     whole = float(_GATHERED_NUMBERS * width * written)
     host = platform.node()
     if domain.device.type == "cpu":

@@ -137,12 +137,16 @@ class SnapshotWriter:
 
 
 class Progress:
-    """A bar on a terminal, otherwise a line now and then: step, rate and time to go.  For rank 0 only."""
+    """A bar on a terminal, otherwise a line now and then: step, rate and time to go.  For rank 0 only.
+
+    ``together``: runs that advance in lock step, whose rate is that of all.
+    """
 
     every = 1
 
-    def __init__(self, last: int, sites: int, say: Say) -> None:
-        self._last, self._sites, self._say = last, sites, say
+    def __init__(self, last: int, sites: int, say: Say, together: int = 1) -> None:
+        self._last, self._sites, self._say = last, together * sites, say
+        self._whose = f" of {together} runs together" if together > 1 else ""
         self._bar = tqdm(total=last, unit="step", dynamic_ncols=True) if sys.stderr.isatty() else None
         self._start = self._spoken = time.perf_counter()
         self._first: int | None = None
@@ -161,7 +165,9 @@ class Progress:
             self._spoken = now
             rate = done / (now - self._start)
             left = (self._last - state.step) / rate
-            self._say(f"step {state.step}/{self._last}, {rate * self._sites:.3g} site-steps/s, {clock(left)} to go")
+            self._say(
+                f"step {state.step}/{self._last}, {rate * self._sites:.3g} site-steps/s{self._whose}, {clock(left)} to go"
+            )
 
 
 def clock(seconds: float) -> str:

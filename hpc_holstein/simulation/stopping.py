@@ -1,6 +1,7 @@
 """How a run ends before its last step: signals, a wall-clock budget, the end of the Slurm job, a file named STOP.
 
 Any rank may be told; all ranks agree at a step that every one of them knows beforehand, by one small sum twice a second or so.
+Of several runs in one process a file STOP in the folder of one ends that one; everything else ends them all.
 """
 
 from __future__ import annotations
@@ -27,10 +28,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Notes SIGINT (once), SIGTERM and SIGUSR1 in a ``with`` block instead of ending there; a second SIGINT interrupts."""
+    """Notes SIGINT (once), SIGTERM and SIGUSR1 in a ``with`` block instead of ending there; a second SIGINT interrupts.
+
+    ``stopped``: one of several runs has found that all of them are to stop.
+    """
 
     def __init__(self) -> None:
         self.arrived = dict.fromkeys(_SIGNALS, 0)
+        self.stopped = False
         self._first_interrupt = 0.0
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 
@@ -82,7 +87,8 @@ class Verdict(NamedTuple):
 class Watch:
     """Finds out together with all ranks whether to stop, and whether the wall clock asks for a checkpoint.
 
-    ``deadline``, ``stop_file`` and the clock are those of rank 0; signals count on any rank.
+    ``deadline``, the files and the clock are those of rank 0; signals count on any rank.  ``stop_file`` is the one of this run;
+    ``common_file`` is there for several runs, of which ``together`` write their last checkpoints one after another.
     """
 
     def __init__(
@@ -92,20 +98,24 @@ class Watch:
         deadline: Deadline | None = None,
         stop_file: Path | None = None,
         checkpoint_seconds: float = 0.0,
+        common_file: Path | None = None,
+        together: int = 1,
     ) -> None:
         self._domain, self._signals, self._deadline = domain, signals or StopSignals(), deadline
         self._stop_file, self._checkpoint_seconds = stop_file, checkpoint_seconds
+        self._common_file, self._together = common_file, together
         self._next, self._stride, self._looked = 0, 0, time.monotonic()
         self._saved, self._saving = time.monotonic(), 0.0
         self._reasons = [
             *(f"{number.name} arrived" for number in _SIGNALS),
             "" if deadline is None else deadline.reason,
+            f"there is a file {common_file}",
             f"there is a file {stop_file}",
         ]
 
     def due(self, step: int) -> bool:
-        """Whether the ranks look at this step."""
-        return step >= self._next
+        """Whether the ranks look at this step; at once where another run of theirs has found that all are to stop."""
+        return step >= self._next or self._signals.stopped
 
     def saved(self, seconds: float) -> None:
         """A checkpoint was written, in so many seconds."""
@@ -116,28 +126,27 @@ class Watch:
         now = time.monotonic()
         elapsed = now - self._looked if self._stride else 0.0
         told = [float(count) for count in self._signals.arrived.values()]
-        root = [float(self._late(elapsed)), float(self._asked()), float(self._old(now)), elapsed]
+        files = [float(file is not None and file.exists()) for file in (self._common_file, self._stop_file)]
+        root = [float(self._late(elapsed)), *files, float(self._old(now)), elapsed]
         votes = torch.tensor(told + (root if self._domain.rank == 0 else [0.0] * len(root)), dtype=torch.float64)
         *reasons, checkpoint, agreed_elapsed = self._domain.allsum(votes).tolist()
         pace = agreed_elapsed / self._stride if self._stride else _LOOK_SECONDS
         self._stride = max(1, min(2 * self._stride, int(_LOOK_SECONDS / max(pace, 1e-9))))
         self._next, self._looked = step + self._stride, now
         stop = next((text for text, count in zip(self._reasons, reasons, strict=True) if count), None)
+        self._signals.stopped |= stop not in (None, self._reasons[-1])
         return Verdict(stop, bool(checkpoint))
 
     def honoured(self) -> None:
-        """The run has stopped: on the root, remove the STOP file, so that the run can go on later."""
+        """The run has stopped: on the root, remove its STOP file, so that the run can go on later."""
         if self._domain.rank == 0 and self._stop_file is not None:
             self._stop_file.unlink(missing_ok=True)
 
     def _late(self, elapsed: float) -> bool:
         if self._deadline is None:
             return False
-        needed = self._deadline.margin + _CHECKPOINTS * self._saving + 2 * elapsed
+        needed = self._deadline.margin + _CHECKPOINTS * self._together * self._saving + 2 * elapsed
         return time.time() + needed > self._deadline.at
-
-    def _asked(self) -> bool:
-        return self._stop_file is not None and self._stop_file.exists()
 
     def _old(self, now: float) -> bool:
         return self._checkpoint_seconds > 0 and now - self._saved > self._checkpoint_seconds
