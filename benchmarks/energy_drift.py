@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import _drawing  # beside this file
 import matplotlib as mpl
 import numpy as np
 import torch
@@ -127,8 +128,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """Deviation of both energies from the start against time, a panel for each state."""
-    style: Any = {"font.size": 9, "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True, "legend.frameon": False}
-    with mpl.rc_context(style):
+    with mpl.rc_context(_drawing.STYLE):
         figure = Figure(figsize=(9.5, 3.8), layout="constrained")
         for axes, (state, rows) in zip(figure.subplots(1, 2), record["trajectories"].items(), strict=True):
             for name, row in rows.items():
@@ -146,21 +146,16 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("record", type=Path, help="JSON record to write")
-    parser.add_argument("figure", type=Path, help="figure to write")
+    parser = _drawing.parser(__doc__)
     parser.add_argument("--direct", type=Path, help="model file of a network that predicts the density")
     parser.add_argument("--energy", type=Path, help="model file of a network that predicts the grand potential")
-    parser.add_argument("--plot", action="store_true", help="draw the record that is there already, measure nothing")
     parser.add_argument("--length", type=int, default=24, metavar="L", help="L x L lattice")
     parser.add_argument("--steps", type=int, default=2000, help="steps of NVE dynamics")
     parser.add_argument("--relax", type=int, default=1000, help="steps of the quench to the ordered state")
     parser.add_argument("--every", type=int, default=20, help="steps between two exact energies")
     parser.add_argument("--seed", type=int, default=5, help="of the quench")
-    arguments = parser.parse_args()
+    arguments = _drawing.asked(parser)
     if not arguments.plot:
-        if arguments.record.exists():
-            parser.error(f"{arguments.record} exists: remove it or choose another file")
         if arguments.direct is None or arguments.energy is None:
             parser.error("two networks are compared: give --direct FILE and --energy FILE")
         torch.set_num_threads(1)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import _drawing  # beside this file
 import matplotlib as mpl
 import numpy as np
 import torch
@@ -167,10 +168,9 @@ def crossings(measured: dict[str, dict[str, list[Row]]]) -> dict[str, dict[str, 
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """Cost against sites, a panel for each state, crossings with exact circled."""
-    style: Any = {"font.size": 9, "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True, "legend.frameon": False}
     colours = {"exact": "#000000", "kpm": "#0072B2", "local": "#D55E00"}
     dashes, marks = ["-", "--", "-.", ":"], ["o", "s", "D", "^", "v", "x"]
-    with mpl.rc_context(style):
+    with mpl.rc_context(_drawing.STYLE):
         figure = Figure(figsize=(10.5, 5.2), layout="constrained")
         for axes, (state, measured) in zip(figure.subplots(1, 2, sharey=True), record["seconds"].items(), strict=True):
             seen = dict.fromkeys(colours, 0)
@@ -197,19 +197,14 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("record", type=Path, help="JSON record to write")
-    parser.add_argument("figure", type=Path, help="figure to write")
-    parser.add_argument("--plot", action="store_true", help="draw the record that is there already, measure nothing")
+    parser = _drawing.parser(__doc__)
     sizes = [12, 16, 24, 32, 40, 48, 64, 96, 128, 192, 256]
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="lattice lengths, even numbers")
     parser.add_argument("--largest-exact", type=int, default=48, metavar="L", help="largest length of exact diagonalization")
     parser.add_argument("--seconds", type=float, default=0.5, help="measure each case at least this long")
     parser.add_argument("--limit", type=float, default=60.0, help="longest single call")
-    arguments = parser.parse_args()
+    arguments = _drawing.asked(parser)
     if not arguments.plot:
-        if arguments.record.exists():
-            parser.error(f"{arguments.record} exists: remove it or choose another file")
         torch.set_num_threads(1)
         setting = {"threads": 1, "ranks": 1, "ensemble": "canonical, half filling", "ordered": [_AMPLITUDE, _SPREAD]}
         measured = sweep(arguments)

@@ -15,6 +15,39 @@ from hpc_holstein.lattice import square
 from hpc_holstein.network.checkpoint import make_card, save_model
 from hpc_holstein.network.models import enn
 
+LEARN = """
+preset = "paper-2601.04104"
+[dynamics]
+steps = 12
+seed = 4
+[output]
+observables_every = 3
+snapshot_every = 12
+[force]
+kind = "neural"
+model = "start/model.safetensors"
+[model]
+kind = "enn"
+copies = 1
+radii = [1, 1]
+levels = 2
+[training]
+epochs = 2
+test = 0.0
+[trust]
+max_deviation = 1e-4
+action = "collect"
+collect_at_most = 2
+collect_distance = 6
+[learn]
+data = "data.h5"
+rounds = 1
+runs = 1
+members = 1
+labeller = "exact"
+"""
+"""Of ``learn``, from ``data.h5`` and ``start``, at a tiny size."""
+
 
 def execute(transport: Transport, *arguments: object) -> None:
     """``hpc-holstein ARGUMENTS``; user errors are raised."""

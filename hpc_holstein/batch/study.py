@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,11 +105,7 @@ class Study:
 
     def claim(self) -> None:
         """Store the configuration; ConfigError where the folder holds a study of another one."""
-        text = self.config.toml()
-        if self.settings.exists():
-            _require_same(self.settings, deciding_keys(text))
-        with replaced(self.settings) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        store_settings(self.settings, self.config.toml(), deciding_keys, "is a study", "pipeline.folder")
 
     def join_labels(self) -> int:
         """One file of all parts, quenches numbered through; returns the number of its snapshots."""
@@ -136,11 +132,20 @@ def deciding_keys(text: str) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key not in _FREE_KEYS}
 
 
-def _require_same(settings: Path, here: Mapping[str, Any]) -> None:
-    there = deciding_keys(settings.read_text(encoding="utf-8"))
-    for key in {**there, **here}:
-        if there.get(key) != here.get(key):
-            raise ConfigError(
-                f"{settings.parent} is a study with {key} = {there.get(key)} and here it is {here.get(key)}: choose another "
-                "pipeline.folder, or go back to that value"
-            )
+def store_settings(
+    settings: Path, text: str, deciding: Callable[[str], Mapping[str, Any]], what_it_does: str, other: str
+) -> None:
+    """Write the configuration ``text``; ConfigError where the file that is there differs in one of the keys of ``deciding``.
+
+    ``what_it_does``: the folder of the file, in words; ``other``: what to choose instead of it.
+    """
+    if settings.exists():
+        there, here = (deciding(toml) for toml in (settings.read_text(encoding="utf-8"), text))
+        for key in {**there, **here}:
+            if there.get(key) != here.get(key):
+                raise ConfigError(
+                    f"{settings.parent} {what_it_does} with {key} = {there.get(key)} and here it is {here.get(key)}: choose "
+                    f"another {other}, or go back to that value"
+                )
+    with replaced(settings) as temporary:
+        temporary.write_text(text, encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from hpc_holstein.bench.groups import Group
-from hpc_holstein.bench.model import Model
+from hpc_holstein.bench.model import Model, Point
 from hpc_holstein.bench.report import Report
 from hpc_holstein.bench.step import PARTS
 from hpc_holstein.output import plots_scaling
@@ -68,14 +68,15 @@ def _line(group: Group, model: Model | None, predicted: Sequence[int]) -> Line:
 
 
 def _curve(group: Group, model: Model, predicted: Sequence[int]) -> tuple[list[int], list[float], list[float]]:
-    """Ranks, seconds with output, and efficiency of the model along a line."""
+    """Ranks, seconds and efficiency of the model along a line, without output as all that it says."""
     first = group.first
     last = max(group.ranks[-1], *predicted) if predicted else group.ranks[-1]
     ranks = sorted({round(value) for value in np.geomspace(first.ranks, last, _CURVE)})
     strong = group.benchmark == "strong"
+    evaluations = Point.of(first).evaluations
     seconds, efficiency = [], []
     for count in ranks:
         sites = first.setting["sites"] if strong else first.sites_per_rank * count
-        seconds.append(model.seconds(sites / count, count) + model.t_written * sites)
+        seconds.append(model.seconds(sites / count, count, evaluations))
         efficiency.append(sites / seconds[-1] / count)
     return ranks, seconds, [rate / efficiency[0] for rate in efficiency]

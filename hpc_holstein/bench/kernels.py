@@ -7,17 +7,18 @@ those of another one on any machine like it, which is what :mod:`bench.guard` do
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_holstein.bench import yardsticks
 from hpc_holstein.bench.ceilings import measure_ceilings
-from hpc_holstein.bench.timing import Action, in_turn
+from hpc_holstein.bench.timing import Action, Say, in_turn
 from hpc_holstein.config import Config
 from hpc_holstein.config.builders import System, build_system, forces_maker
+from hpc_holstein.config.loading import section_options
 from hpc_holstein.config.schema import KindSection
 from hpc_holstein.domain import partition
 from hpc_holstein.domain.halo import CartesianDomain
@@ -25,13 +26,14 @@ from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Ensemble, ForceProvider, ForceResult, State
+from hpc_holstein.network.checkpoint import load_model, model_path
 
 HALOS = ((4, 1), (1, 16), (1, 64))
 """Width in cells, numbers a cell: the network's halo of the state, and those of blocks of KPM vectors."""
 _WORDS = 3  # numbers that a Chebyshev step moves for a site of a vector if it goes through memory once
 _SAMPLED = 8  # sites of the solve that PETSc and KPM both do
 _TOLERANCE = 1e-4
-Say = Callable[[str], None]
+_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,12 @@ class _Bench:
         section = self.config.force if self.config.force.kind == "neural" else KindSection(kind="neural")
         forces = forces_maker(system, section, mixed=self.config.parallel.dtype == "mixed")(domain)
         call, result = self._warm(forces, self._state(domain))
-        with FlopCounterMode(display=False) as counter:
-            call()
-        flops = counter.get_total_flops()
+        module = load_model(model_path(section_options("force", section).model), system.lattice)[0].float()
         seconds = in_turn({"force": call}, self.transport, self.rounds)["force"]
         evaluations = result.info.get("evaluations", 1.0)
-        rate = self.sizes.tile**2 * evaluations / seconds["min"]
-        against = flops / self.ceilings["convolution_flops"]
+        done = self.sizes.tile**2 * evaluations
+        rate = done / seconds["min"]
+        against = done * operations(module) / self.ceilings["convolution_flops"]
         return [
             row("network force", "its operations in a large convolution", seconds, against, rate, "site evaluations/s a rank")
         ]
@@ -167,6 +168,17 @@ class _Bench:
         previous = forces(state)
         again = state.moved(forces=previous)
         return lambda: forces(again), forces(again)
+
+
+def operations(module: torch.nn.Module) -> float:
+    """Floating-point operations of one evaluation of a site, in windows of :data:`_WINDOW` cells, as PyTorch does them.
+
+    Counted with gradients on: without them a network may be evaluated by other means, which the counter does not see.
+    """
+    edge = _WINDOW + 2 * cast(int, module.reach)
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        module(torch.zeros(1, edge, edge))
+    return counter.get_total_flops() / _WINDOW**2
 
 
 def tile_grid(ranks: int) -> tuple[int, int]:

@@ -1,16 +1,18 @@
 """A performance model of a time step on ``R`` ranks of ``s`` sites each, fitted to the records of a machine.
 
-    t_step(s, R) = s t_site + t_fixed                                         what a rank computes
+    t_step(s, R) = s (e t_evaluation + t_rest) + t_fixed                      what a rank computes
                    + max(0, m t_message + B / bandwidth - s t_hidden)         halo, as far as it is not hidden
                    + log2(R) t_sum                                            sums, waiting for the slowest rank included
 
-``m`` messages of ``B`` bytes together leave a rank in a step (those of its grid: 2 if one axis is split, 8 if both are);
-``t_hidden`` is the time that a rank computes, per site, while its halo is on its way.  ``t_step`` holds force, noise,
+A step takes ``e`` evaluations of the network: more in small and in hot lattices, whose ``mu`` changes faster; 1 for other
+forces.  ``m`` messages of ``B`` bytes together leave a rank in a step (those of its grid: 2 if one axis is split, 8 if both
+are); ``t_hidden`` is the time that a rank computes, per site, while its halo is on its way.  ``t_step`` holds force, noise,
 integration and observables, but no output, which the first rank gathers: it costs ``t_written`` for each site *of the lattice*.
 
-Fit: ``t_site`` and ``t_fixed`` by least squares of the relative error of the computed parts, none negative; ``t_hidden`` and
-``t_written`` are means; ``t_message`` and bandwidth are the measured ceilings of `bench kernels` where its record is there,
-else a least-squares fit to the waiting for halos; ``t_sum`` to the rest of the communication.
+Fit: ``t_evaluation`` and ``t_fixed`` by least squares of the relative error of the force, none negative; ``t_rest``,
+``t_hidden`` and ``t_written`` are means; ``t_message`` and bandwidth are the measured ceilings of `bench kernels` where its
+record is there, else a least-squares fit to the waiting for halos; ``t_sum`` to the rest of the communication.  Standard
+errors are those that the spread of the repeats gives the parameters: what differs from point to point is not in them.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from scipy.optimize import brentq, least_squares, nnls
@@ -36,7 +39,12 @@ class Point:
 
     ranks: int
     sites: float  # of a rank
+    lattice: float  # sites of all ranks
+    evaluations: float
     seconds: float
+    force: float
+    force_error: float  # standard error of the median
+    waiting_error: float
     halo: float
     waiting: float  # halos and sums
     hidden: float
@@ -54,6 +62,11 @@ class Point:
         return cls(
             ranks=record.ranks,
             sites=record.sites_per_rank,
+            lattice=float(setting["sites"]),
+            evaluations=float(result.get("evaluations", 1.0)),
+            force=record.part("force"),
+            force_error=_standard_error(record, "force"),
+            waiting_error=math.hypot(*(_standard_error(record, name) for name in ("halo", "sums"))),
             seconds=record.seconds - record.part("output"),
             halo=record.part("halo"),
             waiting=waiting,
@@ -70,17 +83,24 @@ class Point:
 class Model:
     """Parameters in seconds, as in the equation of this module; ``bytes_per_cell`` of a side of a tile travel in a step.
 
+    evaluations  of a step on the largest lattice of the fit, which predictions assume
+    t_evaluation_error, t_fixed_error, t_sum_error  standard errors
     bytes_site, bytes_fixed  memory of a rank beyond the program: for each of its sites, and whatever it holds
     error  largest relative error of ``t_step`` over the points of the fit; ``points`` how many there are
     measured_messages  whether ``t_message`` and the bandwidth are measured ceilings, not fitted
     """
 
-    t_site: float
+    evaluations: float
+    t_evaluation: float
+    t_evaluation_error: float
+    t_rest: float
     t_fixed: float
+    t_fixed_error: float
     t_message: float
     t_byte: float
     t_hidden: float
     t_sum: float
+    t_sum_error: float
     t_written: float
     bytes_per_cell: float
     bytes_site: float
@@ -90,15 +110,26 @@ class Model:
     most_ranks: int
     measured_messages: bool
 
-    def seconds(self, sites: float, ranks: int) -> float:
+    def seconds(self, sites: float, ranks: int, evaluations: float | None = None) -> float:
         """A step of ``sites`` a rank in square tiles, corners left out of the bytes."""
         side = math.sqrt(sites)
         sides, messages = (0, 0) if ranks == 1 else (2, 2) if ranks < 4 else (4, 8)
-        return self._step(sites, ranks, messages, self.bytes_per_cell * sides * side)
+        evaluations = self.evaluations if evaluations is None else evaluations
+        return self.computed(sites, evaluations) + self._waiting(sites, ranks, messages, self.bytes_per_cell * sides * side)
+
+    def standard_error(self, sites: float, ranks: int) -> float:
+        """Of :meth:`seconds`, from those of the parameters, as if these were independent."""
+        evaluating = self.evaluations * sites * self.t_evaluation_error
+        return math.hypot(evaluating, self.t_fixed_error, math.log2(ranks) * self.t_sum_error)
 
     def of_point(self, point: Point) -> float:
-        """A step of a measured point, with its own bytes and messages."""
-        return self._step(point.sites, point.ranks, point.messages, point.bytes)
+        """A step of a measured point, with its own evaluations, bytes and messages."""
+        waiting = self._waiting(point.sites, point.ranks, point.messages, point.bytes)
+        return self.computed(point.sites, point.evaluations) + waiting
+
+    def computed(self, sites: float, evaluations: float) -> float:
+        """A step without communication."""
+        return sites * (evaluations * self.t_evaluation + self.t_rest) + self.t_fixed
 
     def efficiency(self, sites: float, ranks: int) -> float:
         """Of weak scaling, against one rank."""
@@ -115,9 +146,9 @@ class Model:
             return None
         return float(10 ** brentq(excess, low, high)) if excess(low) < 0 else _SMALLEST
 
-    def _step(self, sites: float, ranks: int, messages: float, sent: float) -> float:
+    def _waiting(self, sites: float, ranks: int, messages: float, sent: float) -> float:
         halo = max(0.0, messages * self.t_message + sent * self.t_byte - sites * self.t_hidden)
-        return sites * self.t_site + self.t_fixed + halo + math.log2(ranks) * self.t_sum
+        return halo + math.log2(ranks) * self.t_sum
 
 
 def fit(records: Sequence[Record], ceilings: dict[str, float] | None = None) -> Model:
@@ -128,8 +159,10 @@ def fit(records: Sequence[Record], ceilings: dict[str, float] | None = None) -> 
     points = [Point.of(record) for record in records]
     _require_enough(points)
     sites = np.array([point.sites for point in points])
-    computed = np.array([point.seconds - point.waiting for point in points])
-    t_site, t_fixed = _straight(sites, computed)
+    evaluated = np.array([point.sites * point.evaluations for point in points])
+    force, noise = (np.array([getattr(point, name) for point in points]) for name in ("force", "force_error"))
+    t_evaluation, t_fixed = _straight(evaluated, force)
+    t_evaluation_error, t_fixed_error = _errors(evaluated, force, noise)
     bytes_site, bytes_fixed = _straight(sites, np.array([max(point.memory, 1.0) for point in points]))
     several = [point for point in points if point.ranks > 1]
     t_hidden = float(np.mean([point.hidden / point.sites for point in several]))
@@ -140,12 +173,17 @@ def fit(records: Sequence[Record], ceilings: dict[str, float] | None = None) -> 
     else:
         t_message, t_byte = _fit_messages(several, t_hidden)
     draft = Model(
-        t_site=t_site,
+        evaluations=max(points, key=lambda point: point.lattice).evaluations,
+        t_evaluation=t_evaluation,
+        t_evaluation_error=t_evaluation_error,
+        t_rest=float(np.mean([(point.seconds - point.waiting - point.force) / point.sites for point in points])),
         t_fixed=t_fixed,
+        t_fixed_error=t_fixed_error,
         t_message=t_message,
         t_byte=t_byte,
         t_hidden=t_hidden,
         t_sum=0.0,
+        t_sum_error=0.0,
         t_written=float(np.mean([point.written for point in points])),
         bytes_per_cell=float(np.mean([point.bytes / point.crossing for point in several])),
         bytes_site=bytes_site,
@@ -162,6 +200,22 @@ def _straight(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Slope and offset, none negative, of least squares of the relative error."""
     slope, offset = nnls(np.stack([x / y, 1 / y], axis=1), np.ones(len(y)))[0]
     return float(slope), float(offset)
+
+
+def _errors(x: np.ndarray, y: np.ndarray, noise: np.ndarray) -> tuple[float, float]:
+    """Standard errors of slope and offset of :func:`_straight`, to first order in the ``noise`` of ``y``."""
+    moved = np.linalg.pinv(np.stack([x / y, 1 / y], axis=1)) * (noise / y)
+    slope, offset = np.sqrt((moved**2).sum(axis=1))
+    return float(slope), float(offset)
+
+
+def _standard_error(record: Record, part: str) -> float:
+    """Of the median of a part, from the range of its repeats, as of normal errors."""
+    found, repeats = record.result["parts"].get(part), int(record.setting["repeats"])
+    if found is None or repeats < 2:
+        return 0.0
+    deviations = 2 * NormalDist().inv_cdf((repeats - 0.375) / (repeats + 0.25))  # in the expected range, by Blom's formula
+    return math.sqrt(math.pi / (2 * repeats)) * float(found["max"] - found["min"]) / deviations
 
 
 def _fit_messages(points: Sequence[Point], t_hidden: float) -> tuple[float, float]:
@@ -187,12 +241,12 @@ def _fit_messages(points: Sequence[Point], t_hidden: float) -> tuple[float, floa
 def _with_sums(draft: Model, points: Sequence[Point]) -> Model:
     """The same with ``t_sum``, by least squares of what the waiting has beyond the halos, and with its error."""
     levels = np.array([math.log2(point.ranks) / point.seconds for point in points])
-    computed = [draft.t_site * point.sites + draft.t_fixed for point in points]
-    rest = np.array(
-        [(point.waiting - (draft.of_point(point) - own)) / point.seconds for point, own in zip(points, computed, strict=True)]
-    )
+    halos = [draft.of_point(point) - draft.computed(point.sites, point.evaluations) for point in points]
+    rest = np.array([(point.waiting - halo) / point.seconds for point, halo in zip(points, halos, strict=True)])
+    noise = np.array([point.waiting_error / point.seconds for point in points])
     t_sum = max(0.0, float(levels @ rest / (levels @ levels)))
-    model = replace(draft, t_sum=t_sum)
+    t_sum_error = float(np.sqrt(levels**2 @ noise**2) / (levels @ levels))
+    model = replace(draft, t_sum=t_sum, t_sum_error=t_sum_error)
     error = max(abs(model.of_point(point) / point.seconds - 1) for point in points)
     return replace(model, error=error)
 

@@ -130,17 +130,20 @@ def _model(fitted: Fitted, predicted: Sequence[int]) -> list[str]:
     model = fitted.model
     source = "measured by `bench kernels`" if model.measured_messages else "fitted"
     parameters = [
-        ["t_site", f"{1e9 * model.t_site:.4g} ns", "computing, a site and step"],
-        ["t_fixed", f"{1e6 * model.t_fixed:.4g} us", "computing, a step"],
+        ["e", f"{model.evaluations:.3g}", "evaluations of the force in a step, on the largest lattice"],
+        ["t_evaluation", _with_error(model.t_evaluation, model.t_evaluation_error, 1e9, "ns"), "force, a site and evaluation"],
+        ["t_rest", f"{1e9 * model.t_rest:.4g} ns", "noise, integration and observables, a site and step"],
+        ["t_fixed", _with_error(model.t_fixed, model.t_fixed_error, 1e3, "ms"), "force, a step"],
         ["t_message", f"{1e6 * model.t_message:.4g} us", f"a message ({source})"],
         ["bandwidth", "-" if not model.t_byte else f"{1e-9 / model.t_byte:.4g} GB/s", f"of a rank ({source})"],
         ["t_hidden", f"{1e9 * model.t_hidden:.4g} ns", "computing while halos travel, a site"],
-        ["t_sum", f"{1e6 * model.t_sum:.4g} us", "sums and waiting, for each doubling of the ranks"],
+        ["t_sum", _with_error(model.t_sum, model.t_sum_error, 1e3, "ms"), "sums and waiting, for each doubling of the ranks"],
         ["t_written", f"{1e9 * model.t_written:.4g} ns", "output by the first rank, a site of the lattice and step"],
     ]
     told = (
-        f"t_step = s t_site + t_fixed + max(0, m t_message + B / bandwidth - s t_hidden) + log2(R) t_sum, without output; "
-        f"{model.points} points on up to {model.most_ranks} rank(s), largest error {100 * model.error:.0f} %."
+        f"t_step = s (e t_evaluation + t_rest) + t_fixed + max(0, m t_message + B / bandwidth - s t_hidden) + log2(R) t_sum, "
+        f"without output; {model.points} points on up to {model.most_ranks} rank(s), largest error {100 * model.error:.0f} %. "
+        "+- is one standard error, from the spread of the repeats."
     )
     parts = [title, told, _table(["parameter", "value", "meaning"], parameters)]
     ranks = sorted({*predicted, model.most_ranks})
@@ -166,7 +169,8 @@ def _predictions(fitted: Fitted, model: Model, predicted: Sequence[int]) -> list
             here = sites / ranks
             if here >= 1:
                 seconds = model.seconds(here, ranks)
-                cells = [ranks, f"{sites:.3g}", f"{here:.3g}", _ms(seconds), f"{100 * model.efficiency(here, ranks):.0f} %"]
+                step = f"{_ms(seconds)} +- {100 * model.standard_error(here, ranks) / seconds:.0f} %"
+                cells = [ranks, f"{sites:.3g}", f"{here:.3g}", step, f"{100 * model.efficiency(here, ranks):.0f} %"]
                 rows.append(
                     [
                         *cells,
@@ -180,7 +184,8 @@ def _predictions(fitted: Fitted, model: Model, predicted: Sequence[int]) -> list
     assumed = (
         f"Assumed: every rank is like one of these ({largest.machine['cpu'] if device == 'cpu' else device}, "
         f"{largest.setting['threads']} thread(s)), tiles are square, the network between ranks has the latency and bandwidth "
-        "of the one that was measured, and sums go up a tree in which each doubling of the ranks costs the same. "
+        "of the one that was measured, sums go up a tree in which each doubling of the ranks costs the same, and a step takes "
+        f"{model.evaluations:.3g} evaluations, as those of the largest lattice here did. "
         f"Memory: {model.bytes_site:.0f} bytes a site and {model.bytes_fixed / 1e6:.0f} MB a rank, fitted to the peaks that "
         "were measured beyond the program itself. "
         f"Output is left out: a snapshot that the first rank gathers and writes would take "
@@ -205,6 +210,11 @@ def _machine(record: Record) -> str:
 def _table(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _with_error(seconds: float, error: float, scale: float, unit: str) -> str:
+    digits = ".2g" if scale * error < 100 else ".0f"
+    return f"{scale * seconds:.4g} +- {scale * error:{digits}} {unit}"
 
 
 def _ms(seconds: float) -> str:

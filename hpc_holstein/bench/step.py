@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from hpc_holstein.bench.memory import Memory
-from hpc_holstein.bench.timing import settle, spread
+from hpc_holstein.bench.timing import Say, settle, spread
 from hpc_holstein.bench.trajectory import kind_of, scratch_writer
 from hpc_holstein.config import Config
 from hpc_holstein.config.builders import build_simulation, initial_state
@@ -32,7 +32,6 @@ from hpc_holstein.simulation import Ledger, Recorder, Simulation, require_memory
 from hpc_holstein.simulation.health import GuardedForces
 
 PARTS = ("force", "halo", "sums", "noise", "integration", "observables", "output")
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from hpc_holstein.domain.transport import Transport
 
 Action = Callable[[], object]
+Say = Callable[[str], None]
 
 ROUND_SECONDS = 2e-3
 """How long an action is repeated within a round, at least once: short, so that some rounds have the machine to themselves."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from hpc_holstein.bench.kernels import Say, row, shown
-from hpc_holstein.bench.timing import Action, in_turn
+from hpc_holstein.bench.kernels import row, shown
+from hpc_holstein.bench.timing import Action, Say, in_turn
 from hpc_holstein.bench.trajectory import kind_of, scratch_writer
 from hpc_holstein.config import Config
 from hpc_holstein.config.builders import build_simulation, initial_state

@@ -37,6 +37,7 @@ from hpc_holstein.cli.options import (
     overrides,
     positive,
     providers,
+    require_one_run,
 )
 from hpc_holstein.cli.session import Session, require_launcher
 from hpc_holstein.config import Config, fit_options, load_config
@@ -186,7 +187,9 @@ def _config(args: argparse.Namespace, session: Session) -> Config:
         given["lattice.extent"] = [n * parts for n, parts in zip(tile, grid, strict=True)] if of == "step" else tile
     elif "lattice.extent" not in given and args.config is None:
         given["lattice.extent"] = _LATTICE[of]
-    return load_config(args.config, default_preset(args), given)
+    config = load_config(args.config, default_preset(args), given)
+    require_one_run(config, "bench", "")
+    return config
 
 
 def _file_name(args: argparse.Namespace, config: Config, ranks: int) -> str:
@@ -292,7 +295,7 @@ def _closing(made: Record, path: Path | None) -> list[str]:
         seconds, rate = made.result["seconds"], made.result["site_steps_per_second"]["median"]
         unit = made.result["unit"]
         lines.append(
-            f"{made.ranks} rank(s), {shown(made.setting['lattice'])}: {1e3 * seconds['median']:.4g} ms a {unit} "
+            f"{made.ranks} rank(s), {shown(made.setting['lattice'])}: {1e3 * seconds['median']:.4g} ms/{unit} "
             f"({1e3 * seconds['min']:.4g} to {1e3 * seconds['max']:.4g}), {rate:.3g} site-{unit}s/s"
         )
         split = [f"{name} {percent:.1f} %" for name, percent in made.shares.items()]

@@ -12,19 +12,22 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from hpc_holstein.batch.study import deciding_keys, finished
+from hpc_holstein.batch.study import deciding_keys, finished, store_settings
 from hpc_holstein.cli import label, run, train
-from hpc_holstein.cli.options import Parser, add_config, add_physics, overrides, positive
+from hpc_holstein.cli.options import Parser, add_config, add_physics, force_overrides, overrides, positive, require_one_run
 from hpc_holstein.cli.restart import Folder
 from hpc_holstein.cli.session import Session
+from hpc_holstein.cli.trust import limits_with
 from hpc_holstein.config import Config, config_of_text, fit_options, load_config
+from hpc_holstein.config.builders import build_system, provider_facts, require_fit
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.files import replaced
+from hpc_holstein.network.checkpoint import check_card, model_path, read_card
 from hpc_holstein.output.folder_lock import FolderLock
 from hpc_holstein.output.provenance import provenance
 from hpc_holstein.training import dataset
@@ -57,6 +60,7 @@ def execute(args: argparse.Namespace, session: Session) -> int:
     folder = None if args.output is None else str(args.output)
     given = {"learn.rounds": args.rounds, "learn.folder": folder, **overrides(args)}
     learning = Learning(load_config(args.config, args.preset, given), session)
+    session.on_root(learning.check)
     with FolderLock(learning.folder) as lock:
         session.on_root(lock.acquire)
         session.on_root(learning.claim)
@@ -91,6 +95,7 @@ class Learning:
             raise ConfigError("learn.data is missing: give the labelled snapshots to start from, made by `hpc-holstein label`")
         if not self.config.trust.limited:
             raise ConfigError("[trust] has no limit, so nothing would be collected: give trust.max_deviation or max_outside")
+        require_one_run(self.config, "learn", " and give learn.runs")
 
     @property
     def settings(self) -> Any:
@@ -123,28 +128,37 @@ class Learning:
         """The network and its committee after a round."""
         return [str(self.of_round(number) / f"model-{m}" / "model.safetensors") for m in range(self.settings.members + 1)]
 
+    def check(self) -> None:
+        """On the root: raise what would end a later part, before any work."""
+        data, text = Path(self.settings.data), self.config.toml()
+        snapshots = dataset.read(data, require_labels=True)
+        system = build_system(config_of_text(text, {"lattice.extent": list(snapshots.extent)}))
+        require_fit(snapshots, data, system)
+        main, committee = self._given()
+        cards = [read_card(model_path(model)) for model in (main, *committee)]
+        for card in cards:
+            check_card(card, system.hamiltonian, system.ensemble, system.lattice)
+        limits_with(self.config, True, bool(cards[0].field_range))
+        labeller = config_of_text(text, force_overrides(self.settings.labeller)).force
+        provider_facts(labeller, system.lattice, system.ensemble)
+
     def claim(self) -> None:
         """On the root: store the configuration; ConfigError where the folder belongs to another one."""
-        stored, text = self.folder / "config.toml", self.config.toml()
-        if stored.exists():
-            there, here = (_decisive(toml) for toml in (stored.read_text(encoding="utf-8"), text))
-            for key in {**there, **here}:
-                if there.get(key) != here.get(key):
-                    raise ConfigError(
-                        f"{self.folder} learns with {key} = {there.get(key)} and here it is {here.get(key)}: choose another "
-                        "folder with --output, or go back to that value"
-                    )
-        _write(stored, text)
+        store_settings(self.folder / "config.toml", self.config.toml(), _decisive, "learns", "folder with --output")
 
     def start(self) -> list[str]:
         """The network of the first round and its committee, which is trained where none is given."""
-        options = self.config.force.option_values
-        main, committee = options.get("model", "default"), options.get("committee", [])
+        main, committee = self._given()
         if not committee:
             for member in range(1, self.settings.members + 1):
                 self._train(0, member, None)
             committee = self.models(0)[1:]
         return [main, *committee]
+
+    def _given(self) -> tuple[str, list[str]]:
+        """Network and committee of the configuration."""
+        options = self.config.force.option_values
+        return options.get("model", "default"), list(options.get("committee", []))
 
     def round(self, number: int, networks: Sequence[str]) -> dict[str, Any] | None:
         """Explore with ``networks``, label, train; what it found, None where a run was stopped."""
@@ -233,7 +247,7 @@ class Learning:
         """``hpc-holstein COMMAND ARGUMENTS``, saying nothing but its progress if ``quietly``; returns its exit code."""
         parser = Parser(prog=f"hpc-holstein {command.__name__.rpartition('.')[2]}")
         command.add_arguments(parser)
-        session = _Quiet(**vars(self.session)) if quietly else self.session
+        session = replace(self.session, quiet=True) if quietly else self.session
         code: int | None = command.execute(parser.parse_args([str(one) for one in arguments]), session)
         return code or os.EX_OK
 
@@ -243,13 +257,6 @@ class Learning:
         self.session.on_root(lambda: found.append(work()))
         result: T = self.session.transport.bcast(found[0] if found else None)  # type: ignore[assignment]
         return result
-
-
-class _Quiet(Session):
-    """A session that says nothing."""
-
-    def say(self, text: str) -> None:
-        """Nothing."""
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

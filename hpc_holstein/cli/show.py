@@ -11,7 +11,7 @@ import numpy as np
 
 from hpc_holstein.cli.session import Session
 from hpc_holstein.errors import DataError
-from hpc_holstein.network.checkpoint import default_model_path, describe, read_card
+from hpc_holstein.network.checkpoint import describe, model_path, read_card
 from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
 
@@ -32,7 +32,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 
 def in_words(what: str) -> str:
     """The card of a model, or what an HDF5 file holds."""
-    path = default_model_path() if what == "default" else Path(what)
+    path = model_path(what)
     if path.is_dir():
         model = path / "model.safetensors"
         path = model if model.exists() else trajectory_of(path)

@@ -22,11 +22,11 @@ from hpc_holstein.errors import ConfigError, ModelError
 from hpc_holstein.files import require_writable
 from hpc_holstein.network.checkpoint import (
     Card,
-    default_model_path,
     describe,
     load_model,
     make_card,
     model_hash,
+    model_path,
     read_card,
     save_model,
 )
@@ -36,7 +36,7 @@ from hpc_holstein.training import dataset
 from hpc_holstein.training._fields import FieldData
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
-from hpc_holstein.training.fit import FitResult, fit
+from hpc_holstein.training.fit import FitOptions, FitResult, fit
 from hpc_holstein.training.validation import summary
 
 HELP = "train a network on labelled snapshots; writes model.safetensors, loss.csv, loss.png and metrics.json"
@@ -94,6 +94,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
         metrics=metrics,
         seen=_seen(result, snapshots, system),
         ranges=_ranges(snapshots),
+        training={**_options_of(how), **({"from": start} if start else {})},
     )
 
     def write() -> None:
@@ -118,6 +119,10 @@ def _sorted(files: Sequence[Path]) -> tuple[list[Path], Path | None]:
         raise ConfigError(
             f"{' '.join(map(str, files))} is not what train takes: give files of snapshots and at most one CONFIG.toml"
         )
+    places = [path.resolve() for path in data]
+    twice = [path for path, place in zip(data, places, strict=True) if places.count(place) > 1]
+    if twice:
+        raise ConfigError(f"{twice[-1]} is given twice, and would train and validate at once: give each file of snapshots once")
     return data, configs[0] if configs else None
 
 
@@ -147,6 +152,11 @@ def _of_any_setting(snapshots: Snapshots) -> Snapshots:
     return replace(snapshots, attributes=kept)
 
 
+def _options_of(how: FitOptions) -> dict[str, Any]:
+    """What the card says of a training: all that decides its result, the seed apart."""
+    return {name: value for name, value in asdict(how).items() if name not in ("device", "threads", "seed")}
+
+
 def _ranges(snapshots: Snapshots) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of the parameters that the data has several of."""
     values = {name: getattr(snapshots, name) for name in dataset.SETTING}
@@ -160,7 +170,7 @@ def _ranges(snapshots: Snapshots) -> dict[str, tuple[float, float]]:
 def can_start(model: str, config: Config) -> bool:
     """Whether a training of ``config`` can start from the weights of ``model``, a path or ``default``."""
     module, options = build_network(config, build_system(config))
-    return _is_same(read_card(_model_path(model)), module, config.model.kind, options)
+    return not _differences(read_card(model_path(model)), module, config.model.kind, options)
 
 
 def warm_start(model: str, module: torch.nn.Module, architecture: str, options: Any, system: System) -> str:
@@ -168,28 +178,27 @@ def warm_start(model: str, module: torch.nn.Module, architecture: str, options: 
 
     Raises ModelError where that has another architecture or other options, or scales its input by the data of its training.
     """
-    path = _model_path(model)
+    path = model_path(model)
     start, card = load_model(path, system.lattice)
-    if not _is_same(card, module, architecture, options):
-        told = ", ".join(f"{name} = {value}" for name, value in card.options.items())
+    told = _differences(card, module, architecture, options)
+    if told:
         raise ModelError(
-            f"{path} holds {card.architecture} with {told}, and weights can be carried on only to the same network, of an "
-            "architecture that does not scale its input by the data: give these in [model], or leave --from out"
+            f"weights can be carried on only to the same network, and that of {path} differs: {', '.join(told)}; give the "
+            "values of the file in [model], or leave --from out"
         )
     module.load_state_dict(start.state_dict())
     return model_hash(path)
 
 
-def _model_path(model: str) -> Path:
-    return default_model_path() if model == "default" else Path(model)
-
-
-def _is_same(card: Card, module: torch.nn.Module, architecture: str, options: Any) -> bool:
-    """Whether the weights of a model mean the same in ``module``."""
+def _differences(card: Card, module: torch.nn.Module, architecture: str, options: Any) -> list[str]:
+    """Why the weights of a model mean something else in ``module``; empty where they mean the same."""
+    if card.architecture != architecture:
+        return [f"kind is {card.architecture} in the file and {architecture} here"]
     newer = {f.name: f.default for f in fields(options) if f.name not in card.options}  # than the file
-    return (card.architecture, {**card.options, **newer}) == (architecture, asdict(options)) and not hasattr(
-        module, "calibrate"
-    )
+    there, here = {**card.options, **newer}, asdict(options)
+    odd = [name for name in here if there.get(name) != here[name]]
+    told = [f"{name} is {there.get(name)} in the file and {here[name]} here" for name in odd]
+    return told + ["it scales its input by the data of its own training"] * hasattr(module, "calibrate")
 
 
 def _seen(result: FitResult, snapshots: Snapshots, system: System) -> dict[str, float]:

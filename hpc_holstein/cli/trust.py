@@ -20,14 +20,19 @@ def limits_of(config: Config, simulation: Simulation) -> Limits | None:
 
     Raises ConfigError for a limit of what the run does not know, and for a cadence that the rows of observables do not have.
     """
-    section, rows, forces = config.trust, config.output.observables_every, simulation.forces
+    forces = simulation.forces
+    committee = isinstance(forces, NeuralForces) and forces.committee is not None
+    return limits_with(config, committee, isinstance(forces, NeuralForces) and bool(forces.field_range))
+
+
+def limits_with(config: Config, committee: bool, ranged: bool) -> Limits | None:
+    """:func:`limits_of` a run with or without a committee, and a network whose card has a range."""
+    section, rows = config.trust, config.output.observables_every
     every = section.every or rows
     if every % rows:
         raise ConfigError(
             f"trust.every = {every} is no multiple of output.observables_every = {rows}, whose rows it writes: give a multiple"
         )
-    committee = isinstance(forces, NeuralForces) and forces.committee is not None
-    ranged = isinstance(forces, NeuralForces) and bool(forces.field_range)
     for key in section.limited:
         if key == "max_outside" and not ranged:
             raise ConfigError(

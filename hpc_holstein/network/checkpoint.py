@@ -30,7 +30,7 @@ from hpc_holstein.network import models
 from hpc_holstein.network.field_range import in_words
 
 SCHEMA = 2
-"""Version of the card; files of a newer one are refused, those of version 1 have no ``field_range`` and no ``ranges``."""
+"""Version of the card; files of a newer one are refused, older ones may lack ``field_range``, ``ranges`` and ``training``."""
 
 UNITS = "t_nn = hbar = k_B = a = 1"
 
@@ -53,6 +53,8 @@ class Card:
     versions               of the package and of the libraries that trained it
     ranges                 lowest and highest value of parameters (``kT``, ``g``) that a run may choose; all others are fixed
     field_range            what the network saw in training (:func:`network.field_range.field_range`); empty: not recorded
+    training               the keys of ``[training]``, and ``from``, the SHA-256 of the model whose weights it started from;
+                           empty: not recorded
     """
 
     architecture: str
@@ -75,6 +77,7 @@ class Card:
     versions: dict[str, str] = member(default_factory=dict)
     field_range: dict[str, float] = member(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = member(default_factory=dict)
+    training: dict[str, Any] = member(default_factory=dict)
     units: str = UNITS
     schema: int = SCHEMA
 
@@ -92,11 +95,12 @@ def make_card(
     metrics: Mapping[str, float],
     seen: Mapping[str, float] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> Card:
     """The card of ``module``, built by ``architecture`` from the dataclass ``options`` and trained on ``lattice``.
 
     ``seen``: the range of its training fields, see :func:`hpc_holstein.network.field_range.field_range`; ``ranges``: of the
-    parameters, where the training data has several values of them.
+    parameters, where the training data has several values of them; ``training``: as on the card.
     """
     return Card(
         architecture=architecture,
@@ -124,6 +128,7 @@ def make_card(
         },
         field_range=dict(seen or {}),
         ranges={name: (float(low), float(high)) for name, (low, high) in (ranges or {}).items()},
+        training=dict(training or {}),
     )
 
 
@@ -172,6 +177,11 @@ def load_model(path: str | Path, lattice: Lattice | None = None) -> tuple[nn.Mod
 def read_card(path: str | Path) -> Card:
     """The card of a model file; raises :class:`ModelError` as :func:`load_model` does."""
     return _read(Path(path))[0]
+
+
+def model_path(name: str | Path) -> Path:
+    """The file that ``name`` means: a path, or ``default`` for the model that comes with the package."""
+    return default_model_path() if str(name) == "default" else Path(name)
 
 
 def default_model_path() -> Path:
@@ -233,13 +243,14 @@ def describe(card: Card) -> str:
         "units": card.units,
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items()) or "none",
         "training": f"seed {card.seed}, data SHA-256 {card.data_hash or 'unknown'}",
+        "trained by": _named(card.training) or "not recorded",
         "trained on": in_words(card.field_range),
         "versions": _named(card.versions) or "unknown",
     }
     return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
 
 
-_ADDED = frozenset({"field_range", "ranges"})  # members that cards of version 1 lack; empty, they say nothing
+_ADDED = frozenset({"field_range", "ranges", "training"})  # members that older cards lack; empty, they say nothing
 _REMEDY = "use the version of the package that wrote it or train the model again"
 
 

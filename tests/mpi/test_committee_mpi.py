@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from commands import execute, write_small_network
+from commands import LEARN, execute, write_small_network
 
 from hpc_holstein.domain.transport import MPITransport, SerialTransport
 from hpc_holstein.errors import SpectrumError
@@ -72,36 +72,6 @@ def test_all_ranks_stop_with_the_same_sentence(transport: MPITransport, models: 
     with pytest.raises(SpectrumError, match="not trusted at step 0") as caught:
         execute(transport, *RUN, "--set", "trust.action=stop", "--set", "trust.max_deviation=1e-6", "--output", "stopped")
     assert len(set(transport.allgather(str(caught.value)))) == 1
-
-
-LEARN = """
-preset = "paper-2601.04104"
-[dynamics]
-steps = 6
-[output]
-observables_every = 3
-[force]
-kind = "neural"
-model = "start/model.safetensors"
-[model]
-kind = "enn"
-copies = 1
-radii = [1, 1]
-levels = 2
-[training]
-epochs = 1
-test = 0.0
-[trust]
-max_deviation = 1e-4
-action = "collect"
-collect_distance = 6
-[learn]
-data = "data.h5"
-rounds = 1
-runs = 1
-members = 1
-labeller = "exact"
-"""
 
 
 def test_learning_is_that_of_one_rank(transport: MPITransport, together: Path) -> None:

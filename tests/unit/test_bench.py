@@ -79,6 +79,21 @@ def test_parts_exclude_each_other_and_add_up() -> None:
     assert 0.5 * elapsed < 4 * sum(row[name] for name in PARTS if name in row) <= elapsed
 
 
+def test_rows_and_snapshots_count_by_their_cadence(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+
+    def seconds(action: Any, _: Transport) -> float:
+        done.append(action())
+        return 12.0
+
+    monkeypatch.setattr(step, "_seconds", seconds)
+    every = ["--set", "output.observables_every=3", "--set", "output.snapshot_every=8"]
+    assert bench(*STRONG, *BRIEF, *every, "--output", "s") == 0
+    parts = read(Path("s/strong-atomic-mixed-16x16-1.json")).result["parts"]
+    assert [parts[name]["median"] for name in ("observables", "output")] == [4.0, 1.5]
+    assert len(done) == 6  # a row and a snapshot in each repeat
+
+
 def test_a_point_is_measured_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(*STRONG, *BRIEF, "--output", "s") == 0
     before = Path("s/strong-atomic-mixed-16x16-1.json").read_bytes()
@@ -143,6 +158,26 @@ def test_kernels_against_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["times"] == pytest.approx(row["seconds"]["min"] / row["yardstick_seconds"])
 
 
+class TwoWays(torch.nn.Module):
+    """A convolution, which PyTorch does not see without gradients."""
+
+    reach = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = torch.nn.Parameter(torch.ones(4, 1, 3, 3))
+
+    def forward(self, field: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return field[:, 1:-1, 1:-1]
+        return torch.nn.functional.conv2d(field[:, None], self.kernel).sum(dim=1)
+
+
+def test_operations_are_those_of_pytorch_whoever_evaluates_the_network() -> None:
+    with torch.no_grad():
+        assert kernels.operations(TwoWays()) == 2 * 9 * 4
+
+
 def test_writers_and_their_guard(capsys: pytest.CaptureFixture[str]) -> None:
     io = ["io", "--lattice", "16x16", "--repeats", "3"]
     assert bench(*io, "--output", "i") == 0
@@ -171,6 +206,10 @@ def test_writers_and_their_guard(capsys: pytest.CaptureFixture[str]) -> None:
         (["kernels", "--guard", "nothing.json"], "the record nothing.json cannot be read"),
         (["strong", "--force", "neurla", "--output", "s"], "neurla"),
         (["report", "nowhere"], "nowhere holds no benchmark record"),
+        (
+            [*STRONG, "--set", "parallel.replicas=2", "--output", "s"],
+            "parallel.replicas = 2 has no meaning for bench: set it to 1",
+        ),
         (["strnog"], "strnog"),
     ],
 )

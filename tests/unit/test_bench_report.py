@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ from hpc_holstein.cli import main
 from hpc_holstein.errors import ConfigError, DataError
 
 TRUE = Model(
-    t_site=2e-6,
+    evaluations=1.5,
+    t_evaluation=1e-6,
+    t_evaluation_error=0.0,
+    t_rest=4e-7,
     t_fixed=3e-4,
+    t_fixed_error=0.0,
     t_message=5e-6,
     t_byte=1 / 4e9,
     t_hidden=1.5e-9,
     t_sum=4e-5,
+    t_sum_error=0.0,
     t_written=1e-8,
     bytes_per_cell=32.0,
     bytes_site=250.0,
@@ -58,15 +64,16 @@ def record(kind: str, ranks: int, tile: tuple[int, int], machine: dict[str, Any]
     sides = sum(2 * tile[1 - axis] for axis in (0, 1) if grid[axis] > 1)
     messages = {0: 0, 1: 2, 2: 8}[sum(parts > 1 for parts in grid)]
     here = tile[0] * tile[1]
+    evaluations = 2.5 if max(tile) < 64 else TRUE.evaluations  # small lattices take more
     sent = TRUE.bytes_per_cell * sides
     halo = max(0.0, messages * TRUE.t_message + sent * TRUE.t_byte - here * TRUE.t_hidden)
     parts = {
-        "force": 0.8 * here * TRUE.t_site + TRUE.t_fixed,
+        "force": here * evaluations * TRUE.t_evaluation + TRUE.t_fixed,
         "halo": halo,
         "sums": TRUE.t_sum * math.log2(ranks),
-        "noise": 0.1 * here * TRUE.t_site,
-        "integration": 0.05 * here * TRUE.t_site,
-        "observables": 0.05 * here * TRUE.t_site,
+        "noise": 0.5 * here * TRUE.t_rest,
+        "integration": 0.25 * here * TRUE.t_rest,
+        "observables": 0.25 * here * TRUE.t_rest,
         "output": TRUE.t_written * here * ranks,
     }
     seconds = sum(parts.values())
@@ -90,6 +97,7 @@ def record(kind: str, ranks: int, tile: tuple[int, int], machine: dict[str, Any]
             "hidden_seconds": same(here * TRUE.t_hidden if ranks > 1 else 0.0),
             "halo_bytes": sent,
             "messages": messages,
+            "evaluations": evaluations,
             "bytes_per_rank": TRUE.bytes_site * here + TRUE.bytes_fixed,
             "site_steps_per_second": same(here * ranks / seconds),
         },
@@ -104,10 +112,31 @@ def test_the_fit_finds_the_parameters_of_hidden_and_open_halos() -> None:
     found = fit(weak())
     halos = [r.part("halo") for r in weak() if r.ranks > 1]
     assert min(halos) == 0 < max(halos)
-    for name in ("t_site", "t_fixed", "t_message", "t_byte", "t_hidden", "t_sum", "t_written", "bytes_per_cell", "bytes_site"):
+    exact = ("evaluations", "t_evaluation", "t_rest", "t_fixed", "t_message", "t_byte", "t_hidden", "t_sum", "t_written")
+    for name in (*exact, "bytes_per_cell", "bytes_site"):
         assert getattr(found, name) == pytest.approx(getattr(TRUE, name), rel=1e-5), name
     assert found.error < 1e-6
     assert (found.points, found.most_ranks, found.measured_messages) == (15, 16, False)
+
+
+def test_the_errors_are_the_scatter_of_the_parameters() -> None:
+    """Over many sets of records whose repeats have normal errors of 5 %."""
+    generator, found = np.random.default_rng(0), []
+    for _ in range(100):
+        records = weak()
+        for one in records:
+            for part in one.result["parts"].values():
+                repeats = part["median"] * generator.normal(1, 0.05, size=5)
+                part |= {"median": float(np.median(repeats)), "min": float(repeats.min()), "max": float(repeats.max())}
+        found.append(fit(records, {"neighbour_latency_s": TRUE.t_message, "neighbour_bandwidth": 1 / TRUE.t_byte}))
+    for name in ("t_evaluation", "t_fixed"):
+        scatter = np.std([getattr(one, name) for one in found])
+        told = np.sqrt(np.mean([getattr(one, f"{name}_error") ** 2 for one in found]))
+        assert told == pytest.approx(scatter, rel=0.2), name
+        assert np.mean([getattr(one, name) for one in found]) == pytest.approx(getattr(TRUE, name), rel=0.02)
+    one = found[0]
+    assert one.standard_error(1e12, 1) == pytest.approx(1.5e12 * one.t_evaluation_error)
+    assert one.standard_error(0.0, 4) == pytest.approx(math.hypot(one.t_fixed_error, 2 * one.t_sum_error))
 
 
 def test_measured_messages_are_taken_as_they_are() -> None:
@@ -151,6 +180,8 @@ def test_a_folder_becomes_tables_and_figures(tmp_path: Path, capsys: pytest.Capt
     assert "make 3 lines, which differ in sweep, processor, lattice" in told
     assert told.count("## Strong scaling: neural 64x64") == 2
     assert "Nothing was measured beyond 4 rank(s)" in told
+    step = next(line for line in told.splitlines() if line.startswith("| 10000 | 1e+09 |")).split(" | ")[3]
+    assert re.fullmatch(r"\d[\d.e+]* \+- \d+ %", step), step
     assert "No model: 2 point(s)" in told
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert written == {"report.md", "strong.png", "weak.png", "rates.png", "time_split.png"}

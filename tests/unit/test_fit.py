@@ -202,6 +202,8 @@ def test_state_file_of_another_training_or_damaged_is_refused(tmp_path):
     with pytest.raises(DataError, match="other data, model or options"):
         run(options(epochs=1, learning_rate=1e-3), state_file=file)
     with pytest.raises(DataError, match="other data, model or options"):
+        run(options(epochs=1, electron_number=True), state_file=file, model=Responsive())
+    with pytest.raises(DataError, match="other data, model or options"):
         run(options(epochs=1), state_file=file, snapshots=data(seed=1))
     run(options(epochs=2), state_file=file)  # a longer budget continues
     file.write_bytes(file.read_bytes()[:500])
@@ -251,7 +253,7 @@ def test_curve_file_has_columns_with_units(tmp_path):
     with (tmp_path / "curve.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0][0] == "epoch"
-    assert "validation force MSE [(t_nn/a)^2]" in rows[0]
+    assert "validation loss [(t_nn/a)^2]" in rows[0]
     assert len(rows) == 1 + 6
     assert float(rows[-1][5]) == result.history[-1]["validation_mse"]
 

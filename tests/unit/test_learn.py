@@ -10,43 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import LEARN
 from injected import AtCall, command
 
 from hpc_holstein.cli import main
-from hpc_holstein.network.checkpoint import load_model, read_card
+from hpc_holstein.network.checkpoint import load_model, model_hash, read_card
 from hpc_holstein.training import dataset
 
-SETTINGS = """
-preset = "paper-2601.04104"
-[dynamics]
-steps = 12
-seed = 4
-[output]
-observables_every = 3
-snapshot_every = 12
-[force]
-kind = "neural"
-model = "start/model.safetensors"
-[model]
-kind = "enn"
-copies = 1
-radii = [1, 1]
-levels = 2
-[training]
-epochs = 2
-test = 0.0
-[trust]
-max_deviation = 1e-4
-action = "collect"
-collect_at_most = 2
-collect_distance = 6
-[learn]
-data = "data.h5"
-rounds = 1
-runs = 1
-members = 1
-labeller = "exact"
-"""
+OLD = Path(__file__).parents[1] / "data" / "model-schema-1.safetensors"  # whose card has no range
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +27,7 @@ def beginning(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("OMP_NUM_THREADS", "1")
-        Path("learn.toml").write_text(SETTINGS)
+        Path("learn.toml").write_text(LEARN)
         assert main(["label", "--random", "3", "--lattice", "8x6", "--force", "exact", "--output", "data.h5"]) == 0
         assert main(["train", "data.h5", "learn.toml", "--output", "start"]) == 0
     return folder
@@ -119,8 +90,24 @@ def test_a_training_starts_from_given_weights(here: Path, capsys: pytest.Capture
     old, new = (dict(load_model(Path(name) / "model.safetensors")[0].named_parameters()) for name in ("start", "same"))
     for name, value in old.items():
         np.testing.assert_allclose(new[name].detach(), value.detach(), rtol=0, atol=1e-6, err_msg=name)
+    card = read_card("same/model.safetensors")
+    assert (card.training["learning_rate"], card.training["electron_number"]) == (1e-12, False)
+    assert card.training["from"] == model_hash(Path("start/model.safetensors"))
+    assert "from" not in read_card("start/model.safetensors").training
     assert main([*still, "default", "--output", "other"]) == 2
-    assert "weights can be carried on only to the same network" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "weights can be carried on only to the same network" in told
+    assert "copies is 4 in the file and 1 here" in told
+    assert "scales" not in told  # which agree
+    assert main([*still, "default", "--model", "efnn", "--output", "other"]) == 2
+    assert "kind is enn in the file and efnn here" in capsys.readouterr().err
+
+
+def test_a_file_is_given_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else its snapshots would train and validate at once."""
+    Path("again.h5").symlink_to(Path("data.h5").resolve())
+    assert main(["train", "data.h5", "again.h5", "learn.toml", "--output", "twice"]) == 2
+    assert "again.h5 is given twice" in capsys.readouterr().err
 
 
 def test_it_ends_where_nothing_is_collected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,11 +176,22 @@ def test_a_training_that_was_ended_while_it_wrote_its_files_is_finished(here: Pa
         (["--set", "force.kind=exact"], "force.kind = 'exact' learns nothing"),
         (["--set", "learn.members=0"], "learn.members"),
         (["--set", "learn.data=gone.h5"], "gone.h5 does not exist"),
+        (["--set", "learn.data=learn.toml"], "learn.toml cannot be read as HDF5"),
+        (["--set", "ensemble.kT=0.2"], "data.h5 belongs to another system: ensemble.kT is 0.1 there and 0.2 here"),
+        (["--set", "learn.labeller=nobody"], "force.kind = 'nobody' is not known"),
+        (["--set", "learn.labeller=gone.safetensors"], "gone.safetensors cannot be read"),
+        (["--set", "force.model=gone.safetensors"], "gone.safetensors does not exist"),
+        (["--set", 'force.committee=["gone.safetensors"]'], "gone.safetensors does not exist"),
+        (["--set", "trust.every=4"], "trust.every = 4 is no multiple of output.observables_every = 3"),
+        (["--set", f"force.model={OLD}", "--set", "trust.max_outside=0.1"], "trust.max_outside needs a network whose card"),
+        (["--set", "parallel.replicas=2"], "parallel.replicas = 2 has no meaning for learn: set it to 1 and give learn.runs"),
     ],
 )
 def test_what_cannot_learn_is_refused(here: Path, more: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before any work."""
     assert learn(*more) == 2
     assert words in capsys.readouterr().err
+    assert not Path("learn").exists()
 
 
 def test_a_folder_belongs_to_one_configuration(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,10 +202,10 @@ def test_a_folder_belongs_to_one_configuration(here: Path, capsys: pytest.Captur
 
 def test_a_limit_and_data_are_needed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for removed, words in (('data = "data.h5"', "learn.data is missing"), ("max_deviation = 1e-4", "without a limit")):
-        Path("other.toml").write_text(SETTINGS.replace(removed, ""))
+        Path("other.toml").write_text(LEARN.replace(removed, ""))
         assert main(["learn", "other.toml"]) == 2
         assert words in capsys.readouterr().err
-    without = SETTINGS[: SETTINGS.index("[trust]")] + SETTINGS[SETTINGS.index("[learn]") :]
+    without = LEARN[: LEARN.index("[trust]")] + LEARN[LEARN.index("[learn]") :]
     Path("other.toml").write_text(without)
     assert main(["learn", "other.toml"]) == 2
     assert "[trust] has no limit" in capsys.readouterr().err

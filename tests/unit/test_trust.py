@@ -25,6 +25,7 @@ from hpc_holstein.network.checkpoint import load_model, read_card, save_model
 from hpc_holstein.network.field_range import field_range, outside
 from hpc_holstein.network.models import enn
 from hpc_holstein.output import checkpoint
+from hpc_holstein.simulation import Limits
 from hpc_holstein.training import dataset
 from hpc_holstein.training.fit import FitOptions, fit
 
@@ -253,3 +254,11 @@ def test_the_deviation_tells_where_the_error_is(here: Path) -> None:
     assert (error[suspects] ** 2).sum() > 0.8 * (error**2).sum()  # 5 % of the sites hold the error: 0.96
     of_states = [np.argsort(np.argsort(np.mean(np.square(values), axis=(1, 2)))) for values in (errors, deviations)]
     assert np.corrcoef(*of_states)[0, 1] > 0.8  # state by state, in ranks: 0.98
+
+
+def test_a_number_that_is_none_is_beyond_any_limit() -> None:
+    limits = Limits(every=1, max_deviation=0.1, max_outside=0.5)
+    assert limits.beyond({"committee_rms": 0.1, "outside_fraction": 0.5, "committee_max": math.nan}) == []
+    for values in ({"committee_rms": math.nan, "outside_fraction": 0.0}, {"outside_fraction": 0.0}):
+        (sentence,) = limits.beyond(values)
+        assert "rms deviation of the force over the committee nan t_nn/a is beyond 0.1 (trust.max_deviation)" in sentence
