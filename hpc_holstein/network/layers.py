@@ -13,19 +13,19 @@ Linear maps are block-diagonal in the parity under that exchange ``s``, which ha
 
     even = f[g] + f[g s],    odd = f[g] - f[g s],    each ``[batch, |G| copies, *cells]``,
 
-and only pointwise functions go back to ``f`` (:func:`pointwise`).
+and only pointwise functions go back to ``f`` (:func:`activated`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hpc_holstein.symmetry.internal import ParticleHoleGroup
 from hpc_holstein.symmetry.point_group import PointGroup
@@ -150,10 +150,14 @@ class Modulation(nn.Module):
         return 1 + even, 1 + odd, shift
 
 
-def pointwise(function: Callable[[Tensor], Tensor], even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-    """The two parts of ``function(f)`` from ``f[g] = even + odd``, ``f[g s] = even - odd``."""
-    plain, exchanged = function(even + odd), function(even - odd)
-    return plain + exchanged, plain - exchanged
+def activated(even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
+    """The two parts of ``silu(f)`` from ``f[g] = even + odd``, ``f[g s] = even - odd``.
+
+    In place where no gradients are recorded: fresh memory costs as much as the arithmetic.
+    """
+    inference = not torch.is_grad_enabled()
+    plain, exchanged = F.silu(even + odd, inplace=inference), F.silu(even - odd, inplace=inference)
+    return plain + exchanged, plain.sub_(exchanged) if inference else plain - exchanged
 
 
 def _moved_back(group: PointGroup, offsets: NDArray[np.int64]) -> NDArray[np.int64]:

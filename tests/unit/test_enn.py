@@ -4,10 +4,13 @@ from itertools import product
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.lattice import square
+from hpc_holstein.network import _fused_levels
+from hpc_holstein.network._fused import LONGEST, VECTOR_BYTES
 from hpc_holstein.network.layers import box_offsets
 from hpc_holstein.network.models import enn
 from hpc_holstein.symmetry.internal import ParticleHoleGroup
@@ -108,3 +111,129 @@ def test_box_keeps_whole_orbits():
 def test_options_without_a_network_are_refused(changes):
     with pytest.raises(ConfigError):
         enn.build(enn.Options(**changes), LATTICE)
+
+
+def varied(dtype=torch.float64, **changes):
+    """A network whose parameters are all in use, which compiled code exists for."""
+    torch.manual_seed(0)
+    model = enn.build(enn.Options(**{"copies": 4, **changes}), LATTICE).to(dtype)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+compiled = pytest.mark.skipif(not VECTOR_BYTES, reason="no compiled network for this processor")
+SHAPES = [
+    {},
+    {"radii": (2, 0, 1), "copies": 8, "levels": 3},
+    {"radii": (2,), "scales": (3.0,)},
+    {"kT_range": (0.05, 0.2), "radii": (2, 1)},
+]
+
+
+def by_pytorch(model, field):
+    return torch.stack([part.detach() for part in model.response(field)])  # gradients are recorded
+
+
+def by_compiled_code(model, field):
+    with torch.no_grad():
+        assert model.is_fused(field.device)
+        found = torch.stack(model.response(field))
+        assert torch.equal(model(field), found[0])
+    return found
+
+
+@compiled
+@pytest.mark.parametrize("changes", SHAPES)
+def test_compiled_code_does_what_pytorch_does(changes):
+    model, field = varied(**changes), 5 * torch.randn(2, 23, 31, dtype=torch.float64)
+    if model.takes_kT:
+        model.at(3.0, 0.17)
+    difference = (by_compiled_code(model, field) - by_pytorch(model, field)).abs()
+    assert difference[0].max() < 2e-13
+    assert difference[1].max() < 2e-12  # levels of a size of 10 are rounded, and their derivative is sharper by 1 / kT
+
+
+@compiled
+@pytest.mark.parametrize("changes", SHAPES)
+def test_compiled_code_rounds_no_worse_than_pytorch(changes):
+    model, field = varied(torch.float32, **changes), 5 * torch.randn(2, 40, 40)
+    found, expected = by_compiled_code(model, field), by_pytorch(model, field)
+    exact = by_pytorch(model.double(), field.double())
+    for part in range(2):
+        rounding = (expected[part] - exact[part]).square().mean().sqrt()
+        one_more = torch.finfo(torch.float32).eps / 4  # of a number near 1
+        assert (found[part] - exact[part]).square().mean().sqrt() < 1.5 * rounding + one_more
+        assert rounding < 1e-5
+
+
+@compiled
+def test_compiled_code_takes_wide_fields_and_threads():
+    model, threads = varied(radii=(2, 0)), torch.get_num_threads()
+    field = 5 * torch.randn(1, 60, LONGEST + 30, dtype=torch.float64)
+    expected = by_pytorch(model, field)
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            torch.testing.assert_close(by_compiled_code(model, field), expected, rtol=0, atol=2e-12)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_compiled_code_gives_the_same_bits_wherever_a_site_lies(dtype):
+    model, field = varied(dtype), 5 * torch.randn(1, 40, 60, dtype=dtype)
+    whole = model(field)
+    for y, x in product((0, 1, 5), (0, 1, 3, 17)):
+        torch.testing.assert_close(model(field[:, y : y + 30, x : x + 37]), whole[:, y : y + 22, x : x + 29], rtol=0, atol=0)
+
+
+@compiled
+@torch.no_grad()
+def test_compiled_code_has_the_symmetries():
+    model, field = varied(), 5 * torch.randn(1, 24, 24, dtype=torch.float64)
+    density = model(field)
+    torch.testing.assert_close(model(-field), 1 - density, rtol=0, atol=1e-14)
+    torch.testing.assert_close(model(field.rot90(1, (1, 2))), density.rot90(1, (1, 2)), rtol=0, atol=1e-13)
+    torch.testing.assert_close(model(field.flip(1)), density.flip(1), rtol=0, atol=1e-13)
+
+
+@compiled
+@torch.no_grad()
+def test_compiled_code_lets_nothing_undefined_pass():
+    model, field = varied(torch.float32), 5 * torch.randn(1, 30, 30)
+    field[0, 15, 15] = float("nan")
+    density = model(field)
+    assert density[0, 11, 11].isnan()
+    assert density[0, :5].isfinite().all()
+    field[0, 15, 15] = 1e30
+    assert model(field).isfinite().all()
+
+
+@compiled
+@torch.no_grad()
+def test_compiled_code_follows_the_weights():
+    model, field = varied(), torch.randn(1, 16, 16, dtype=torch.float64)
+    before = model(field)
+    model.layers[1].weight.mul_(1.5)
+    assert (before - model(field)).abs().max() > 1e-6
+    with torch.enable_grad():
+        expected = model(field).detach()
+    torch.testing.assert_close(model(field), expected, rtol=0, atol=1e-13)
+
+
+@compiled
+@torch.no_grad()
+def test_other_shapes_are_evaluated_by_pytorch(monkeypatch):
+    monkeypatch.setattr(_fused_levels.FusedLevels, "__call__", None)
+    field = torch.randn(1, 16, 16, dtype=torch.float64)
+    for changes in ({"copies": 2}, {"radii": (1, 1)}, {"radii": (2, 2)}, {"levels": 40}):
+        model = varied(**changes)
+        assert not model.is_fused(field.device)
+        assert model(field).isfinite().all()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert varied(torch.float32)(field.float()).isfinite().all()
+    with pytest.raises(TypeError):
+        varied()(field)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
-from hpc_holstein.network.layers import GroupConv, LiftingConv, Modulation, ScalarHead, pointwise
+from hpc_holstein.network.layers import GroupConv, LiftingConv, Modulation, ScalarHead, activated
 from hpc_holstein.symmetry.internal import ParticleHoleGroup
 
 
@@ -97,9 +97,9 @@ class LevelNetwork(nn.Module):
         field = energy.unsqueeze(1)
         x = torch.tanh(field / self._input_scales(kT, energy).view(-1, *(1,) * (energy.ndim - 1)))
         lifting, *convolutions, head = kernels
-        even, odd = pointwise(F.silu, _as_channels(lifting.bias, x), _conv(x, lifting.odd))
+        even, odd = activated(_as_channels(lifting.bias, x), _conv(x, lifting.odd))
         for layer in convolutions:
-            even, odd = pointwise(F.silu, _conv(even, layer.even, layer.bias), _conv(odd, layer.odd))
+            even, odd = activated(_conv(even, layer.even, layer.bias), _conv(odd, layer.odd))
         centre = interior(energy, self.local_reach)
         scalars, level = _conv(even, head.even, head.bias).movedim(1, -1), _conv(odd, head.odd).movedim(1, -1)
         return scalars, centre.unsqueeze(-1) + level, centre
