@@ -18,7 +18,7 @@ import os
 import platform
 from bisect import bisect_left
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -115,6 +115,20 @@ def _needs(domain: Domain, dtype: torch.dtype, forces: ForceProvider | None, gat
     return [gpu, Need(host, host_bytes(), _resident(), 0.0, snapshot, whole)]
 
 
+def _places(needs: list[Need], ranks: int, there: float, gathers: bool, enough: int) -> int:
+    """The fewest places with ``ranks`` ranks each and ``there`` bytes, given a number that is enough."""
+    held, working = sum(need.held for need in needs), sum(need.working for need in needs)
+    gathered = max(need.gathered for need in needs) if gathers else 0.0
+
+    def fit(places: int) -> bool:
+        each = Need("", there, needs[0].fixed, held / (places * ranks), working / (places * ranks), 0.0)
+        return (ranks - 1) * each.bytes + replace(each, gathered=gathered).bytes <= there
+
+    while enough > 1 and fit(enough - 1):
+        enough -= 1
+    return enough
+
+
 def _require_place(place: str, needs: list[Need], domain: Domain, gathers: bool) -> None:
     """Refuse what the ranks of one place need together if it is more than there is, and say what would do."""
     here = [need for need in needs if need.place == place]
@@ -131,7 +145,7 @@ def _require_place(place: str, needs: list[Need], domain: Domain, gathers: bool)
     elif left <= 0:
         remedy = f"each of {len(here)} ranks there takes {_shown(here[0].fixed)} before it starts, so put at most {fewer} there"
     else:
-        places = math.ceil(sum(need.held + need.working for need in needs) / left)
+        places = _places(needs, len(here), there, gathers, math.ceil(sum(need.held + need.working for need in needs) / left))
         kind = "GPUs" if place.startswith("GPU ") else "hosts"
         remedy = f"give a smaller lattice, or {places * len(here)} ranks on {places} {kind} like this one"
     raise DomainError(
