@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from _drawing import STYLE  # beside this file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -13,15 +14,17 @@ REGIMES = ("all", "hot", "coarsening", "ordered")
 FLOORS = {"all": (9.8e-5, 4.6e-6, 1.5e-7, 1.4e-9), "hot": (6.9e-4, 4.2e-5, 1.3e-6, 1.2e-8)}
 """Force MSE of ``hpc-holstein validate --input TEST.h5 --force local --reach R --reference labels`` for R = 1, 2, 3, 4."""
 
-_STYLE: Any = {"font.size": 9, "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True, "legend.frameon": False}
 _COLOURS = {"all": "C0", "hot": "C3", "coarsening": "C1", "ordered": "C2"}
-_LABEL_SHIFT = {"CNN augmented": (-72, -3), "enn copies 4": (6, -2), "enn reach 3": (-38, -5), "enn reach 2": (-4, 6)}
+_BESIDE = {"left": (-6, -3), "right": (6, -3), "above": (0, 6), "below": (0, -11)}
+_ALIGNED = {"left": "right", "right": "left", "above": "center", "below": "center"}
+_PLACES = dict.fromkeys(("CNN", "CNN augmented", "enn reach 1", "graph"), "left")
+_PLACES |= {"enn reach 2": "above", "enn reach 3": "below"}
 _UNIT = r"force MSE $[(t_{nn}/a)^2]$"
 
 
 def draw(record: dict[str, Any], folder: Path) -> None:
     """``accuracy_cost.png``, ``accuracy_data.png`` and ``accuracy_reach.png`` in ``folder``."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         for name, panel in (("cost", _cost), ("data", _data), ("reach", _reach)):
             figure = Figure(figsize=(5.4, 3.8), layout="constrained")
             FigureCanvasAgg(figure)
@@ -46,15 +49,19 @@ def _cost(record: dict[str, Any], axes: Any) -> None:
                 x, y, marker, color=f"C{colour}", mfc=f"C{colour}" if ours else "w", label=f"{kind}, {budget:.0e} sites seen"
             )
             for name, a, b in zip([e["network"] for e in kept], x, y, strict=True):
-                axes.annotate(
-                    name.removeprefix("enn "), (a, b), _LABEL_SHIFT.get(name, (5, 3)), textcoords="offset points", fontsize=7
-                )
-    models = record.get("models", {}).values()
-    axes.plot([times[e["network"]] for e in models], [e["test"]["all"]["mse"] for e in models], "k*", ms=9, label="model files")
+                _named(axes, name.removeprefix("enn "), (a, b), _PLACES.get(name, "right"))
+    models = [(times[e["network"]], e["test"]["all"]["mse"]) for e in record.get("models", {}).values()]
+    axes.plot(*zip(*models, strict=True), "k*", ms=7, label="enn copies 4, trained for longer")
+    _named(axes, "300 passes", models[0], "right")
     axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.set_xlabel("time of one evaluation of a site on one core [ns]")
     axes.legend(fontsize=7)
+
+
+def _named(axes: Any, name: str, point: tuple[float, float], place: str) -> None:
+    """A label beside a point."""
+    axes.annotate(name, point, _BESIDE[place], textcoords="offset points", fontsize=7, ha=_ALIGNED[place])
 
 
 def _data(record: dict[str, Any], axes: Any) -> None:

@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py data MORE.h5
     python benchmarks/accuracy.py train RECORD.json --data DATA.h5 MORE.h5 --test TEST.h5 [--sites 1e7] [--only NAME ...]
+    python benchmarks/accuracy.py search RECORD.json --data DATA.h5 --network CNN [--sites 1e6] [--rates 4e-3 8e-3]
     python benchmarks/accuracy.py test RECORD.json --test TEST.h5
     python benchmarks/accuracy.py time RECORD.json
     python benchmarks/accuracy.py plot RECORD.json FOLDER
@@ -16,9 +17,9 @@ TEST.h5: three exact quenches of 30x30 with seeds that nothing else uses, a stat
 
 (any file with these states in one, and a number for each quench).  Every network sees the same number of sites in training (a
 site counts each time that it is seen); the loss is the force MSE, the rest are the defaults of ``hpc-holstein train`` with
-``batch = 2``, but for E-FNN the published learning rate of 1e-3 and one snapshot in a batch.  It is tested as a force provider
-with its own chemical potential.  ``train`` skips what the record has.  Time: best processor time of windows of 64x64 sites in
-float32 on one core, all networks in turn in one process.
+``batch = 2``, but for CNN and E-FNN the best learning rate and batch by the validation error (``search``, which the record
+has).  It is tested as a force provider with its own chemical potential.  ``train`` skips what the record has.  Time: best
+processor time of windows of 64x64 sites in float32 on one core, all networks in turn in one process.
 """
 
 from __future__ import annotations
@@ -59,6 +60,12 @@ LEARNING = ("enn copies 4", "enn copies 8")
 PUBLISHED = 600
 _WINDOW, _REPEATS = 64, 20
 _SEED = 1
+HOW: dict[str, dict[str, Any]] = {
+    "E-FNN": {"batch": 1, "learning_rate": 1.6e-2},
+    "CNN": {"batch": 1},
+    "CNN augmented": {"batch": 1},
+}
+"""Of the networks that are not trained as ours: the best by ``search``, which the record has."""
 
 
 def system(length: int) -> tuple[Any, Any]:
@@ -142,20 +149,23 @@ def augmented(snapshots: Snapshots, copies: int) -> Snapshots:
     return Snapshots.of(q, quench, step, density=density, force=force, chemical_potential=mu)
 
 
-def train(name: str, build: Callable[[], nn.Module], snapshots: Snapshots, sites: float) -> tuple[nn.Module, dict[str, Any]]:
-    """The network after ``sites`` sites of training, and what the training said."""
+def train(
+    name: str, build: Callable[[], nn.Module], snapshots: Snapshots, sites: float, how: dict[str, Any], seed: int = _SEED
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The network after ``sites`` sites of training with the options ``how``, and what the training said."""
     lattice, hamiltonian = system(40)
-    torch.manual_seed(_SEED)
+    torch.manual_seed(seed)
     module = build()
     epochs = max(1, round(sites / (0.9 * len(snapshots) * lattice.sites)))
     if name.endswith("augmented"):  # one pass through as many moved copies as there would be epochs
         snapshots, epochs = augmented(snapshots, epochs), 1
-    how: dict[str, Any] = {"batch": 1, "learning_rate": 1e-3} if name == "E-FNN" else {"batch": 2}  # as published, or ours
-    options = FitOptions(epochs=epochs, validation=0.1, test=0.0, seed=_SEED, validate_every=max(1, epochs // 10), **how)
+    options = FitOptions(epochs=epochs, validation=0.1, test=0.0, seed=seed, validate_every=max(1, epochs // 10), **how)
     start = time.process_time()
     result = fit(module, snapshots, hamiltonian, ENSEMBLE, options, SerialTransport())
     said = {
         "epochs": epochs,
+        "learning_rate": options.learning_rate,
+        "batch": options.batch,
         "sites_seen": epochs * len(result.sets["training"]) * lattice.sites,
         "cpu_seconds": time.process_time() - start,
         "restarts": result.metrics.get("restarts", 0),
@@ -194,7 +204,7 @@ def run(arguments: argparse.Namespace) -> None:
         if not wanted or key in record["results"] or number > len(snapshots):
             continue
         data = subset(snapshots, number)
-        module, said = train(name, build[name], data, arguments.sites)
+        module, said = train(name, build[name], data, arguments.sites, HOW.get(name, {"batch": 2}))
         module.eval()
         entry: dict[str, Any] = {"network": name, "snapshots": number, "budget": arguments.sites, **said}
         entry |= {"reach": module.reach, "multiply_adds": multiply_adds(module)}
@@ -204,6 +214,27 @@ def run(arguments: argparse.Namespace) -> None:
         save(arguments.record, record)
         told = "  ".join(f"{regime} {row['mse']:.2e}" for regime, row in entry["test"].items())
         print(f"{key}: {told}  ({said['cpu_seconds']:.0f} s of processor time)", flush=True)
+
+
+def search(arguments: argparse.Namespace) -> None:
+    """Validation error of one network for every learning rate and batch that the record lacks, and errors of the test."""
+    snapshots = subset(joined(arguments.data), PUBLISHED)
+    exact = dataset.read(arguments.test, require_labels=True) if arguments.test else None
+    build = networks(system(40)[0])[arguments.network]
+    for batch in arguments.batches:
+        for rate in arguments.rates:
+            told = f"learning rate {rate:g}, batch {batch}, seed {arguments.seed}"
+            key = f"{arguments.network}, {arguments.sites:.2g} sites, {told}"
+            record = load(arguments.record)
+            found = record.setdefault("search", {})
+            if key not in found:
+                how = {"learning_rate": rate, "batch": batch}
+                module, said = train(arguments.network, build, snapshots, arguments.sites, how, arguments.seed)
+                found[key] = {"network": arguments.network, "data": snapshots.data_hash, **said}
+                if exact:
+                    found[key] |= {"test_data": exact.data_hash, "test": test(module.eval(), exact)}
+                save(arguments.record, record)
+            print(f"{key}: validation {found[key]['validation_mse']:.2e}", flush=True)
 
 
 def judge(record_file: Path, model: Path, name: str, network: str, test_file: Path) -> None:
@@ -266,6 +297,15 @@ def main() -> None:
     training.add_argument("--sites", type=float, default=1e7, help="sites seen in training")
     training.add_argument("--only", nargs="+", default=[], help="names of networks")
     training.add_argument("--snapshots", type=int, nargs="+", default=[], help="sizes of the training set")
+    searching = commands.add_parser("search", help="find how to train a network, by the validation error")
+    searching.add_argument("record", type=Path)
+    searching.add_argument("--data", type=Path, nargs="+", required=True)
+    searching.add_argument("--network", required=True)
+    searching.add_argument("--sites", type=float, default=1e6, help="sites seen in each training")
+    searching.add_argument("--rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3, 8e-3])
+    searching.add_argument("--batches", type=int, nargs="+", default=[1, 2])
+    searching.add_argument("--test", type=Path, help="also test each; what is best is chosen by the validation error")
+    searching.add_argument("--seed", type=int, default=_SEED, help="of weights, split and order")
     judging = commands.add_parser("test", help="test a model file, of the shape of one of the networks")
     judging.add_argument("record", type=Path)
     judging.add_argument("--test", type=Path, required=True)
@@ -284,6 +324,8 @@ def main() -> None:
         make_data(arguments.output, arguments.random, arguments.quenches, arguments.last_step, arguments.seed)
     elif arguments.command == "train":
         run(arguments)
+    elif arguments.command == "search":
+        search(arguments)
     elif arguments.command == "test":
         judge(arguments.record, arguments.model, arguments.name, arguments.network, arguments.test)
     elif arguments.command == "time":
