@@ -145,7 +145,8 @@ def _line(study: Study, stage: str, item: Item) -> str:
         return f"  {item.name} failed: job {item.job} ended before it began, as a job does whose data cannot come"
     words = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     errors = [line for line in words if "error:" in line.lower()]
-    return f"  {item.name} failed, see {log}: {(errors or words or ['it is empty'])[-1].strip()}"
+    own = [line for line in errors if not line.startswith(("srun:", "slurmstepd:"))]  # these say that there was one, not which
+    return f"  {item.name} failed, see {log}: {(own or errors or words or ['it is empty'])[-1].strip()}"
 
 
 def _waiting(items: Sequence[Item]) -> list[str]:
