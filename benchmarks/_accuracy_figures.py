@@ -17,7 +17,7 @@ FLOORS = {"all": (9.8e-5, 4.6e-6, 1.5e-7, 1.4e-9), "hot": (6.9e-4, 4.2e-5, 1.3e-
 _COLOURS = {"all": "C0", "hot": "C3", "coarsening": "C1", "ordered": "C2"}
 _BESIDE = {"left": (-6, -3), "right": (6, -3), "above": (0, 6), "below": (0, -11)}
 _ALIGNED = {"left": "right", "right": "left", "above": "center", "below": "center"}
-_PLACES = dict.fromkeys(("CNN", "CNN augmented", "enn reach 1", "graph"), "left")
+_PLACES = {"enn reach 1": "left"}
 _PLACES |= {"enn reach 2": "above", "enn reach 3": "below"}
 _UNIT = r"force MSE $[(t_{nn}/a)^2]$"
 
@@ -53,6 +53,7 @@ def _cost(record: dict[str, Any], axes: Any) -> None:
     models = [(times[e["network"]], e["test"]["all"]["mse"]) for e in record.get("models", {}).values()]
     axes.plot(*zip(*models, strict=True), "k*", ms=7, label="enn copies 4, trained for longer")
     _named(axes, "300 passes", models[0], "right")
+    _named(axes, "packaged", models[-1], "right")
     axes.set_xscale("log")
     axes.margins(x=0.15)
     axes.set_xlabel("time of one evaluation of a site on one core [ns]")
