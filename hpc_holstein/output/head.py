@@ -196,9 +196,3 @@ def next_generation(head: Head) -> int:
         if old.name not in used:
             rmtree(old)
     return max((int(name) for name in used), default=-1) + 1
-
-
-def is_head(path: Path) -> bool:
-    """Whether the fields of a trajectory are in parts."""
-    with opened(path) as file:
-        return bool(file["q"].is_virtual)
