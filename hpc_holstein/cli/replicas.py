@@ -74,7 +74,7 @@ class Company:
             fewer = "" if most == wanted else f" of {wanted}, as many as memory and open files allow,"
             told.append(f"{most} runs{fewer} advance together, with one evaluation of the forces for all")
         elif wanted > 1:
-            why = f"{config.force.kind} forces take no batch" if not batched else "there is memory for one"
+            why = f"{config.force.kind} forces take no batch" if not batched else "memory and open files allow one"
             told.append(f"{wanted} runs in turn, since {'nccl joins the ranks of one run' if several else why}")
         if not self._said:
             self.say("\n".join(told))

@@ -128,12 +128,13 @@ def with_further(snapshots: Snapshots, model: nn.Module) -> tuple[Snapshots, NDA
     if mu is None or density is None or model.field != "shifted":
         return snapshots, numbers
     assert snapshots.density is not None
-    source = np.concatenate([numbers, np.repeat(numbers, mu.shape[1])])
+    known = ~np.isnan(mu)
+    source = np.concatenate([numbers, np.nonzero(known)[0]])
     rows = replace(
         snapshots.select(source),
         force=None,
-        density=np.concatenate([snapshots.density, density.reshape(-1, *snapshots.extent)]),
-        chemical_potential=np.concatenate([_chemical_potential(snapshots).numpy(), mu.ravel()]),
+        density=np.concatenate([snapshots.density, density[known]]),
+        chemical_potential=np.concatenate([_chemical_potential(snapshots).numpy(), mu[known]]),
     )
     return rows, source
 

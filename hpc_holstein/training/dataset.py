@@ -7,7 +7,7 @@ dataset                      shape                    meaning
 ``force``                    as ``q``                 total adiabatic force ``-dE/dq``, units of ``t_nn / a``
 ``density``                  ``[snapshot, y, x]``     electron density ``n_i``, electrons per site
 ``chemical_potential``       ``[snapshot]``           units of ``t_nn`` (NaN where a provider does not know it)
-``more_chemical_potential``  ``[snapshot, M]``        further ones, at which the density is known too (optional)
+``more_chemical_potential``  ``[snapshot, M]``        further ones, at which the density is known too (optional; NaN: none)
 ``more_density``             ``[snapshot, M, y, x]``  electron density at these
 ``quench``                   ``[snapshot]``           integer id of the quench, -1 for a random snapshot (default)
 ``step``                     ``[snapshot]``           time step within the quench (default 0)
@@ -171,8 +171,10 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
             raise DataError(f"{path} has {cells[0]} cells and {paths[0]} has {cells[1]}: give files of one extent")
     settings = {name: [_setting(part, name, path) for part, path in zip(parts, paths, strict=True)] for name in SETTING}
     sizes = [len(part) for part in parts]
-    shared = [name for name in _ARRAYS if name != "quench" and (name not in MORE or _together(parts, paths, name))]
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in shared}
+    arrays = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS if name not in ("quench", *MORE)
+    }
+    arrays |= _further_together(parts)
     quenches, first = [], 0
     for part in parts:
         quenches.append(np.where(part.quench == -1, -1, part.quench + first))
@@ -187,15 +189,17 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
     )
 
 
-def _together(parts: Sequence[Snapshots], paths: Sequence[Path | str], name: str) -> bool:
-    """Whether all have an array of :data:`MORE`; DataError where they have not equally many of them."""
-    numbers = [0 if (array := getattr(part, name)) is None else array.shape[1] for part in parts]
-    for path, number in zip(paths, numbers, strict=True):
-        if number != numbers[0]:
-            raise DataError(
-                f"{path} has the density at {number} further chemical potentials, {paths[0]} at {numbers[0]}: label them alike"
-            )
-    return numbers[0] > 0
+def _further_together(parts: Sequence[Snapshots]) -> dict[str, NDArray[np.floating]]:
+    """The arrays of :data:`MORE`, as wide as the widest part has them; NaN where a part has fewer, nothing where all have none."""
+    numbers = [0 if part.more_density is None else part.more_density.shape[1] for part in parts]
+    found = {}
+    for name, beyond in zip(MORE, ((), parts[0].extent), strict=True):
+        rows = [np.full((len(part), max(numbers), *beyond), np.nan) for part in parts]
+        for row, part, number in zip(rows, parts, numbers, strict=True):
+            if number:
+                row[:, :number] = getattr(part, name)
+        found[name] = np.concatenate(rows)
+    return found if max(numbers) else {}
 
 
 def _setting(snapshots: Snapshots, name: str, path: Path | str) -> float:
@@ -291,7 +295,10 @@ def _check(snapshots: Snapshots, source: str) -> None:
             kind = "integers" if name in ("quench", "step") else "floating-point numbers"
             raise DataError(f"{name} of {source} has type {array.dtype}: store {kind}")
     for name in ("q", "force", "density", *MORE):
-        _check_finite(name, getattr(snapshots, name), source)
+        array, mu = getattr(snapshots, name), snapshots.more_chemical_potential
+        if name in MORE and array is not None and mu is not None:  # NaN: there is none
+            array = np.where(np.isnan(mu).reshape(*mu.shape, *(1,) * (array.ndim - 2)), 0.0, array)
+        _check_finite(name, array, source)
 
 
 def _check_finite(name: str, array: NDArray[np.floating] | None, source: str) -> None:

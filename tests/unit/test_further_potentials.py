@@ -141,7 +141,8 @@ def test_training_sees_those_of_its_own_snapshots_only():
     assert training._steps_per_epoch == 6  # 4 snapshots, each at 3 potentials, in pairs
 
 
-def test_files_of_one_training_have_equally_many(tmp_path):
+def test_files_of_one_training_may_have_them_or_not(tmp_path):
+    """As in rounds of learning, whose own labels have none."""
     made = label(states(), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
     plain = label(states(), LATTICE, SerialTransport(), make_exact, {})
     for name, snapshots in (("a", made), ("b", made), ("c", plain)):
@@ -152,9 +153,23 @@ def test_files_of_one_training_have_equally_many(tmp_path):
                 snapshots.q, attributes=attributes, **{n: getattr(snapshots, n) for n in (*dataset.LABELS, *dataset.MORE)}
             ),
         )
-    assert dataset.read_together([tmp_path / "a.h5", tmp_path / "b.h5"]).more_density.shape == (4, 3, 4, 6)
-    with pytest.raises(DataError, match=r"c.h5 has the density at 0 further chemical potentials.*at 3"):
-        dataset.read_together([tmp_path / "a.h5", tmp_path / "c.h5"])
+    both = dataset.read_together([tmp_path / "a.h5", tmp_path / "b.h5"])
+    assert both.more_density.shape == (4, 3, 4, 6)
+    assert dataset.read_together([tmp_path / "c.h5", tmp_path / "c.h5"]).more_density is None
+    mixed = dataset.read_together([tmp_path / "c.h5", tmp_path / "a.h5"])
+    rows, source = with_further(mixed, enn.build(enn.Options(), LATTICE))
+    assert source.tolist() == [0, 1, 2, 3, 2, 2, 2, 3, 3, 3]
+    assert np.isfinite(rows.density).all()
+    assert np.array_equal(rows.density[4:], made.more_density.reshape(-1, 4, 6))
+    assert np.array_equal(rows.chemical_potential[4:], made.more_chemical_potential.ravel())
+
+
+def test_damage_is_found(tmp_path):
+    made = label(states(), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
+    made.more_density[1, 2, 3, 4] = np.nan
+    dataset.write(tmp_path / "a.h5", made)
+    with pytest.raises(DataError, match=r"more_density of .* is nan in snapshot 1 at site \(y, x\) = \(3, 4\)"):
+        dataset.read(tmp_path / "a.h5")
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):
