@@ -190,7 +190,7 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
 
 
 def _further_together(parts: Sequence[Snapshots]) -> dict[str, NDArray[np.floating]]:
-    """The arrays of :data:`MORE`, as wide as the widest part has them; NaN where a part has fewer, nothing where all have none."""
+    """The arrays of :data:`MORE`, as wide as in the widest part: NaN where a part has fewer; nothing where all have none."""
     numbers = [0 if part.more_density is None else part.more_density.shape[1] for part in parts]
     found = {}
     for name, beyond in zip(MORE, ((), parts[0].extent), strict=True):
