@@ -24,7 +24,7 @@ _PUBLIC = {
     "load_model": "network.checkpoint",
     "save_model": "network.checkpoint",
     "open_trajectory": "output.hdf5",
-    "SpectrumOptions": "output.spectrum",
+    "SpectrumOptions": "output.spectrum_options",
     "spectrum": "output.spectrum",
     "Snapshots": "training.dataset",
     "FitOptions": "training.fit",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from hpc_holstein.cli import COMMANDS, parser
+from hpc_holstein.cli import parser
+from hpc_holstein.cli.execution import command
 from hpc_holstein.cli.session import Session
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.hamiltonian import holstein
@@ -52,7 +53,7 @@ labeller = "exact"
 def execute(transport: Transport, *arguments: object) -> None:
     """``hpc-holstein ARGUMENTS``; user errors are raised."""
     args = parser().parse_args([str(argument) for argument in arguments])
-    COMMANDS[args.command].execute(args, Session.of(transport))
+    command(args.command).execute(args, Session.of(transport))
 
 
 def write_small_network(path: Path, seed: int = 7) -> None:

@@ -10,11 +10,8 @@ from typing import Any
 from hpc_holstein.bench.record import Record
 from hpc_holstein.errors import ConfigError
 
-FACTOR = 1.5
-"""By which a ratio may be worse than in the record, unless another one is given."""
 
-
-def compare(now: Record, then: Record, factor: float = FACTOR) -> list[str]:
+def compare(now: Record, then: Record, factor: float) -> list[str]:
     """A sentence for each ratio that is worse than ``factor`` times that of ``then``; empty where all is well.
 
     Raises ConfigError where the two have nothing in common.

@@ -1,14 +1,9 @@
-"""``hpc-holstein analyze``: figures and numbers of a run.
-
-With --watch a live summary of a run that goes on, with --animate a film of its order, with --xdmf a file for ParaView instead.
-"""
+"""``hpc-holstein analyze``: figures and numbers of a run."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from hpc_holstein.cli.options import positive
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.watching import watch
 from hpc_holstein.config import config_of_text
@@ -19,21 +14,8 @@ from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import write_json
 from hpc_holstein.output.xdmf import write_xdmf
 
-HELP = "order, domain growth, correlations and energies of a run; writes figures and analysis.json"
-EXAMPLE = "example: hpc-holstein analyze quench"
 _FIGURES = ("cdw_maps.png", "domain_growth.png", "energies.png", "structure_factor.png", "correlations.png")
 _FILM_FRAMES = 240
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("run", type=Path, metavar="FOLDER", help="folder of a run, or its trajectory.h5")
-    parser.add_argument("--frames", type=positive, default=6, metavar="N", help="states that are shown (default: 6)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the figures (default: FOLDER/analysis)")
-    parser.add_argument("--watch", action="store_true", help="show how far the run is until it ends")
-    film = "film of the local CDW order, of at most 240 states (default: order.gif in the folder of the figures)"
-    parser.add_argument("--animate", type=Path, nargs="?", const=Path(), metavar="FILE.gif|FILE.mp4", help=film)
-    parser.add_argument("--xdmf", action="store_true", help="write trajectory.xdmf beside the trajectory, for ParaView")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:

@@ -1,8 +1,4 @@
-"""``hpc-holstein doctor``: what this machine offers to a run, each tried out for a moment, alone or under mpirun or srun.
-
-The table says ok, absent (a run does without) or FAILED (it is there and does not work), and what to do about it.  Exit code 2
-where something failed.
-"""
+"""``hpc-holstein doctor``: what this machine offers to a run, each tried out for a moment, alone or under mpirun or srun."""
 
 from __future__ import annotations
 
@@ -18,18 +14,9 @@ from hpc_holstein.cli import probes_machine, probes_numerics
 from hpc_holstein.cli.probes import Finding, Place, Probe
 from hpc_holstein.cli.session import Session
 
-HELP = "try out what this machine offers: MPI, threads, GPUs, HDF5, file locks, PETSc, force rates"
-EXAMPLE = "example: mpirun -n 4 hpc-holstein doctor --output /scratch/runs"
 PROBES: tuple[Probe, ...] = (*probes_machine.PROBES, *probes_numerics.PROBES)
 _FAILED = 2
 _WIDTH = 2 + max(len(probe.name) for probe in PROBES)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    folder = "folder whose file system is tried out (default: this one)"
-    parser.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help=folder)
-    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda or cuda:N")
 
 
 def execute(args: argparse.Namespace, session: Session) -> int:

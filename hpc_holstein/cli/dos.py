@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hpc_holstein.cli.options import add_config, add_physics, cells, default_preset, overrides, positive
+from hpc_holstein.cli.options import default_preset, overrides
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, config_of_text, load_config
 from hpc_holstein.config.builders import System, build_system, require_fit
@@ -26,39 +26,11 @@ from hpc_holstein.interfaces import Lattice
 from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import UNITS, provenance, write_json
-from hpc_holstein.output.spectrum import Estimate, Progress, Spectrum, SpectrumOptions, Thermodynamics, probed, spectrum
+from hpc_holstein.output.spectrum import Estimate, Progress, Spectrum, Thermodynamics, probed, spectrum
+from hpc_holstein.output.spectrum_options import SpectrumOptions
 from hpc_holstein.training import dataset
 
-HELP = "densities of states, chemical and grand potential of a state; writes dos.csv, dos.json, dos.png"
-EXAMPLE = """examples: hpc-holstein dos --run quench --at 10,12 --at 10,13
-          mpirun -n 2 hpc-holstein dos --input states.h5 --snapshot 3 --kernel lorentz --resolution 0.05 --exact-omega"""
 _LOG_SECONDS = 20.0  # between two progress lines where there is no terminal
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    usual = SpectrumOptions()
-    add_config(parser)
-    add_physics(parser)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", type=Path, metavar="FOLDER", help="folder of a run, whose configuration is used")
-    source.add_argument("--input", type=Path, metavar="FILE", help="snapshot file")
-    parser.add_argument("--snapshot", type=int, default=-1, metavar="N", help="which state, from 0; -1 (default): the last")
-    parser.add_argument(
-        "--at", type=_site, action="append", default=[], metavar="Y,X", help="local density of states there too"
-    )
-    parser.add_argument("--kernel", choices=["jackson", "lorentz"], default=usual.kernel, help=f"default: {usual.kernel}")
-    width = f"width of a level [t_nn], sets the order (default: {usual.resolution})"
-    parser.add_argument("--resolution", type=float, default=usual.resolution, metavar="E", help=width)
-    decay = f"lambda of the Lorentz kernel (default: {usual.lorentz_lambda:g})"
-    parser.add_argument("--lorentz-lambda", type=float, metavar="L", help=decay)
-    vectors = f"random vectors of the total density of states (default: {usual.vectors})"
-    parser.add_argument("--vectors", type=positive, default=usual.vectors, metavar="N", help=vectors)
-    parser.add_argument("--vector-seed", type=int, default=usual.seed, metavar="N", help="seed of the vectors (default: 0)")
-    exact = "grand potential without random errors, at the cost of one kpm force of TOLERANCE (default: 1e-6)"
-    parser.add_argument("--exact-omega", type=float, nargs="?", const=1e-6, metavar="TOLERANCE", help=exact)
-    parser.add_argument("--grid", type=cells, metavar="PxQ", help="ranks along rows and columns (default: smallest halo)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: FOLDER/dos, or dos)")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
@@ -96,14 +68,6 @@ def _options(args: argparse.Namespace) -> SpectrumOptions:
         raise ConfigError(f"--lorentz-lambda has no meaning with the {args.kernel} kernel: give --kernel lorentz or remove it")
     decay = SpectrumOptions().lorentz_lambda if args.lorentz_lambda is None else args.lorentz_lambda
     return SpectrumOptions(args.kernel, args.resolution, decay, args.vectors, args.vector_seed)
-
-
-def _site(text: str) -> tuple[int, ...]:
-    """``10,12`` -> ``(10, 12)``."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a site: give its row and column, such as 10,12") from None
 
 
 def _numbers(at: list[tuple[int, ...]], lattice: Lattice) -> list[int]:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from hpc_holstein.cli.arguments.label import MU_WIDTH
 from hpc_holstein.cli.options import (
-    add_config,
-    add_lattice,
-    add_physics,
     default_preset,
     force_overrides,
     overrides,
-    positive,
-    positive_number,
-    providers,
 )
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import TRAINING_EXTENT, Config, load_config
@@ -27,35 +21,9 @@ from hpc_holstein.training import dataset
 from hpc_holstein.training.label import FurtherPotentials, label_file, make_file
 from hpc_holstein.training.paths import QuenchPlan, RandomPlan, early_dense_steps, even_steps
 
-HELP = "add forces to snapshots, or make labelled snapshots"
-EXAMPLE = """examples: hpc-holstein label --input states.h5 --force exact --output labelled.h5
-          mpirun -n 2 hpc-holstein label --random 20 --quenches 8 --per-quench 40 --force exact --output data.h5"""
 _QUENCH_STEPS, _PER_QUENCH = 2000, 40
-_MU_WIDTH = 1.0
 _ALONG_QUENCHES = ("per_quench", "quench_steps", "even", "path_force")
 _DRAWING = ("random", "quenches", *_ALONG_QUENCHES)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    add_config(parser)
-    add_physics(parser)
-    add_lattice(parser)
-    parser.add_argument("--input", type=Path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="new file with force, density and mu added")
-    parser.add_argument("--force", default="exact", metavar="KIND", help=f"who labels: {providers()} (default: exact)")
-    more = "densities at M further chemical potentials of each snapshot too, from the same diagonalization (exact forces)"
-    parser.add_argument("--more-mu", type=positive, metavar="M", help=more)
-    width = f"how far these may be from that of the forces, in t_nn (default: {_MU_WIDTH:g})"
-    parser.add_argument("--mu-width", type=positive_number, metavar="W", help=width)
-    parser.add_argument("--random", type=positive, metavar="N", help="make N random snapshots")
-    parser.add_argument("--quenches", type=positive, metavar="N", help="make snapshots along N thermal quenches")
-    parser.add_argument("--per-quench", type=positive, metavar="N", help="snapshots of each quench (default: 40)")
-    parser.add_argument("--quench-steps", type=positive, metavar="N", help="time steps of each quench (default: 2000)")
-    parser.add_argument("--even", action="store_true", help="record quenches evenly in time (default: early times densely)")
-    driving = "who drives the quenches (default: who labels; --set force.KEY=VALUE is of who labels)"
-    parser.add_argument("--path-force", metavar="KIND", help=driving)
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of random snapshots and quenches")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
@@ -70,7 +38,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
     further = None
     if args.more_mu is not None:
-        further = FurtherPotentials(args.more_mu, args.mu_width or _MU_WIDTH, config.dynamics.seed)
+        further = FurtherPotentials(args.more_mu, args.mu_width or MU_WIDTH, config.dynamics.seed)
         labels |= {f"further.{name}": value for name, value in asdict(further).items()}
     with Bar(session) as bar:
         common: dict[str, Any] = {

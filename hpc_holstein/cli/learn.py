@@ -1,10 +1,4 @@
-"""``hpc-holstein learn``: a network finds the states that it does not know, and learns them.
-
-A round explores (runs that collect the states at which the committee disagrees or the network extrapolates), labels what was
-collected, and trains the network and its committee on all data so far, from the weights of the round before where these are of
-the same architecture.  It ends when a round collects nothing, or after the last one.  The sections [learn] and [trust] of the
-configuration say how.  What is there already is not made again: the same command goes on, however it was ended.
-"""
+"""``hpc-holstein learn``: a network finds the states that it does not know, and learns them."""
 
 from __future__ import annotations
 
@@ -19,7 +13,8 @@ from typing import Any, TypeVar
 
 from hpc_holstein.batch.study import deciding_keys, finished, store_settings
 from hpc_holstein.cli import label, run, train
-from hpc_holstein.cli.options import Parser, add_config, add_physics, force_overrides, overrides, positive, require_one_run
+from hpc_holstein.cli.arguments import parser
+from hpc_holstein.cli.options import force_overrides, overrides, require_one_run
 from hpc_holstein.cli.restart import Folder
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_with
@@ -34,8 +29,6 @@ from hpc_holstein.training import dataset
 
 T = TypeVar("T")
 
-HELP = "explore, collect, label and retrain in rounds; goes on where it was ended"
-EXAMPLE = "example: mpirun -n 2 hpc-holstein learn learn.toml --rounds 3 --output learn"
 _FREE = ("learn.rounds", "learn.folder")
 _COLUMNS = {
     "round": ("round", "d"),
@@ -45,14 +38,6 @@ _COLUMNS = {
     "snapshots": ("snapshots in all", "d"),
     "validation_mse": ("validation MSE [(t_nn/a)^2]", ".3g"),
 }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    add_config(parser)
-    add_physics(parser)
-    parser.add_argument("--rounds", type=positive, metavar="N", help="rounds at most (default: 3)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of everything (default: learn)")
 
 
 def execute(args: argparse.Namespace, session: Session) -> int:
@@ -245,10 +230,9 @@ class Learning:
 
     def _call(self, command: ModuleType, *arguments: object, quietly: bool = False) -> int:
         """``hpc-holstein COMMAND ARGUMENTS``, saying nothing but its progress if ``quietly``; returns its exit code."""
-        parser = Parser(prog=f"hpc-holstein {command.__name__.rpartition('.')[2]}")
-        command.add_arguments(parser)
+        args = parser().parse_args([command.__name__.rpartition(".")[2], *map(str, arguments)])
         session = replace(self.session, quiet=True) if quietly else self.session
-        code: int | None = command.execute(parser.parse_args([str(one) for one in arguments]), session)
+        code: int | None = command.execute(args, session)
         return code or os.EX_OK
 
     def _on_root(self, work: Callable[[], T]) -> T:

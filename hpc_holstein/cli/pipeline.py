@@ -1,7 +1,4 @@
-"""``hpc-holstein pipeline``: label, train, run and analyze as Slurm jobs that wait for each other.
-
-The section [pipeline] of the configuration says what to make.  A second call submits only what is missing.
-"""
+"""``hpc-holstein pipeline``: label, train, run and analyze as Slurm jobs that wait for each other."""
 
 from __future__ import annotations
 
@@ -15,28 +12,16 @@ from hpc_holstein.batch.script import Resources
 from hpc_holstein.batch.stages import stage_script
 from hpc_holstein.batch.study import STAGES, Study
 from hpc_holstein.batch.submissions import Item, Submitted
-from hpc_holstein.cli.options import Parser, add_config, add_physics, force_overrides, overrides
+from hpc_holstein.cli.arguments.submit import add_resources
+from hpc_holstein.cli.options import Parser, force_overrides, overrides
 from hpc_holstein.cli.session import Session
-from hpc_holstein.cli.submit import add_resources, require_ranks, resources_of
+from hpc_holstein.cli.submit import require_ranks, resources_of
 from hpc_holstein.config import config_of_text, load_config
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.output.folder_lock import FolderLock
 
-HELP = "label, train, run and analyze as Slurm jobs; submits what is missing"
-EXAMPLE = """examples: hpc-holstein pipeline study.toml
-          hpc-holstein pipeline study.toml --status"""
 _STATES = ("done", "running", "waiting", "failed", "missing")
 _ABSENT = ("failed", "missing")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    add_config(parser)
-    add_physics(parser)
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--status", action="store_true", help="say what is done, queued, running and failed; submit nothing")
-    what.add_argument("--dry-run", action="store_true", help="write the scripts of what is missing; submit nothing")
-    what.add_argument("--join-labels", action="store_true", help="make one file of all labels: the training job does this")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:

@@ -15,37 +15,33 @@ from typing import Never
 import torch
 from tqdm import tqdm
 
+from hpc_holstein.cli import launcher
 from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport, agreed
 from hpc_holstein.errors import ConfigError
 
 _LISTED = 8  # ranks whose devices are listed one by one
 _LOG_SECONDS = 20.0  # between two progress lines where there is no terminal
-_SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-_RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
-_LAUNCHER_VARIABLES = ("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def start_transport() -> Transport:
     """MPI when a launcher started this process, else one rank without MPI."""
-    if any(name in os.environ for name in _LAUNCHER_VARIABLES):
+    if launcher.launched():
         return MPITransport()
     return SerialTransport()
 
 
 def speaks(transport: Transport) -> bool:
     """Whether this process is the one that talks to the user; of tasks that MPI does not join, one does too."""
-    numbers = [os.environ[name] for name in _RANK_VARIABLES if name in os.environ]
-    return transport.rank == 0 and (transport.size > 1 or not numbers or numbers[0] == "0")
+    return transport.rank == 0 and (transport.size > 1 or launcher.first())
 
 
 def require_one_job(transport: Transport) -> None:
     """Raise ConfigError where a launcher started tasks that MPI does not join: each would do all the work."""
-    sizes = [(name, os.environ[name]) for name in _SIZE_VARIABLES if name in os.environ]
-    name, tasks = sizes[0] if sizes else ("", "1")
-    if transport.size == 1 and tasks.isdecimal() and int(tasks) > 1:
-        launcher = "Slurm" if name.startswith("SLURM") else "the launcher"
+    name, tasks = launcher.told_size()
+    if transport.size == 1 and tasks > 1:
+        starter = "Slurm" if name.startswith("SLURM") else "the launcher"
         raise ConfigError(
-            f"{launcher} started {tasks} tasks but MPI joins none of them: start with `srun --mpi=pmi2` or `srun --mpi=pmix`, "
+            f"{starter} started {tasks} tasks but MPI joins none of them: start with `srun --mpi=pmi2` or `srun --mpi=pmix`, "
             "as the MPI library of mpi4py wants it, or with the `mpirun` of that library"
         )
 
@@ -216,12 +212,6 @@ def _listed(devices: Sequence[str]) -> str:
     if len(devices) > _LISTED:
         return f"{', '.join(sorted(set(devices)))} in turn"
     return ", ".join(f"rank {rank}: {name}" for rank, name in enumerate(devices))
-
-
-def silence_other_ranks(transport: Transport) -> None:
-    """Let only one process print help texts."""
-    if not speaks(transport):
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open until the process ends
 
 
 def _asked_threads() -> int:

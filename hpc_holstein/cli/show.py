@@ -15,14 +15,7 @@ from hpc_holstein.network.checkpoint import describe, model_path, read_card
 from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
 
-HELP = "say what a model, a snapshot file or a run is"
-EXAMPLE = "examples: hpc-holstein show default; hpc-holstein show data.h5; hpc-holstein show quench"
 _LONG = 100  # characters of an attribute that are shown on its line
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("what", metavar="PATH", help="model, snapshot file or trajectory.h5, folder that holds one, or default")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:

@@ -10,15 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_holstein.cli.arguments.validate import RUN_STATES
 from hpc_holstein.cli.options import (
-    add_config,
-    add_physics,
     default_preset,
     force_overrides,
     overrides,
-    positive,
-    providers,
-    whole,
 )
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, sides_of
@@ -34,13 +30,7 @@ from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import Evaluation
 from hpc_holstein.training.validation import REGIMES, UNITS, Comparison, compare, summary
 
-HELP = "compare forces on given snapshots or on the states of a run; writes validation.json and figures"
-EXAMPLE = """examples: hpc-holstein validate --run quench --reference exact --states 10 --budget
-          hpc-holstein validate --run large --states 1 --reference petsc --sites 64
-          hpc-holstein validate --input test.h5 --force local --reach 2 --reference labels --output floor
-          hpc-holstein validate --input test.h5 --force model.safetensors --reference labels --output test"""
 _FIGURES = ("force_parity", "force_errors", "error_histogram", "error_map", "error_budget")
-_RUN_STATES = 20
 
 
 @dataclass(frozen=True)
@@ -51,30 +41,6 @@ class _Outcome:
     sides: Sides
     budget: list[Part]
     sites: NDArray[np.int64] | None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    add_config(parser)
-    add_physics(parser)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", type=Path, metavar="FILE", help="snapshot file")
-    source.add_argument("--run", type=Path, metavar="FOLDER", help="folder of a run, whose configuration is used")
-    states = f"at most N states, evenly, 1: the last one (default: all of a file, {_RUN_STATES} of a run)"
-    parser.add_argument("--states", type=positive, metavar="N", help=states)
-    judged = f"who is judged: {providers()} (default: that of the run, or neural); --set force.KEY=VALUE sets its options"
-    parser.add_argument("--force", metavar="KIND", help=judged)
-    parser.add_argument("--reference", default="exact", metavar="KIND", help="who judges: the same, or labels (default: exact)")
-    options = "option of the reference, such as tolerance=1e-8 (repeatable)"
-    parser.add_argument("--reference-set", action="append", default=[], metavar="KEY=VALUE", help=options)
-    sites = "compare at N sites, the only ones that a reference of kind petsc, kpm or local computes"
-    parser.add_argument("--sites", type=positive, metavar="N", help=sites)
-    parser.add_argument("--sites-seed", type=whole, metavar="S", help="seed of the choice of these sites (default: 0)")
-    reach = "reach of local, on either side: with --force local, the floor of every force field that sees R cells"
-    parser.add_argument("--reach", type=whole, metavar="R", help=reach)
-    budget = "measure what parts the error has: probing, truncation, chemical potential, reach, network"
-    parser.add_argument("--budget", action="store_true", help=budget)
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: FOLDER/validation)")
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
@@ -114,7 +80,7 @@ def _from_run(args: argparse.Namespace) -> tuple[Snapshots, Config]:
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
     with open_trajectory(trajectory_of(args.run)) as trajectory:
         config = config_of_text(trajectory.attributes["config"], _overrides(args))
-        states = [trajectory.snapshot(index) for index in _evenly(len(trajectory), args.states or _RUN_STATES)]
+        states = [trajectory.snapshot(index) for index in _evenly(len(trajectory), args.states or RUN_STATES)]
     q = np.stack([state.q for state in states])
     return Snapshots.of(q, quench=0, step=np.array([state.step for state in states]), source=str(args.run)), config
 

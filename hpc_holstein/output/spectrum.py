@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from hpc_holstein.forces._stencil import Stencil, signs
 from hpc_holstein.forces.kpm import KPMForces
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
 from hpc_holstein.output import _kernels
+from hpc_holstein.output.spectrum_options import SpectrumOptions
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
@@ -39,25 +40,6 @@ _SIDE = 3  # standard errors of the filling about which mu is looked for
 _NUMBERS = {"cpu": 1 << 18, "cuda": 1 << 26}  # in a block of vectors
 _FEWEST = 8  # vectors in a block, which keeps messages few
 _TABLE = 1 << 23  # numbers in a table of Chebyshev polynomials
-
-
-@dataclass(frozen=True)
-class SpectrumOptions:
-    """How finely, and how well.
-
-    kernel          ``"jackson"``: near-Gaussian peaks, never negative; ``"lorentz"``: near-Lorentzian ones
-    resolution      energy width of a peak in the middle of the spectrum [t_nn], its standard deviation (jackson) or half
-                    width at half maximum (lorentz); it sets the order, and peaks nearer to the edges are narrower
-    lorentz_lambda  of the Lorentz kernel; 3 to 5 as a rule, larger values make peaks closer to a Lorentzian
-    vectors         random vectors of the total density of states; its error falls as ``1 / sqrt(vectors * sites)``
-    seed            of the vectors
-    """
-
-    kernel: Literal["jackson", "lorentz"] = "jackson"
-    resolution: float = 0.1
-    lorentz_lambda: float = 4.0
-    vectors: int = 16
-    seed: int = 0
 
 
 class Estimate(NamedTuple):

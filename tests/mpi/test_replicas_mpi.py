@@ -13,7 +13,7 @@ import pytest
 from commands import execute, write_small_network
 from mpi4py import MPI
 
-from hpc_holstein.cli import COMMANDS, parser, run
+from hpc_holstein.cli import parser, run
 from hpc_holstein.cli.session import Session
 from hpc_holstein.domain.transport import MPITransport
 from hpc_holstein.errors import ConfigError
@@ -28,7 +28,7 @@ GIVEN += ["--set", "output.observables_every=4"]
 
 def start(transport: MPITransport, *arguments: object) -> int:
     args = parser().parse_args([*GIVEN, *map(str, arguments)])
-    return int(COMMANDS["run"].execute(args, Session.of(transport)))
+    return int(run.execute(args, Session.of(transport)))
 
 
 @pytest.fixture

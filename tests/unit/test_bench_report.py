@@ -232,14 +232,14 @@ def kernels(times: float, name: str = "halo", ranks: int = 1) -> Record:
 
 
 def test_the_guard_compares_ratios() -> None:
-    assert guard.compare(kernels(1.49), kernels(1.0)) == []
-    (sentence,) = guard.compare(kernels(1.6), kernels(1.0))
+    assert guard.compare(kernels(1.49), kernels(1.0), 1.5) == []
+    (sentence,) = guard.compare(kernels(1.6), kernels(1.0), 1.5)
     assert "halo takes 1.60 x the time of bare, more than 1.5 times the 1.00 of then.json" in sentence
-    assert guard.compare(kernels(math.nan), kernels(1.0))
+    assert guard.compare(kernels(math.nan), kernels(1.0), 1.5)
     with pytest.raises(ConfigError, match="no ratio that was measured now"):
-        guard.compare(kernels(1.0), kernels(1.0, name="another"))
+        guard.compare(kernels(1.0), kernels(1.0, name="another"), 1.5)
     with pytest.raises(ConfigError, match=r"on 2 rank\(s\) and this is bench kernels on 1"):
-        guard.compare(kernels(1.0), kernels(1.0, ranks=2))
+        guard.compare(kernels(1.0), kernels(1.0, ranks=2), 1.5)
 
 
 def test_records_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 import hpc_holstein
 from hpc_holstein import __main__
-from hpc_holstein.cli import COMMANDS, main
+from hpc_holstein.cli import main
+from hpc_holstein.cli.arguments import COMMANDS
 
 PRESET = ["--preset", "paper-2601.04104"]
 JUDGE = ["--input", "states.h5"]

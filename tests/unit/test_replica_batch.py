@@ -17,7 +17,7 @@ import pytest
 import torch
 from commands import write_small_network
 
-from hpc_holstein.cli import COMMANDS, parser
+from hpc_holstein.cli import parser, run
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import kinds, load_config
 from hpc_holstein.config.builders import build_simulation, initial_state
@@ -50,7 +50,7 @@ def model() -> None:
 
 def start(*arguments: object, transport: Transport | None = None) -> int:
     args = parser().parse_args([*GIVEN, *map(str, arguments)])
-    return int(COMMANDS["run"].execute(args, Session.of(transport or SerialTransport())))
+    return int(run.execute(args, Session.of(transport or SerialTransport())))
 
 
 def fields(folder: str) -> dict[str, Any]:

@@ -1,0 +1,14 @@
+"""Options of ``hpc-holstein show``."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "say what a model, a snapshot file or a run is"
+DESCRIPTION = "A model, a data file or a run in words."
+EXAMPLE = "examples: hpc-holstein show default; hpc-holstein show data.h5; hpc-holstein show quench"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("what", metavar="PATH", help="model, snapshot file or trajectory.h5, folder that holds one, or default")

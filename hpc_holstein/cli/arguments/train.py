@@ -1,0 +1,28 @@
+"""Options of ``hpc-holstein train``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hpc_holstein.cli.options import add_physics, positive
+
+HELP = "train a network on labelled snapshots; writes model.safetensors, loss.csv, loss.png and metrics.json"
+DESCRIPTION = "Labelled snapshots in, a model file out."
+EXAMPLE = """examples: mpirun -n 2 hpc-holstein train data.h5 --model enn --time-limit 600 --output model
+          hpc-holstein train cold.h5 warm.h5 hot.h5 --time-limit 600 --output any_kT"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    files = "labelled snapshots DATA.h5, from `hpc-holstein label` (files of several kT and g: one network for their range); "
+    files += "and at most one CONFIG.toml, with sections [model] and [training]"
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=files)
+    add_physics(parser)
+    parser.add_argument("--model", metavar="NAME", help="architecture: enn, enn_energy or efnn")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="passes through the training set")
+    parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="end after this time")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the weights, the split and the order of the batches")
+    start = "model whose weights the training starts from, of the same architecture and options (default: random weights)"
+    parser.add_argument("--from", dest="start", metavar="MODEL", help=start)
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the results")

@@ -1,0 +1,46 @@
+"""The execution of a command on all ranks that a launcher started."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+from types import ModuleType
+
+from hpc_holstein.cli.session import Session, require_launcher, require_one_job, speaks, start_transport
+from hpc_holstein.domain.transport import Transport, abort_all_on_error
+from hpc_holstein.errors import HolsteinError
+
+_ON_ALL_RANKS = ("run", "label", "train", "learn", "validate")
+_USER_ERROR, _INTERRUPTED = 2, 130
+
+
+def command(name: str) -> ModuleType:
+    """The module that executes the command ``name``."""
+    return importlib.import_module(f"hpc_holstein.cli.{name}")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Execute the command of parsed arguments; returns the exit code.  Collective."""
+    transport = start_transport()
+    try:
+        with abort_all_on_error(transport):
+            return _execute(args, transport)
+    except HolsteinError as error:
+        if speaks(transport):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return _USER_ERROR
+
+
+def _execute(args: argparse.Namespace, transport: Transport) -> int:
+    logging.basicConfig(format="%(message)s", level=logging.INFO if transport.rank == 0 else logging.ERROR)
+    try:
+        require_one_job(transport)
+        if args.command in _ON_ALL_RANKS:
+            require_launcher(transport)
+        code: int | None = command(args.command).execute(args, Session.of(transport))
+        return code or os.EX_OK
+    except KeyboardInterrupt:
+        transport.abort("interrupted", _INTERRUPTED)
