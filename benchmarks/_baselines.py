@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.models import efnn, enn
-from hpc_holstein.network.models.efnn import EFNN
+from hpc_holstein.network.models._efnn import EFNN
+from hpc_holstein.network.models._enn import Enn
 
 COUPLING, TEMPERATURE, LEVELS = 3.5, 0.1, 8
 SCALES = enn.Options().scales
@@ -132,7 +133,7 @@ def multiply_adds(network: Any) -> int:
     """Multiplications of weights with features in one evaluation of a site."""
     if isinstance(network, EFNN):
         return network.multiply_adds
-    if isinstance(network, enn.Enn):
+    if isinstance(network, Enn):
         with torch.no_grad():
             lifting, *rest = network._kernels(network.kT)
         return lifting.odd.numel() + sum(layer.even.numel() + layer.odd.numel() for layer in rest)
@@ -206,7 +207,7 @@ class RegularNetwork:
     Channel ``(copy, g)`` stands for ``f[g]``, then ``(copy, g)`` again for ``f[g s]``; no parts of definite parity.
     """
 
-    def __init__(self, network: enn.Enn) -> None:
+    def __init__(self, network: Enn) -> None:
         self._network, (lifting, *layers) = network, network._kernels(network.kT)
         self._lift = torch.cat([lifting.odd, -lifting.odd]), lifting.bias.repeat(2)
         self._layers, head = [], layers.pop()

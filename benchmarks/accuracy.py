@@ -44,13 +44,15 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.files import require_writable
 from hpc_holstein.forces import local, neural
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import State
 from hpc_holstein.lattice import square
 from hpc_holstein.network.checkpoint import default_model_path, load_model
 from hpc_holstein.training import dataset
 from hpc_holstein.training.dataset import Snapshots
-from hpc_holstein.training.fit import FitOptions, fit
+from hpc_holstein.training.fit import fit
+from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.label import make_file
 from hpc_holstein.training.paths import QuenchPlan, RandomPlan, early_dense_steps
 from hpc_holstein.training.validation import force_metrics
@@ -180,7 +182,7 @@ def test(module: nn.Module, snapshots: Snapshots) -> dict[str, dict[str, float |
     """Force errors as of a provider in a run, by regime."""
     lattice, hamiltonian = system(snapshots.extent[0])
     domain = CartesianDomain(lattice, SerialTransport())
-    forces = neural.NeuralForces(module, hamiltonian, domain, ENSEMBLE, "float32")
+    forces = NeuralForces(module, hamiltonian, domain, ENSEMBLE, "float32")
     found = [forces(State.at_rest(q)).force[..., 0, 0].double().numpy() for q in snapshots.fields()]
     assert snapshots.force is not None
     metrics = force_metrics(np.stack(found), snapshots.force, snapshots.quench, snapshots.step)

@@ -26,7 +26,7 @@ from hpc_holstein.config.presets import preset
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.transport import SerialTransport
-from hpc_holstein.forces import neural
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, State
 from hpc_holstein.lattice import square
@@ -48,7 +48,7 @@ def providers() -> Iterator[tuple[str, Build]]:
             model = kinds.resolve("hpc_holstein.network.models", name, "model")
             yield (
                 f"neural:{name}",
-                lambda h, d, m=model: neural.NeuralForces(m.build(m.Options(), d.lattice), h, d, ENSEMBLE),
+                lambda h, d, m=model: NeuralForces(m.build(m.Options(), d.lattice), h, d, ENSEMBLE),
             )
 
 

@@ -44,15 +44,17 @@ from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transpo
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.lattice import square
 from hpc_holstein.network.models import enn
+from hpc_holstein.network.models._enn import Enn
 from hpc_holstein.training import dataset
 from hpc_holstein.training.dataset import Snapshots
-from hpc_holstein.training.fit import FitOptions, FitResult, fit
+from hpc_holstein.training.fit import FitResult, fit
+from hpc_holstein.training.fit_options import FitOptions
 
 _SEED = 1
 _ASLEEP = 3600.0  # seconds that ranks wait at most for one that works alone
 
 
-def network(extent: tuple[int, ...]) -> tuple[enn.Enn, Any]:
+def network(extent: tuple[int, ...]) -> tuple[Enn, Any]:
     """The default network with the same weights in every call, and the Hamiltonian."""
     lattice = square.build((extent[0], extent[1]))
     torch.manual_seed(_SEED)

@@ -18,7 +18,7 @@ from hpc_holstein.cli import parser as command_parser
 from hpc_holstein.config import PRESETS, kinds
 from hpc_holstein.config.presets import preset
 from hpc_holstein.config.schema import Config, KindSection
-from hpc_holstein.training.fit import FitOptions
+from hpc_holstein.training.fit_options import FitOptions
 
 _FOLDERS = {"force": "forces", "hamiltonian": "hamiltonian", "model": "network.models"}
 

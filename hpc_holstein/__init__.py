@@ -27,7 +27,7 @@ _PUBLIC = {
     "SpectrumOptions": "output.spectrum_options",
     "spectrum": "output.spectrum",
     "Snapshots": "training.dataset",
-    "FitOptions": "training.fit",
+    "FitOptions": "training.fit_options",
     "fit": "training.fit",
     "Side": "training.validation",
     "compare": "training.validation",

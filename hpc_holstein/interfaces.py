@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a configuration is checked without loading torch
+    import torch
+    from torch import Tensor
 
-if TYPE_CHECKING:
     from hpc_holstein.symmetry.point_group import PointGroup
 
 
@@ -80,7 +80,7 @@ class State:
     @classmethod
     def at_rest(cls, q: Tensor) -> State:
         """A state that has positions only: what labelling and validation ask a force provider about."""
-        return cls(q=q, velocity=torch.zeros_like(q))
+        return cls(q=q, velocity=q.new_zeros(q.shape))
 
     def moved(self, **changes: object) -> State:
         """A copy with some members replaced."""
@@ -172,5 +172,5 @@ class Integrator(Protocol):
     def step(self, state: State, forces: ForceProvider, noise: Noise) -> State: ...
 
 
-Noise = Callable[[int], Tensor]
+Noise: TypeAlias = "Callable[[int], Tensor]"
 """``noise(step)`` -> standard normal field of the shape of ``q``, a pure function of (seed, stream, step, global site)."""

@@ -96,7 +96,7 @@ def on_one_rank() -> int:
     """Under mpirun: ``RANK CALL KIND ARGUMENTS``: that rank raises, or is killed, at that call of the forces."""
     rank, number, kind, *arguments = sys.argv[1:]
     from hpc_holstein.cli import main
-    from hpc_holstein.forces.atomic import AtomicForces
+    from hpc_holstein.forces._atomic import AtomicForces
 
     real, done = AtomicForces.__call__, [0]
 

@@ -12,7 +12,7 @@ import torch
 from hpc_holstein.bench.timing import Action
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.forces import petsc
+from hpc_holstein.forces import _petsc
 
 
 def exchange(domain: CartesianDomain, width: int, numbers: int) -> Action:
@@ -48,7 +48,7 @@ def dmda(domain: CartesianDomain, width: int, numbers: int) -> Action | None:
     Raises RuntimeError where the exchange of the package brings something else.
     """
     try:
-        PETSc = petsc._petsc()
+        PETSc = _petsc._petsc()
     except ConfigError:
         return None
     grid = PETSc.DMDA().create(
@@ -59,7 +59,7 @@ def dmda(domain: CartesianDomain, width: int, numbers: int) -> Action | None:
         boundary_type=("periodic", "periodic"),
         stencil_type="box",
         stencil_width=width,
-        comm=petsc._communicator(domain.transport) or PETSc.COMM_SELF,
+        comm=_petsc._communicator(domain.transport) or PETSc.COMM_SELF,
     )
     owned, local, other = grid.createGlobalVec(), grid.createLocalVec(), grid.createLocalVec()
     cells = _cells(domain, numbers)

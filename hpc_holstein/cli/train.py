@@ -36,7 +36,8 @@ from hpc_holstein.training import dataset
 from hpc_holstein.training._fields import FieldData
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
-from hpc_holstein.training.fit import FitOptions, FitResult, fit
+from hpc_holstein.training.fit import FitResult, fit
+from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.validation import summary
 
 

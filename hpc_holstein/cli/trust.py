@@ -9,7 +9,7 @@ from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import refuse_existing
-from hpc_holstein.forces.neural import NeuralForces
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.simulation import Limits, Simulation, Trust
 from hpc_holstein.training import dataset
 from hpc_holstein.training.collected import Collected

@@ -17,7 +17,7 @@ from hpc_holstein.config.presets import PRESETS, preset
 from hpc_holstein.config.schema import Config, KindSection
 from hpc_holstein.dynamics.langevin import SCHEMES
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.training.fit import FitOptions
+from hpc_holstein.training.fit_options import FitOptions
 
 FOLDERS = {
     "lattice": "hpc_holstein.lattice",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hpc_holstein.config.learn import LearnSection
 from hpc_holstein.config.pipeline import PipelineSection
 from hpc_holstein.interfaces import Ensemble
+
+if TYPE_CHECKING:
+    import torch
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -199,6 +201,8 @@ class ParallelSection(Section):
     @property
     def torch_dtype(self) -> torch.dtype:
         """The torch dtype of the state."""
+        import torch  # here: a configuration is checked without it
+
         return torch.float32 if self.dtype == "float32" else torch.float64
 
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import ForceProvider, ForceResult, Integrator, Noise, State
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
-Precision = Literal["state", "float32", "tf32", "bfloat16"]
+from hpc_holstein.forces.neural import Precision
 
 
 def dtype_of(precision: Precision, state: torch.dtype) -> torch.dtype:

@@ -14,12 +14,15 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces import exact, kpm
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+
+if TYPE_CHECKING:
+    from hpc_holstein.forces._exact import ExactForces
+    from hpc_holstein.forces._kpm import KPMForces
 
 CROSSINGS = ((1e-6, 990.0), (1e-3, 760.0))
 """``(tolerance, sites)`` from which on ``kpm`` in float64 is the cheaper: benchmarks/records/force_cost-2-cores.json."""
@@ -53,7 +56,7 @@ class AutoForces:
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
         self._crossing = crossing(options.tolerance)
         self.kind, self.reason = choose(domain.lattice.sites, options.tolerance, ensemble.kT)
-        self._chosen: exact.ExactForces | kpm.KPMForces
+        self._chosen: ExactForces | KPMForces
         if self.kind == "exact":
             self._chosen = exact.build(exact.Options(), hamiltonian, domain, ensemble)
         else:
@@ -70,6 +73,8 @@ class AutoForces:
 
 def crossing(tolerance: float) -> float:
     """Sites up to which ``exact`` is the cheaper one, ``N(tolerance)``; beyond the measured tolerances, that of the last."""
+    import numpy as np  # here: a configuration is checked without it
+
     tolerances, sites = np.log(np.array(CROSSINGS)).T
     return math.exp(float(np.interp(math.log(tolerance), tolerances, sites)))
 

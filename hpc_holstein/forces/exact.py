@@ -8,22 +8,13 @@ second on one core.  On a decomposed domain the root gathers ``q``, solves, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import Tensor
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 
-from hpc_holstein.errors import ConfigError, SpectrumError
-from hpc_holstein.forces import _filling
-from hpc_holstein.forces._canonical import require_filling
-from hpc_holstein.forces._memory import usable_bytes
-from hpc_holstein.interfaces import Bond, Domain, Ensemble, ForceResult, Hamiltonian, Lattice, State
-
-_MATRICES = 5  # N x N float64 arrays alive at the peak of the eigensolver, measured
-_BYTES = 8
+if TYPE_CHECKING:
+    from hpc_holstein.forces._exact import ExactForces
 
 
 @dataclass(frozen=True)
@@ -37,176 +28,12 @@ class Options:
     deterministic: bool = False
 
 
-@dataclass(frozen=True)
-class _SiteIndices:
-    """Row and column of every pattern entry in the matrix, ``[cells, pattern]``; ``present`` where the bond exists."""
-
-    rows: Tensor
-    columns: Tensor
-    present: Tensor
-
-
-class ExactForces:
-    """Adiabatic forces by exact diagonalization; implements :class:`interfaces.ForceProvider`.
-
-    ``q`` of any float type and any batch shape; the result is computed in float64 and returned in the type of ``q``
-    (chemical and grand potential in float64).  Raises SpectrumError where ``q`` holds NaN or infinity.
-    """
-
-    reach = None
-    tolerance = 1e-9
-
-    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble, deterministic: bool = False) -> None:
-        require_filling(ensemble)
-        _require_memory(domain)
-        self.deterministic = deterministic
-        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
-        self._indices = _site_indices(domain.lattice, hamiltonian.pattern, domain.device)
-        self._needed = _needed_entries(hamiltonian, domain)
-        offset_free = torch.tensor([b.source == b.target and not any(b.offset) for b in hamiltonian.pattern])
-        self._off_diagonal = self._indices.present & ~offset_free.to(domain.device)
-
-    def __call__(self, state: State) -> ForceResult:
-        """Force, density, chemical and grand potential of ``state.q``; collective over the ranks of the domain."""
-        return self.with_densities(state, ())[0]
-
-    def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
-        """The forces of ``state``, and the densities at ``mu + offset`` from the same diagonalization.
-
-        ``offsets [M]``, ``t_nn``; densities ``[*batch, *cells, M, basis]``, float64.
-        """
-        q = state.q.to(torch.float64)
-        rho, mu, omega = self._density_matrix(q, offsets)
-        pattern = len(self.hamiltonian.pattern)
-        more = rho[..., pattern:].unflatten(-1, (len(offsets), q.shape[-2]))
-        rho = rho[..., :pattern]
-        if not torch.isfinite(mu).all():
-            raise SpectrumError(
-                f"the coordinates at step {state.step} hold NaN or infinity, so H(q) has no spectrum: "
-                "check the initial state, or reduce dt"
-            )
-        electronic = self.hamiltonian.pull_back(q, rho)
-        halo = self.hamiltonian.reach
-        classical = self.hamiltonian.classical(self.domain.pad(q, halo), halo)[1]
-        result = ForceResult(
-            force=(electronic + classical).to(state.q.dtype),
-            density=rho[..., : q.shape[-2]].to(state.q.dtype),
-            chemical_potential=mu,
-            grand_potential=omega,
-            info={"diagonalizations": float(max(mu.numel(), 1))},
-        )
-        return result, more
-
-    def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
-        """Bytes of one evaluation on this rank: those of the matrices, which are on the root."""
-        return _MATRICES * _BYTES * float(self.domain.lattice.sites) ** 2 if self.domain.rank == 0 else 0.0
-
-    def _density_matrix(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-        """``rho`` on the owned part of the pattern, then densities at ``mu + offsets``; ``mu`` and ``Omega`` ``[*batch]``.
-
-        The potentials are the same on all ranks.
-        """
-        batch = q.shape[: -(len(self.domain.lattice.extent) + 2)]
-        global_q = self.domain.gather(q)
-        potentials = q.new_zeros((*batch, 2))
-        global_rho = None
-        if global_q is not None:
-            snapshots = global_q.reshape(-1, *global_q.shape[len(batch) :])
-            with _threads(1) if self.deterministic else nullcontext():
-                solved = [self._solve(snapshot, offsets) for snapshot in snapshots]
-            global_rho = torch.stack([rho for rho, _, _ in solved]).reshape(*global_q.shape[:-2], -1, 1)
-            potentials = q.new_tensor([[mu, omega] for _, mu, omega in solved]).reshape(*batch, 2)
-        potentials = self.domain.allsum(potentials)  # zero on all ranks but the root: a broadcast
-        like = q.new_empty((*q.shape[:-2], len(self.hamiltonian.pattern) + len(offsets) * q.shape[-2], 1))
-        return self.domain.scatter(global_rho, like)[..., 0], potentials[..., 0], potentials[..., 1]
-
-    def _solve(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, float, float]:
-        """One snapshot ``[*extent, basis, components]``: ``rho`` on the pattern and densities ``[cells, ...]``, potentials."""
-        rho, basis = q.new_zeros(self._indices.rows.shape), q.shape[-2]
-        if not torch.isfinite(q).all():
-            return torch.cat([rho, q.new_zeros((len(rho), len(offsets) * basis))], dim=1), float("nan"), float("nan")
-        energies, states = torch.linalg.eigh(self._matrix(q))
-        levels = energies.cpu().numpy()
-        kT = self.ensemble.kT
-        if self.ensemble.kind == "canonical":
-            mu, filled = _filling.fill(levels, self.ensemble.filling * levels.size, kT)
-        else:
-            mu = self.ensemble.chemical_potential
-            filled = _filling.fermi(levels, mu, kT)
-        occupations = torch.from_numpy(filled).to(states)
-        for entry in self._needed:
-            bra, ket = states[self._indices.rows[:, entry]], states[self._indices.columns[:, entry]]
-            rho[:, entry] = (bra * ket) @ occupations
-        weights = states.square() if offsets else states
-        more = [
-            (weights @ torch.from_numpy(_filling.fermi(levels, mu + offset, kT)).to(states)).view(-1, basis)
-            for offset in offsets
-        ]
-        return torch.cat([rho * self._indices.present, *more], dim=1), mu, _filling.grand_potential(levels, mu, kT)
-
-    def _matrix(self, q: Tensor) -> Tensor:
-        """``H(q)`` as a dense symmetric matrix; bonds that wrap onto the same pair of sites add up."""
-        sites = self.domain.lattice.sites
-        values = self.hamiltonian.entries(q).reshape(self._indices.rows.shape)
-        matrix = values.new_zeros((sites, sites))
-        rows, columns = self._indices.rows, self._indices.columns
-        for kept, i, j in ((self._indices.present, rows, columns), (self._off_diagonal, columns, rows)):
-            matrix.index_put_((i[kept], j[kept]), values[kept], accumulate=True)
-        return matrix
-
-
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> ExactForces:
     """Exact diagonalization of ``hamiltonian`` on the lattice of ``domain``; collective.
 
     Raises SpectrumError for a filling outside (0, 1) or a negative temperature, ConfigError where the matrix does not
     fit the memory of the root.
     """
+    from hpc_holstein.forces._exact import ExactForces
+
     return ExactForces(hamiltonian, domain, ensemble, options.deterministic)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """So many threads in the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _site_indices(lattice: Lattice, pattern: tuple[Bond, ...], device: torch.device) -> _SiteIndices:
-    """Site ``b`` of cell ``c`` (row-major) is number ``c * len(basis) + b``; open axes drop the bonds that leave them."""
-    extent = np.asarray(lattice.extent)
-    cells = np.indices(lattice.extent).reshape(len(extent), -1).T[:, None, :]
-    target = cells + np.asarray([bond.offset for bond in pattern])
-    present = ((target >= 0) & (target < extent) | np.asarray(lattice.periodic)).all(axis=-1)
-    cell_numbers = [np.ravel_multi_index(tuple(np.moveaxis(r % extent, -1, 0)), lattice.extent) for r in (cells, target)]
-    basis = len(lattice.basis)
-    rows = cell_numbers[0] * basis + np.asarray([bond.source for bond in pattern])
-    columns = cell_numbers[1] * basis + np.asarray([bond.target for bond in pattern])
-    return _SiteIndices(*(torch.from_numpy(array).to(device) for array in (rows, columns, present)))
-
-
-def _needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:
-    """Entries that enter ``Tr[rho dH/dq]`` or the density: those that move with ``q``, and the on-site ones."""
-    basis = len(domain.lattice.basis)
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, *domain.lattice.extent, basis, hamiltonian.components)
-    first, second = hamiltonian.entries(torch.randn(shape, generator=generator, dtype=torch.float64))
-    moves = (first != second).reshape(-1, len(hamiltonian.pattern)).any(dim=0).tolist()
-    return [entry for entry, moving in enumerate(moves) if moving or entry < basis]
-
-
-def _require_memory(domain: Domain) -> None:
-    """Refuse a matrix that does not fit, on all ranks alike: only the root knows what it has."""
-    sites = domain.lattice.sites
-    needed = _MATRICES * _BYTES * sites**2
-    own = usable_bytes(domain.device) if domain.rank == 0 else 0.0
-    there = float(domain.allsum(torch.tensor(own, dtype=torch.float64, device=domain.device)))
-    if needed > there:
-        fits = int((there / (_MATRICES * _BYTES)) ** 0.5)
-        raise ConfigError(
-            f"exact diagonalization of {sites} sites needs {needed / 2**30:.0f} GiB and {there / 2**30:.0f} GiB are there: "
-            f'give a lattice of at most {fits} sites, or use force kind = "kpm", "local" or "neural"'
-        )

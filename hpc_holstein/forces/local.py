@@ -21,31 +21,12 @@ where no truncation is wanted.  Source: W. Yang, Phys. Rev. Lett. 66, 1438 (1991
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 
-from hpc_holstein.domain.reduction import global_sum
-from hpc_holstein.errors import ConfigError, SpectrumError
-from hpc_holstein.forces._canonical import (
-    Density,
-    atomic_limit,
-    grand_potential,
-    occupation,
-    require_filling,
-    site_mean,
-    solve_chemical_potential,
-)
-from hpc_holstein.forces._clusters import Clusters
-from hpc_holstein.forces._memory import usable_bytes
-from hpc_holstein.forces._sampled import chosen_sites, known_potential, owned_sites
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
-
-_BYTES = 8
-_MATRICES = 4  # n x n arrays alive per cluster: the matrix, its eigenvectors, the workspace of the solver
-_CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**31}  # of these; on a CPU, larger chunks are not faster
-_SLOPE_FLOOR = 1e-6  # smallest d(mean n)/d(mu) to start from: in a gap the atomic limit has none
-_SAME_LEVEL = 2.0**-32  # at kT = 0, in t_nn: levels of different clusters that round to one multiple are one level
+if TYPE_CHECKING:
+    from hpc_holstein.forces._local import LocalForces
 
 
 @dataclass(frozen=True)
@@ -64,156 +45,12 @@ class Options:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class _Levels:
-    """Spectra of the clusters of a rank: ``energies [number, n]``, ``weights [number, centres, n]`` of sum 1 over ``n``."""
-
-    energies: Tensor
-    weights: Tensor
-
-    def sum(self, of_level: Tensor) -> Tensor:
-        """``sum_k |psi_k(c)|^2 x_k`` for ``x [number, n]``: ``[number, centres]``."""
-        return torch.bmm(self.weights, of_level[..., None])[..., 0]
-
-
-class LocalForces:
-    """Force provider by divide and conquer; implements :class:`interfaces.ForceProvider` and takes any batch of states.
-
-    ``q`` of any float type; the result is computed in float64 and returned in the type of ``q`` (chemical and grand
-    potential in float64), and depends on ``q`` alone.  In a gap ``mu`` is one of the values that give the filling.
-
-    At sampled sites ``mu`` is that of the grand-canonical ensemble or of ``state.forces``, force and density are NaN at the
-    other sites, and there is no grand potential.
-    """
-
-    tolerance = None
-
-    def __init__(self, options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
-        _require_options(options)
-        require_filling(ensemble)
-        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
-        self._sampled = options.sites > 0
-        chosen = None
-        if self._sampled:
-            chosen = torch.isin(
-                owned_sites(domain), chosen_sites(domain.lattice, options.sites, options.seed).to(domain.device)
-            )
-        self._clusters = Clusters(hamiltonian, domain, options.reach, options.core, chosen)
-        self.reach = self._clusters.halo
-        _require_memory(self._clusters, domain)
-
-    @torch.no_grad()
-    def __call__(self, state: State) -> ForceResult:
-        """Force, density, ``mu`` and grand potential; shapes as in :class:`ForceResult`.  Raises SpectrumError for NaN.
-
-        ``info``: ``clusters`` diagonalized for a state on all ranks, ``residual`` of the filling in a canonical ensemble.
-        """
-        axes = len(self.domain.local_extent) + 2
-        batch = state.q.shape[: state.q.ndim - axes]
-        q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :]).double()
-        self._require_finite(q, state.step)
-        ghosted = self.domain.pad(q, self.reach)
-        known = known_potential(state, self.ensemble, len(q)) if self._sampled else None
-        solved = [self._solve(q[i], ghosted[i], None if known is None else known[i]) for i in range(len(q))]
-        density, mu, omega, residual = (torch.stack(part) for part in zip(*solved, strict=True))
-        force = self.hamiltonian.pull_back(q, density) + self.hamiltonian.classical(ghosted, self.reach)[1]
-        clusters = self.domain.allsum(torch.tensor(float(self._clusters.number), dtype=torch.float64))
-        return ForceResult(
-            force=force.reshape(state.q.shape).to(state.q.dtype),
-            density=density.reshape(state.q.shape[:-1]).to(state.q.dtype),
-            chemical_potential=mu.reshape(batch).to(q.device),
-            grand_potential=None if self._sampled else omega.reshape(batch).to(q.device),
-            info={"clusters": float(clusters), "residual": float(residual.max())},
-        )
-
-    def _solve(self, q: Tensor, ghosted: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One state, at the ``known`` chemical potential if there is one: ``n [*cells, basis]``, ``mu``, ``Omega``, residual of
-        the filling."""
-        levels = self._diagonalize(self.hamiltonian.entries(ghosted))
-
-        def density(mu: Tensor, rows: Tensor) -> Tensor:
-            return self._clusters.owned(levels.sum(occupation(levels.energies[None], mu, self.ensemble.kT)[0]))[None]
-
-        if self.ensemble.kind == "canonical" and known is None:
-            return self._canonical(q, levels, density)
-        mu = torch.tensor(self.ensemble.chemical_potential, dtype=torch.float64) if known is None else known
-        n = density(self._rounded(mu)[None], torch.zeros(1))[0]
-        return n, mu, self._grand_potential(levels, mu), torch.tensor(0.0)
-
-    def _canonical(self, q: Tensor, levels: _Levels, density: Density) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """As :meth:`_solve`, at the ``mu`` of the filling."""
-        ensemble = self.ensemble
-        start = atomic_limit(q[None], self.hamiltonian, self.domain, ensemble.filling, ensemble.kT)
-        solved = solve_chemical_potential(
-            density=density,
-            mean=lambda n: site_mean(n, self.domain),
-            filling=ensemble.filling,
-            kT=ensemble.kT,
-            guess=start.chemical_potential,
-            slope=start.slope.clamp_min(_SLOPE_FLOOR),
-            density_tolerance=0.0,
-        )
-        mu = solved.chemical_potential[0]
-        return solved.density[0], mu, self._grand_potential(levels, mu), torch.tensor(solved.residual)
-
-    def _diagonalize(self, entries: Tensor) -> _Levels:
-        """Spectra of all clusters from ghosted pattern ``entries [*cells, pattern]``, by chunks that bound the memory."""
-        clusters = self._clusters
-        energies = entries.new_empty((clusters.number, clusters.sites))
-        weights = entries.new_empty((clusters.number, clusters.centres, clusters.sites))
-        size = _CHUNK_BYTES[entries.device.type] // (_MATRICES * _BYTES * clusters.sites**2)
-        for first, last in clusters.chunks(max(1, size)):
-            energies[first:last], states = torch.linalg.eigh(clusters.matrices(entries, first, last))
-            weights[first:last] = clusters.at_centres(states).square()
-        weights /= weights.sum(dim=-1, keepdim=True)  # electrons are counted to round-off
-        return _Levels(self._rounded(energies), weights)
-
-    def _rounded(self, energies: Tensor) -> Tensor:
-        """At ``kT = 0`` the occupation is a step: equal levels must stay equal, whichever cluster they come from."""
-        return energies if self.ensemble.kT > 0 else (energies / _SAME_LEVEL).round() * _SAME_LEVEL
-
-    def _grand_potential(self, levels: _Levels, mu: Tensor) -> Tensor:
-        """``Omega = -kT sum_c sum_k |psi_k(c)|^2 ln(1 + exp((mu - e_k) / kT))`` of the whole lattice."""
-        of_level = grand_potential(levels.energies[None], mu[None], self.ensemble.kT)[0]
-        return global_sum(self._clusters.owned(levels.sum(of_level))[None], self.domain)[0]
-
-    def _require_finite(self, q: Tensor, step: int) -> None:
-        """Raise on all ranks alike: the eigensolver would fail on one and leave the others waiting."""
-        bad = self.domain.allsum((~torch.isfinite(q)).sum().double().cpu())
-        if bad > 0:
-            raise SpectrumError(
-                f"{int(bad)} coordinates at step {step} are NaN or infinite, so H(q) has no spectrum: "
-                "check the initial state, or reduce dt"
-            )
-
-
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> LocalForces:
     """Divide and conquer for ``hamiltonian``; collective.
 
     Raises ConfigError for clusters without sites or whose levels do not fit the memory, SpectrumError for a filling
     outside (0, 1) or a negative temperature, DomainError for tiles thinner than ``reach + core - 1``.
     """
+    from hpc_holstein.forces._local import LocalForces
+
     return LocalForces(options, hamiltonian, domain, ensemble)
-
-
-def _require_options(options: Options) -> None:
-    if options.reach < 0:
-        raise ConfigError(f"reach = {options.reach} is not a number of cells: give 0 (the atomic limit) or more, such as 3")
-    if options.sites < 0:
-        raise ConfigError(f"sites = {options.sites} is not a number of sites: give 1 or more, or 0 for all")
-    if options.core < 1:
-        raise ConfigError(f"core = {options.core} leaves no cell to compute: give 1 or more")
-
-
-def _require_memory(clusters: Clusters, domain: Domain) -> None:
-    """Refuse levels that do not fit, on all ranks alike; the temporary arrays of one cluster count too."""
-    levels = 2 * clusters.number * clusters.sites * (1 + clusters.centres)  # twice: functions of the levels beside them
-    needed = _BYTES * (levels + _MATRICES * clusters.sites**2)
-    of_ranks = torch.zeros((domain.size, 2), dtype=torch.float64)
-    of_ranks[domain.rank] = torch.tensor([needed, usable_bytes(domain.device)])
-    for rank, (there, fits) in enumerate(domain.allsum(of_ranks).tolist()):
-        if there > fits:
-            raise ConfigError(
-                f"clusters of {clusters.sites} sites for the tile of rank {rank} need {there / 2**30:.1f} GiB and "
-                f"{fits / 2**30:.1f} GiB are there: use more ranks on more nodes, or a smaller reach"
-            )

@@ -9,12 +9,13 @@ so that ``F_i = g (n_i - 1/2) - k Q_i - kappa sum_{j in nn(i)} Q_j``.  Source: a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Bond, Lattice
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Holstein:
         """Matrix elements on the pattern, ``[*batch, *cells, len(pattern)]``: ``-g Q`` on site, ``-t`` on bonds."""
         on_site = -self.options.g * q[..., 0]
         hopping = q.new_full((*q.shape[:-2], len(self._bonds)), -self.options.t)
+        import torch  # here: a configuration is checked without it
+
         return torch.cat([on_site, hopping], dim=-1)
 
     def pull_back(self, q: Tensor, rho: Tensor) -> Tensor:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Bond
-from hpc_holstein.symmetry.point_group import PointGroup
+
+if TYPE_CHECKING:
+    from hpc_holstein.symmetry.point_group import PointGroup
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class BravaisLattice:
     @property
     def point_group(self) -> PointGroup:
         """Point group that maps the infinite lattice onto itself, about a site."""
+        from hpc_holstein.symmetry.point_group import PointGroup  # here: a configuration is checked without NumPy
+
         return PointGroup.from_generators(self.generators)
 
     @property

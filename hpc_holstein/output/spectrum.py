@@ -24,9 +24,9 @@ from torch import Tensor
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces._canonical import require_filling
 from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, fermi_order
+from hpc_holstein.forces._kpm import KPMForces
 from hpc_holstein.forces._probing import Sites, site_signs
 from hpc_holstein.forces._stencil import Stencil, signs
-from hpc_holstein.forces.kpm import KPMForces
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
 from hpc_holstein.output import _kernels
 from hpc_holstein.output.spectrum_options import SpectrumOptions

@@ -18,7 +18,7 @@ from torch import Tensor
 from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.forces.neural import NeuralForces
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.interfaces import Domain, State
 from hpc_holstein.network.field_range import outside
 

@@ -16,7 +16,7 @@ import torch
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.forces import exact
-from hpc_holstein.forces.neural import NeuralForces
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice, State
 from hpc_holstein.training._fields import FieldData
 from hpc_holstein.training.dataset import Snapshots

@@ -89,7 +89,7 @@ class _KnowsSpectrum(Protocol):
     """A provider that gives densities at further chemical potentials."""
 
     def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
-        """As of :class:`~hpc_holstein.forces.exact.ExactForces`."""
+        """As of :class:`~hpc_holstein.forces._exact.ExactForces`."""
         ...
 
 

@@ -14,12 +14,13 @@ from mpi4py import MPI
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport
-from hpc_holstein.forces import neural
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.network.checkpoint import make_card, save_model
 from hpc_holstein.network.models import enn_energy
+from hpc_holstein.network.models._enn_energy import EnnEnergy
 
 pytestmark = pytest.mark.mpi
 
@@ -32,7 +33,7 @@ RUN = ["run", "--preset", "paper-2601.04104", "--force", "model.safetensors", "-
 CADENCE = ["--set", "output.snapshot_every=3", "--set", "output.observables_every=2"]
 
 
-def network() -> enn_energy.EnnEnergy:
+def network() -> EnnEnergy:
     """Weights as where training starts, from one seed on all ranks."""
     torch.manual_seed(7)
     return enn_energy.build(enn_energy.Options(copies=1, levels=4), LATTICE).double()
@@ -41,7 +42,7 @@ def network() -> enn_energy.EnnEnergy:
 def forces(transport: Transport, grid: tuple[int, int] | None, q: torch.Tensor) -> tuple[Any, ForceResult]:
     """Tile of this rank, and the forces of a step after the first."""
     domain = CartesianDomain(LATTICE, transport, grid=grid)
-    provider = neural.NeuralForces(network(), HAMILTONIAN, domain, ENSEMBLE)
+    provider = NeuralForces(network(), HAMILTONIAN, domain, ENSEMBLE)
     tile = tuple(slice(*bounds) for bounds in domain.owned)
     mine = q[tile].contiguous()
     first = provider(State.at_rest(mine))

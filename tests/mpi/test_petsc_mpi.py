@@ -12,6 +12,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import petsc
+from hpc_holstein.forces._petsc import PETScForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, ForceResult, State
 from hpc_holstein.lattice import square
@@ -27,13 +28,13 @@ def hot() -> torch.Tensor:
     return 4.0 * torch.randn(*EXTENT, 1, 1, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
 
 
-def forces(transport: Transport, ensemble: Ensemble, **options: Any) -> petsc.PETScForces:
+def forces(transport: Transport, ensemble: Ensemble, **options: Any) -> PETScForces:
     lattice = square.build(EXTENT)
     hamiltonian = holstein.build(holstein.Options(), lattice)
     return petsc.build(petsc.Options(**options), hamiltonian, CartesianDomain(lattice, transport), ensemble)
 
 
-def on_tile(forces_of: petsc.PETScForces, q: torch.Tensor) -> tuple[ForceResult, tuple[slice, ...]]:
+def on_tile(forces_of: PETScForces, q: torch.Tensor) -> tuple[ForceResult, tuple[slice, ...]]:
     tile = tuple(slice(*span) for span in forces_of.domain.owned)
     return forces_of(State.at_rest(q[tile].contiguous())), tile
 

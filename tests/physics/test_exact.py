@@ -12,6 +12,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import exact
+from hpc_holstein.forces._exact import ExactForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, ForceResult, State
 from hpc_holstein.lattice import square
@@ -19,7 +20,7 @@ from hpc_holstein.lattice import square
 KT, G, K, KAPPA = 0.1, 3.5, 1.0, 0.18
 
 
-def provider(extent, ensemble, periodic=(True, True), **parameters) -> exact.ExactForces:
+def provider(extent, ensemble, periodic=(True, True), **parameters) -> ExactForces:
     lattice = square.build(extent, periodic)
     hamiltonian = holstein.build(holstein.Options(**parameters), lattice)
     return exact.build(exact.Options(), hamiltonian, CartesianDomain(lattice, SerialTransport()), ensemble)

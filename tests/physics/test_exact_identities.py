@@ -12,6 +12,7 @@ from torch import Tensor
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.forces import exact
+from hpc_holstein.forces._exact import ExactForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Bond, Ensemble, ForceResult, State
 from hpc_holstein.lattice import square
@@ -21,7 +22,7 @@ KT, G = 0.1, 3.5
 PERIODIC = (True, True)
 
 
-def make(extent, ensemble, periodic=PERIODIC) -> exact.ExactForces:
+def make(extent, ensemble, periodic=PERIODIC) -> ExactForces:
     lattice = square.build(extent, periodic)
     domain = CartesianDomain(lattice, SerialTransport())
     return exact.build(exact.Options(), holstein.build(holstein.Options(), lattice), domain, ensemble)
@@ -194,7 +195,7 @@ def test_force_on_bond_coordinates(extent, periodic):
     assert float(provider(State.at_rest(q)).density.sum()) == pytest.approx(electrons(provider, q), abs=1e-8)
 
 
-def electrons(provider: exact.ExactForces, q: Tensor) -> float:
+def electrons(provider: ExactForces, q: Tensor) -> float:
     """``-dOmega/dmu`` by central differences."""
     mu, h = provider.ensemble.chemical_potential, 1e-5
     omega = [

@@ -13,6 +13,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import auto, exact, kpm
+from hpc_holstein.forces._exact import ExactForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
@@ -56,7 +57,7 @@ def test_forces_are_those_of_the_chosen_one(monkeypatch, caplog):
     q = random_q((6, 8))
     small = build(auto, (6, 8))
     assert "auto: exact, 48 sites <=" in caplog.text
-    assert (small.tolerance, small.reach) == (exact.ExactForces.tolerance, None)
+    assert (small.tolerance, small.reach) == (ExactForces.tolerance, None)
     found, wanted = small(State.at_rest(q)), build(exact, (6, 8))(State.at_rest(q))
     assert torch.equal(found.force, wanted.force)
     assert found.info == {**wanted.info, "auto_exact": 1.0, "auto_crossing": pytest.approx(auto.crossing(1e-6))}

@@ -17,6 +17,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.forces import neural
 from hpc_holstein.forces._committee import Committee
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
@@ -37,7 +38,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_small_network(Path(name), seed)
 
 
-def forces(ensemble: Ensemble, members: tuple[str, ...], **options: Any) -> neural.NeuralForces:
+def forces(ensemble: Ensemble, members: tuple[str, ...], **options: Any) -> NeuralForces:
     domain = CartesianDomain(LATTICE, SerialTransport())
     chosen = neural.Options(MODELS[0], committee=members, **options)
     return neural.build(chosen, holstein.build(holstein.Options(), LATTICE), domain, ensemble)
@@ -77,7 +78,7 @@ def test_members_that_are_the_main_network_do_not_deviate(ensemble: Ensemble) ->
 def test_a_network_of_the_plain_field_can_be_a_member() -> None:
     hamiltonian, domain = holstein.build(holstein.Options(), LATTICE), CartesianDomain(LATTICE, SerialTransport())
     torch.manual_seed(0)
-    published = neural.NeuralForces(efnn.build(efnn.Options(), LATTICE).double(), hamiltonian, domain, CANONICAL)
+    published = NeuralForces(efnn.build(efnn.Options(), LATTICE).double(), hamiltonian, domain, CANONICAL)
     main = forces(CANONICAL, ())
     state = random_state()
     state = state.moved(forces=main(state))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, DataError, ModelError
-from hpc_holstein.forces import neural
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
@@ -136,10 +136,10 @@ def test_forces_take_the_parameters_of_the_run():
     q = 2 * torch.randn(CELLS, CELLS, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     domain = CartesianDomain(LATTICE, SerialTransport())
     hamiltonian = holstein.build(holstein.Options(g=3.0), LATTICE)
-    result = neural.NeuralForces(module, hamiltonian, domain, Ensemble("grand-canonical", 0.07))(State.at_rest(q))
+    result = NeuralForces(module, hamiltonian, domain, Ensemble("grand-canonical", 0.07))(State.at_rest(q))
     module.at(3.0, 0.07)
     torch.testing.assert_close(result.density[None, ..., 0], density(module, q[None, ..., 0, 0]), rtol=0, atol=1e-13)
-    forces = neural.NeuralForces(module, hamiltonian, domain, Ensemble("canonical", 0.07))
+    forces = NeuralForces(module, hamiltonian, domain, Ensemble("canonical", 0.07))
     warm = forces(State(q=q + 1e-4, velocity=q, forces=forces(State.at_rest(q))))
     assert float(warm.density.mean()) == pytest.approx(0.5, abs=1e-10)
 

@@ -125,7 +125,7 @@ def test_a_kind_that_depends_on_the_ranks_is_refused(kind: str, capsys: pytest.C
 def test_a_network_that_depends_on_the_place_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hpc_holstein.network.models.enn import Enn
+    from hpc_holstein.network.models._enn import Enn
 
     real = Enn.response
 

@@ -9,7 +9,7 @@ import torch
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.lattice import square
 from hpc_holstein.network.layers_efnn import ProductLinear, SigmoidNorm
-from hpc_holstein.network.models import efnn
+from hpc_holstein.network.models import _efnn, efnn
 from hpc_holstein.symmetry.clebsch_gordan import clebsch_gordan
 from hpc_holstein.symmetry.irreps import real_irreps
 from hpc_holstein.symmetry.named_groups import named_group
@@ -158,7 +158,7 @@ def test_products_against_plain_loops(name):
 def test_chunks_do_not_matter(monkeypatch):
     model, field = network(), random_field(batch=3)
     whole = evaluate(model, field)
-    monkeypatch.setattr(efnn, "_SITES_PER_CHUNK", {"cpu": 10})
+    monkeypatch.setattr(_efnn, "_SITES_PER_CHUNK", {"cpu": 10})
     torch.testing.assert_close(evaluate(model, field), whole, rtol=0, atol=1e-12)
 
 

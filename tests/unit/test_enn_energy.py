@@ -12,17 +12,19 @@ from conformance.cases import build_model, random_q, wrapped
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.dynamics import langevin
-from hpc_holstein.forces import exact, neural
+from hpc_holstein.forces import _neural, exact
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 from hpc_holstein.network.checkpoint import read_card
-from hpc_holstein.network.models import enn_energy
+from hpc_holstein.network.models import _enn_energy, enn_energy
 from hpc_holstein.output.hdf5 import open_trajectory
 from hpc_holstein.output.observables import energies
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
-from hpc_holstein.training.fit import FitOptions, fit
+from hpc_holstein.training.fit import fit
+from hpc_holstein.training.fit_options import FitOptions
 
 G, KT = 3.5, 0.1
 CELLS = 10
@@ -48,7 +50,7 @@ def potential(network, x):
 
 def provider(ensemble, name="enn_energy", lattice=LATTICE):
     domain = CartesianDomain(lattice, SerialTransport())
-    return neural.NeuralForces(build_model(name, lattice), HAMILTONIAN, domain, ensemble)
+    return NeuralForces(build_model(name, lattice), HAMILTONIAN, domain, ensemble)
 
 
 def energy(forces, q):
@@ -118,7 +120,7 @@ def test_loss_on_the_density_has_the_right_gradient():
 
 def test_log_cosh_keeps_its_derivatives_at_zero_and_far_out():
     x = torch.tensor([0.0, 1e-9, -0.7, 3.0, 500.0], dtype=torch.float64, requires_grad=True)
-    y = enn_energy._LogCosh.apply(x)
+    y = _enn_energy._LogCosh.apply(x)
     (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     torch.testing.assert_close(first, x.tanh(), rtol=0, atol=1e-15)
@@ -153,7 +155,7 @@ def test_grand_potential_belongs_to_the_chemical_potential(ensemble):
 def test_windows_change_nothing(monkeypatch):
     q, ensemble = random_q(CELLS, CELLS), ENSEMBLES["canonical"]
     whole = provider(ensemble)(State.at_rest(q))
-    monkeypatch.setattr(neural, "_LONGEST", {"cpu": 4})
+    monkeypatch.setattr(_neural, "_LONGEST", {"cpu": 4})
     parts = provider(ensemble)(State.at_rest(q))
     assert torch.allclose(parts.force, whole.force, atol=1e-11)
     assert float(parts.grand_potential) == pytest.approx(float(whole.grand_potential), abs=1e-10)
@@ -185,7 +187,7 @@ def test_nve_dynamics_conserves_the_energy():
     domain = CartesianDomain(LATTICE, SerialTransport())
 
     def largest_error(dt, steps):
-        forces = neural.NeuralForces(network, HAMILTONIAN, domain, ENSEMBLES["canonical"])
+        forces = NeuralForces(network, HAMILTONIAN, domain, ENSEMBLES["canonical"])
         scheme = langevin.build("verlet-ou", 5.0, 0.0, dt, KT)
         state = scheme.init(State(random_q(CELLS, CELLS), random_q(CELLS, CELLS, std=0.3, seed=1)), forces)
         found = []
@@ -245,7 +247,7 @@ def test_constant_of_the_energy_is_that_of_exact_diagonalization(kT_range):
 
     def both(kT):
         ensemble, domain = Ensemble("grand-canonical", kT), CartesianDomain(LATTICE, SerialTransport())
-        own = neural.NeuralForces(network, HAMILTONIAN, domain, ensemble)(State.at_rest(q))
+        own = NeuralForces(network, HAMILTONIAN, domain, ensemble)(State.at_rest(q))
         return own, exact.build(exact.Options(), HAMILTONIAN, domain, ensemble)(State.at_rest(q))
 
     before = [both(kT)[0].density for kT in temperatures]
@@ -283,7 +285,7 @@ def test_commands(tmp_path, monkeypatch):
 def test_single_precision_energy():
     q = random_q(CELLS, CELLS)
     forces = provider(ENSEMBLES["grand"])
-    mixed = neural.NeuralForces(
+    mixed = NeuralForces(
         build_model("enn_energy", LATTICE), HAMILTONIAN, forces.domain, ENSEMBLES["grand"], precision="float32"
     )
     full, rounded = (f(State.at_rest(q)).grand_potential for f in (forces, mixed))
@@ -296,5 +298,5 @@ def test_network_keeps_what_it_was_given():
     network = build_model("enn_energy", LATTICE)
     other = holstein.build(dataclasses.replace(holstein.Options(), g=3.0), LATTICE)
     domain = CartesianDomain(LATTICE, SerialTransport())
-    neural.NeuralForces(network, other, domain, ENSEMBLES["grand"])(State.at_rest(random_q(CELLS, CELLS)))
+    NeuralForces(network, other, domain, ENSEMBLES["grand"])(State.at_rest(random_q(CELLS, CELLS)))
     assert (network.g, network.kT) == (3.5, 0.1)

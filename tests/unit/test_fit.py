@@ -18,7 +18,8 @@ from hpc_holstein.lattice import square
 from hpc_holstein.training._fields import FieldData, split
 from hpc_holstein.training._record import Record
 from hpc_holstein.training.dataset import Snapshots
-from hpc_holstein.training.fit import FitOptions, fit
+from hpc_holstein.training.fit import fit
+from hpc_holstein.training.fit_options import FitOptions
 
 G, KT = 3.5, 0.1
 LATTICE = square.build((8, 8))

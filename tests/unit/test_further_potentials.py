@@ -12,6 +12,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.forces import atomic, exact
+from hpc_holstein.forces._exact import ExactForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
@@ -82,7 +83,7 @@ def test_an_interrupted_job_continues_with_them(tmp_path, monkeypatch):
     dataset.write(tmp_path / "q.h5", states(3))
     calls = []
 
-    class Ending(exact.ExactForces):
+    class Ending(ExactForces):
         def with_densities(self, state, offsets):
             calls.append(1)
             if len(calls) == 3:

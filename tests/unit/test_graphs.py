@@ -8,6 +8,7 @@ from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces import neural
 from hpc_holstein.forces._graphs import Recording, Replayed
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
@@ -38,7 +39,7 @@ def providers(extent):
     lattice = square.build(extent)
     hamiltonian, domain = holstein.build(holstein.Options(), lattice), CartesianDomain(lattice, SerialTransport())
     recorder, module = Recorder(), load_model(default_model_path(), lattice)[0]
-    through = neural.NeuralForces(
+    through = NeuralForces(
         module, hamiltonian, domain, CANONICAL, precision="float32", following=1e-4, replayed=Replayed(recorder)
     )
     return through, neural.build(neural.Options(precision="float32"), hamiltonian, domain, CANONICAL), recorder

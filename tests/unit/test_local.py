@@ -14,7 +14,7 @@ from scipy.special import expit
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, DomainError, SpectrumError
-from hpc_holstein.forces import atomic, exact, local
+from hpc_holstein.forces import _local, atomic, exact, local
 from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Bond, Ensemble, ForceResult, State
@@ -221,7 +221,7 @@ def test_chunks_change_nothing(monkeypatch, core):
     q = random_q(2, 7, 8)
     whole = forces(q, HALF, reach=2, core=core)
     for size in (1, 10**5):
-        monkeypatch.setattr(local, "_CHUNK_BYTES", {"cpu": size})
+        monkeypatch.setattr(_local, "_CHUNK_BYTES", {"cpu": size})
         assert torch.allclose(forces(q, HALF, reach=2, core=core).force, whole.force, atol=1e-12, rtol=0)
 
 
@@ -317,7 +317,7 @@ def test_refusals(monkeypatch):
         forces(q, Ensemble("canonical", KT, filling=1.5))
     with pytest.raises(SpectrumError, match=r"kT = -0\.1"):
         forces(q, Ensemble("canonical", -KT))
-    monkeypatch.setattr(local, "usable_bytes", lambda device: 10.0**4)
+    monkeypatch.setattr(_local, "usable_bytes", lambda device: 10.0**4)
     with pytest.raises(ConfigError, match=r"36 sites .* smaller reach"):
         forces(q, HALF)
 

@@ -10,7 +10,8 @@ from torch import nn
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ModelError, SpectrumError
-from hpc_holstein.forces import atomic, neural
+from hpc_holstein.forces import _neural, atomic, neural
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
@@ -48,7 +49,7 @@ def setup(extent=(12, 10), ensemble=CANONICAL, module=None, transport=None, grid
     lattice = square.build(extent, periodic)
     domain = CartesianDomain(lattice, transport or SerialTransport(), grid=grid)
     hamiltonian = holstein.build(holstein.Options(), lattice)
-    return neural.NeuralForces(module or StandIn(), hamiltonian, domain, ensemble)
+    return NeuralForces(module or StandIn(), hamiltonian, domain, ensemble)
 
 
 def random_q(extent=(12, 10), batch=(), seed=0, dtype=torch.float64, std=5.27):
@@ -153,7 +154,7 @@ def test_deterministic_forces_have_the_same_bits_on_any_ranks(size, grid):
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_windows_without_ghosts_are_evaluated_while_these_travel(monkeypatch, batch):
     """On four ranks with tiles of 3 x 3 windows: the middle one comes before the ghosts, and sees none of them."""
-    monkeypatch.setitem(neural._LONGEST, "cpu", 5)
+    monkeypatch.setitem(_neural._LONGEST, "cpu", 5)
     ensemble = Ensemble("grand-canonical", kT=KT)
     whole_q = random_q((30, 30), batch)
     expected = setup((30, 30), ensemble)(State.at_rest(whole_q)).force
@@ -209,7 +210,7 @@ def test_following_batches_state_by_state():
 def test_network_in_float32_keeps_the_electrons_of_a_float64_state():
     q = random_q()
     provider = setup()
-    mixed = neural.NeuralForces(StandIn(), provider.hamiltonian, provider.domain, CANONICAL, precision="float32")
+    mixed = NeuralForces(StandIn(), provider.hamiltonian, provider.domain, CANONICAL, precision="float32")
     full, rounded = provider(State.at_rest(q)), mixed(State.at_rest(q))
     assert rounded.density.dtype == torch.float64
     assert abs(float(rounded.density.mean()) - 0.5) <= 1e-10
@@ -268,7 +269,7 @@ def test_batch_equals_loop():
 def test_windows_change_nothing(monkeypatch, batch, edge):
     q = random_q(batch=batch)
     whole = setup()(State.at_rest(q))
-    monkeypatch.setattr(neural, "_LONGEST", {"cpu": edge})
+    monkeypatch.setattr(_neural, "_LONGEST", {"cpu": edge})
     module = StandIn()
     parts = setup(module=module)(State.at_rest(q))
     assert torch.allclose(parts.force, whole.force, atol=1e-12)
@@ -282,7 +283,7 @@ def test_windows_bound_what_the_network_sees(monkeypatch):
             seen.append(x.numel())
             return super().forward(x)
 
-    monkeypatch.setattr(neural, "_LONGEST", {"cpu": 6})
+    monkeypatch.setattr(_neural, "_LONGEST", {"cpu": 6})
     setup(module=Watching())(State.at_rest(random_q(batch=(4,))))
     assert max(seen) == (6 + 4) * (5 + 4)  # 12x10 sites in windows of 6x5, and the halo
 

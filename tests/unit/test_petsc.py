@@ -13,7 +13,7 @@ from scipy.special import expit
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, SpectrumError
-from hpc_holstein.forces import exact, petsc
+from hpc_holstein.forces import _petsc, exact, petsc
 from hpc_holstein.forces._poles import PoleExpansion
 from hpc_holstein.forces._rows import assemble
 from hpc_holstein.hamiltonian import holstein
@@ -127,13 +127,15 @@ def test_rows_of_ranks_are_numbered_one_after_the_other():
     assert np.array_equal(stacked, dense((6, 5), (True, True), q)[np.ix_(order, order)])
 
 
-@pytest.mark.parametrize("defaults", [(petsc._FACTORIZE,), (petsc._ITERATE + "60",), (petsc._ITERATE + "1", petsc._FACTORIZE)])
+@pytest.mark.parametrize(
+    "defaults", [(_petsc._FACTORIZE,), (_petsc._ITERATE + "60",), (_petsc._ITERATE + "1", _petsc._FACTORIZE)]
+)
 def test_block_system_solves_the_complex_one(defaults):
     """Directly, iteratively, and by the second choice where the first gives up."""
     q = random_q(6, 5)
     lattice = square.build((6, 5))
     rows = assemble(holstein.build(holstein.Options(), lattice), CartesianDomain(lattice, SerialTransport()), q)
-    system = petsc.BlockSystem(None, "", defaults)
+    system = _petsc.BlockSystem(None, "", defaults)
     system.load(rows, 1e-12)
     matrix = dense((6, 5), (True, True), q)
     for number, z in enumerate((0.3 + 0.31j, -1.0 + 4.0j)):
@@ -151,7 +153,7 @@ def test_a_metal_is_factorized():
     for std in (0.0, 5.27):
         q = random_q(70, 70, std=std)
         rows = assemble(holstein.build(holstein.Options(), lattice), CartesianDomain(lattice, SerialTransport()), q)
-        system = petsc.BlockSystem(None, "", petsc._alone(sites=4900, factorize=True))
+        system = _petsc.BlockSystem(None, "", _petsc._alone(sites=4900, factorize=True))
         system.load(rows, 1e-10)
         system.shift(0.05 + 0.314j)
         for site in (35, 60):
@@ -309,9 +311,9 @@ def test_threads_cannot_share_a_lattice():
 
 @pytest.fixture
 def _unloaded():
-    petsc._petsc.cache_clear()
+    _petsc._petsc.cache_clear()
     yield
-    petsc._petsc.cache_clear()
+    _petsc._petsc.cache_clear()
 
 
 @pytest.mark.usefixtures("_unloaded")

@@ -24,7 +24,7 @@ from hpc_holstein.config.builders import build_simulation, initial_state
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
 from hpc_holstein.errors import ConfigError, SpectrumError
-from hpc_holstein.forces.neural import NeuralForces
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.simulation import Deadline, Lockstep, MeteredTransport, Simulation, Watch, memory

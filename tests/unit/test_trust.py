@@ -17,17 +17,20 @@ from commands import write_small_network
 from hpc_holstein.cli import main
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
-from hpc_holstein.forces import neural
+from hpc_holstein.forces._committee import Committee
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 from hpc_holstein.network.checkpoint import load_model, read_card, save_model
 from hpc_holstein.network.field_range import field_range, outside
 from hpc_holstein.network.models import enn
+from hpc_holstein.network.models._enn import Enn
 from hpc_holstein.output import checkpoint
 from hpc_holstein.simulation import Limits
 from hpc_holstein.training import dataset
-from hpc_holstein.training.fit import FitOptions, fit
+from hpc_holstein.training.fit import fit
+from hpc_holstein.training.fit_options import FitOptions
 
 PRESET = "paper-2601.04104"
 REFERENCE = Path(__file__).parents[1] / "data" / "quench-20x20.h5"
@@ -208,13 +211,13 @@ def test_collected_states_of_another_run_are_kept(here: Path, capsys: pytest.Cap
 def test_a_network_that_yields_nan_ends_the_run_with_the_last_good_checkpoint(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = enn.Enn.forward, [0]
+    real, calls = Enn.forward, [0]
 
-    def failing(self: enn.Enn, field: torch.Tensor) -> torch.Tensor:
+    def failing(self: Enn, field: torch.Tensor) -> torch.Tensor:
         calls[0] += 1
         return real(self, field) * (math.nan if calls[0] > 7 else 1.0)
 
-    monkeypatch.setattr(enn.Enn, "forward", failing)
+    monkeypatch.setattr(Enn, "forward", failing)
     grand = ["--set", "ensemble.kind=grand-canonical", "--set", "output.checkpoint_every=1"]
     assert run("broken", *grand, "--set", "output.observables_every=1") == 2  # call 8 belongs to step 7
     message = capsys.readouterr().err
@@ -238,8 +241,8 @@ def test_the_deviation_tells_where_the_error_is(here: Path) -> None:
         torch.manual_seed(seed)
         network = enn.build(enn.Options(copies=1, radii=(1, 1), levels=4), lattice)
         fit(network, seen, system, ensemble, FitOptions(epochs=25, batch=2, seed=seed, test=0.0), SerialTransport())
-        providers.append(neural.NeuralForces(network, system, domain, ensemble))
-    committee = neural.Committee(providers[0], providers[1:])
+        providers.append(NeuralForces(network, system, domain, ensemble))
+    committee = Committee(providers[0], providers[1:])
     errors, deviations = [], []
     assert data.force is not None
     for index in range(1, len(data), 2):

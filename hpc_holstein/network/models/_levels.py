@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import torch
@@ -18,28 +17,8 @@ from torch.nn import functional as F
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.layers import GroupConv, LiftingConv, Modulation, ScalarHead, activated
+from hpc_holstein.network.models._level_options import LevelOptions
 from hpc_holstein.symmetry.internal import ParticleHoleGroup
-
-
-@dataclass(frozen=True)
-class LevelOptions:
-    """Shape of a network of levels; each architecture has its own defaults.
-
-    copies    copies of the 2|G|-dimensional regular representation in each hidden layer
-    radii     stencil radius of each layer, the first one lifts; what one site sees is their sum
-    levels    effective levels of the read-out
-    scales    the field enters as ``tanh(g Q' / s)`` for these energies ``s``, in units of the hopping
-    g, kT     coupling and electron temperature that the weights belong to
-    kT_range  lowest and highest ``kT`` of a network that takes ``kT`` as an input; empty: ``kT`` is fixed
-    """
-
-    copies: int = 4
-    radii: tuple[int, ...] = (2, 1, 1, 0)
-    levels: int = 8
-    scales: tuple[float, ...] = (16.0, 6.4, 2.5, 1.0, 0.4, 0.2)
-    g: float = 3.5
-    kT: float = 0.1
-    kT_range: tuple[float, ...] = ()
 
 
 class LevelNetwork(nn.Module):

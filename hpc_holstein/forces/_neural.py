@@ -1,0 +1,351 @@
+"""A trained network that drives; :mod:`hpc_holstein.forces.neural` says what it computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from itertools import product
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.forces._canonical import (
+    CanonicalDensity,
+    Density,
+    atomic_limit,
+    occupation,
+    on_site_energies,
+    require_filling,
+    site_mean,
+    solve_chemical_potential,
+)
+from hpc_holstein.forces._committee import Committee
+from hpc_holstein.forces._energy_network import RecordedPotential
+from hpc_holstein.forces._following import completed, followed
+from hpc_holstein.forces._graphs import Outputs, Replayed, require_graphs
+from hpc_holstein.forces._precision import arithmetic, dtype_of
+from hpc_holstein.forces._supported import require_supported
+from hpc_holstein.forces.neural import Options, Precision
+from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.network._fused import LONGEST
+from hpc_holstein.network.checkpoint import check_card, load_model, model_path
+from hpc_holstein.network.models._enn import Enn
+from hpc_holstein.network.models._levels import LevelNetwork
+
+_DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu
+_SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
+_LONGEST = {"cpu": 64, "cuda": 512}  # edge of a window of the lattice that is evaluated at once
+# CPU: activations stay in the cache, where PyTorch evaluates the network.  CUDA: bounds the memory.
+_ALIGNMENT = 8  # cells along either axis
+_SHIFTS = (0, 1, 3, 6)  # of the window that is looked at twice
+
+
+class _HasDensity(Hamiltonian, Protocol):
+    """A Hamiltonian whose electronic force tells the density."""
+
+    def density(self, q: Tensor, electronic_force: Tensor) -> Tensor:
+        """The inverse of ``pull_back``."""
+        ...
+
+
+class NeuralForces:
+    """Force provider that evaluates ``module``; implements :class:`interfaces.ForceProvider`, batches included.
+
+    The result depends on ``q`` and on ``state.forces`` (``chemical_potential``, ``info["filling_slope"]`` and
+    ``info["mu_drift"]``, of a batch in ``of_states``) alone, so a run that is restarted with these continues bit by bit.
+    """
+
+    tolerance = None
+    takes_batches = True
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        hamiltonian: Hamiltonian,
+        domain: Domain,
+        ensemble: Ensemble,
+        precision: Precision = "state",
+        following: float = 0.0,
+        deterministic: bool = False,
+        replayed: Replayed | None = None,
+    ) -> None:
+        require_filling(ensemble)
+        require_supported(module, hamiltonian, domain, ensemble)
+        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
+        self.reach: int = module.reach  # type: ignore[assignment]
+        self._width = max(self.reach, hamiltonian.reach)
+        self._module = module
+        self._precision, self._replayed = precision, replayed
+        self._following = following if hasattr(module, "response") else 0.0
+        self.deterministic = deterministic
+        self.committee: Committee | None = None
+        self.field_range: Mapping[str, float] = {}
+        self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
+        same_bits = isinstance(module, Enn) and module.is_fused(domain.device) and precision != "bfloat16"
+        self._longest = LONGEST if same_bits else _LONGEST[domain.device.type]
+        self._aligned = deterministic and not same_bits
+        extent = domain.lattice.extent if self._aligned else domain.local_extent
+        self._window = tuple(_window(cells, 2 * self.reach, self._longest, self._aligned) for cells in extent)
+
+    @torch.no_grad()
+    def __call__(self, state: State) -> ForceResult:
+        """Force, density and ``mu`` of a state ``[*batch, y, x, 1, 1]``.
+
+        ``info``: ``evaluations`` of the network per state, ``residual`` of the filling, ``filling_slope`` (its derivative
+        by ``mu``) and ``mu_drift`` (change of ``mu`` since the previous forces), both as a mean over the batch.
+        """
+        batch = state.q.shape[:-4]
+        q = state.q.reshape(-1, *state.q.shape[-4:])
+        ghosted = _Arriving(q, self.domain, self._width)
+        omega, of_states = None, list[dict[str, float]]()
+        if self._module.predicts == "force":
+            force = self._evaluate(ghosted, torch.zeros(len(q)), torch.arange(len(q)))[..., None]
+            classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
+            density = cast(_HasDensity, self.hamiltonian).density(q, force - classical)
+            mu, info = torch.full((len(q),), math.nan), {"evaluations": 1.0}
+        else:
+            evaluate = self._evaluation(ghosted)
+            density, mu, info, of_states = self._density(q, ghosted, evaluate, state.forces)
+            omega = evaluate.at(mu, density).reshape(batch) if isinstance(evaluate, RecordedPotential) else None
+            classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
+            force = self.hamiltonian.pull_back(q, density) + classical
+        return ForceResult(
+            force=force.reshape(state.q.shape),
+            density=density.reshape(state.q.shape[:-1]),
+            chemical_potential=mu.reshape(batch).to(q.device, torch.float64),
+            grand_potential=None if omega is None else omega.to(q.device),
+            info=info,
+            of_states=tuple(of_states) if batch else (),
+        )
+
+    def field(self, state: State) -> Tensor:
+        """What the network reads of a state with forces, ``[*cells, basis]``: ``Q + mu/g``, or ``Q`` where it is plain."""
+        assert state.forces is not None
+        q = state.q[..., 0]
+        if self._module.field == "plain":
+            return q
+        return q + (state.forces.chemical_potential / self.hamiltonian.parameters["g"]).to(q)
+
+    def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
+        """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``, without the few MB of a window.
+
+        Measured, where ``mu`` is iterated.
+        """
+        judging = 0 if self.committee is None else 5 * dtype.itemsize  # sums, a difference and the deviation
+        return (7 * dtype.itemsize + 42 + judging) * math.prod(self.domain.local_extent)
+
+    def _density(
+        self, q: Tensor, ghosted: _Arriving, evaluate: Density, previous: ForceResult | None
+    ) -> tuple[Tensor, Tensor, dict[str, float], list[dict[str, float]]]:
+        """``n [batch, y, x, 1]``, ``mu [batch]``, info and that of each state."""
+        every = torch.arange(len(q))
+        if self._module.field == "plain":
+            zero = torch.zeros(len(q))
+            return evaluate(zero, every), zero * math.nan, {"evaluations": 1.0}, []
+        if self.ensemble.kind == "grand-canonical":
+            mu = torch.full((len(q),), self.ensemble.chemical_potential, dtype=torch.float64)
+            return evaluate(mu, every), mu, {"evaluations": 1.0}, []
+        if previous is not None and not torch.isfinite(previous.chemical_potential).all():
+            previous = None  # forces of a provider that knows no mu
+        guess, slope = self._start(q, previous)
+        if previous is not None and self._following > 0:
+            found, left = self._followed(ghosted, guess)
+            solved = completed(found, left, self._solved(evaluate, guess, slope, left)) if len(left) else found
+        else:
+            solved = self._solved(evaluate, guess, slope, every)
+        mu = solved.chemical_potential
+        drift = torch.zeros_like(mu) if previous is None else mu - previous.chemical_potential.reshape(-1).double().cpu()
+        told = {"filling_slope": solved.slope, "mu_drift": drift}
+        info = {"evaluations": solved.evaluations, "residual": solved.residual}
+        info |= {name: float(values.mean()) for name, values in told.items()}
+        return solved.density, mu, info, [{name: float(values[i]) for name, values in told.items()} for i in every]
+
+    def _solved(self, evaluate: Density, guess: Tensor, slope: Tensor, states: Tensor) -> CanonicalDensity:
+        """Of the states of these numbers, by the iteration that always converges."""
+        return solve_chemical_potential(
+            density=lambda mu, rows: evaluate(mu, states[rows]),
+            mean=lambda n: site_mean(n, self.domain),
+            filling=self.ensemble.filling,
+            kT=self.ensemble.kT,
+            guess=guess[states],
+            slope=slope[states],
+            density_tolerance=_DENSITY_TOLERANCE,
+            sharpness=getattr(self._module, "sharpness", 1.0),
+        )
+
+    def _followed(self, ghosted: _Arriving, guess: Tensor) -> tuple[CanonicalDensity, Tensor]:
+        """See :func:`forces._following.followed`."""
+        return followed(
+            network=lambda mu, rows: tuple(self._apply(_response, ghosted, mu, rows)),  # type: ignore[arg-type,return-value]
+            mean=lambda n: site_mean(n, self.domain),
+            filling=self.ensemble.filling,
+            kT=self.ensemble.kT,
+            guess=guess,
+            error=self._following,
+        )
+
+    def _start(self, q: Tensor, previous: ForceResult | None) -> tuple[Tensor, Tensor]:
+        """``mu`` and slope to start from, ``[batch]``: extrapolated from the previous forces, or of the atomic limit."""
+        if previous is None:
+            guess = atomic_limit(q, self.hamiltonian, self.domain, self.ensemble.filling, self.ensemble.kT).chemical_potential
+        else:
+            guess = previous.chemical_potential.reshape(-1).double().cpu()
+            told = previous.of_states if len(previous.of_states) == len(q) else (previous.info,) * len(q)
+            if "filling_slope" in told[0]:
+                slope, drift = (guess.new_tensor([one[name] for one in told]) for name in ("filling_slope", "mu_drift"))
+                return guess + drift, slope
+        n = occupation(on_site_energies(q, self.hamiltonian), guess, self.ensemble.kT)
+        return guess, (site_mean(n * (1 - n), self.domain) / self.ensemble.kT).clamp_min(_SLOPE_FLOOR)
+
+    def _evaluation(self, ghosted: _Arriving) -> Density | RecordedPotential:
+        """The density as a function of ``mu`` and the states; with the grand potential, where the network has one."""
+        if self._module.predicts != "grand_potential":
+            return lambda mu, rows: self._evaluate(ghosted, mu, rows)
+
+        def both(mu: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
+            return tuple(self._apply(_with_grand_potential, ghosted, mu, rows))
+
+        return RecordedPotential(both, self.domain, len(ghosted.field))
+
+    def _evaluate(self, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> Tensor:
+        """Network output ``[m, y, x, 1]`` for the states ``rows [m]`` at ``mu [m]``."""
+        return self._apply(_prediction, ghosted, mu, rows)[0]
+
+    def _apply(self, function: Outputs, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> list[Tensor]:
+        """Outputs of ``function(network, shifted field)``, ``[m, y, x, 1]`` each, piece by piece of the tile.
+
+        Pieces that need no ghosts come first, while these are on their way.
+        """
+        halo, spare, whole_field = 2 * self.reach, self._width - self.reach, ghosted.field[..., 0, 0]
+        field = whole_field[:, spare : whole_field.shape[1] - spare, spare : whole_field.shape[2] - spare]
+        cells = field.shape[1] - halo, field.shape[2] - halo
+        dtype = dtype_of(self._precision, field.dtype)
+        network = self._network(dtype, field.device)
+        shift = (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, 1, 1)
+        out: list[Tensor] = []
+        with torch.inference_mode(), arithmetic(self._precision, field.device):
+            for inside, states, y, x in self._pieces(len(rows), cells):
+                if not inside:
+                    ghosted.arrived()
+                seen = field[rows[states].to(field.device), y.start : y.stop + halo, x.start : x.stop + halo]
+                window = self._filled_up((seen + shift[states]).to(dtype))
+                found = self._replayed(function, network, window) if self._replayed else function(network, window)
+                out = out or [field.new_empty(len(rows), *cells, 1) for _ in found]
+                for whole, piece in zip(out, found, strict=True):
+                    whole[states, y, x, 0] = piece[:, : y.stop - y.start, : x.stop - x.start]
+        return out
+
+    def _pieces(self, states: int, cells: tuple[int, int]) -> Iterator[tuple[bool, slice, slice, slice]]:
+        """Whether no ghosts are seen, states, rows and columns of one evaluation; as many states as small windows leave room.
+
+        Those without ghosts come first.
+        """
+        (height, width), (lines, columns) = cells, self._window
+        whole = 1 if self._aligned else max(1, _LONGEST[self.domain.device.type] ** 2 // (lines * columns))
+        parts = []
+        for first, y, x in product(range(0, states, whole), range(0, height, lines), range(0, width, columns)):
+            bottom, right = min(y + lines, height), min(x + columns, width)
+            inside = min(y, x, height - bottom, width - right) >= self.reach
+            parts.append((inside, slice(first, first + whole), slice(y, bottom), slice(x, right)))
+        yield from sorted(parts, key=lambda part: not part[0])
+
+    def _filled_up(self, seen: Tensor) -> Tensor:
+        """Zeros to the right and below up to a whole window: of another shape, convolutions may add up in another order."""
+        height, width = (edge + 2 * self.reach for edge in self._window)
+        return pad(seen, (0, width - seen.shape[2], 0, height - seen.shape[1]))
+
+    def _network(self, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
+        """The module in a precision and on a device; the one that was given stays as it is."""
+        key = (dtype, device)
+        if key not in self._converted:
+            network = deepcopy(self._module).to(dtype=dtype, device=device).eval()
+            if isinstance(network, LevelNetwork):
+                network.at(self.hamiltonian.parameters["g"], self.ensemble.kT)
+            self._converted[key] = network
+            if self.deterministic:
+                self._require_same_bits(self._converted[key], dtype, device)
+        return self._converted[key]
+
+    @torch.inference_mode()
+    def _require_same_bits(self, network: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        """Raise ConfigError, on all ranks alike, where the bits at a site depend on where it lies in a window.
+
+        Tried out, since that is decided by the libraries and the processor.
+        """
+        height, width = (edge + 2 * self.reach for edge in self._window)
+        generator = torch.Generator().manual_seed(0)
+        shape = 1, height + max(_SHIFTS), width + max(_SHIFTS)
+        field = 3 * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
+        with arithmetic(self._precision, device):
+            first, differ = network(field[:, :height, :width].contiguous()), 0
+            for y, x in product(_SHIFTS, _SHIFTS):
+                moved = network(field[:, y : y + height, x : x + width].contiguous())
+                differ += int((first[:, y:, x:] != moved[:, : first.shape[1] - y, : first.shape[2] - x]).sum())
+        if float(self.domain.allsum(torch.tensor(float(differ), dtype=torch.float64))):
+            raise ConfigError(
+                f"this network in {str(dtype).removeprefix('torch.')} cannot keep deterministic = true on this machine, where "
+                "the bits at a site depend on its place in a window: use another dtype or model, or leave deterministic out"
+            )
+
+
+def _prediction(network: Any, field: Tensor) -> tuple[Tensor, ...]:
+    return (network(field),)
+
+
+def _response(network: Any, field: Tensor) -> tuple[Tensor, ...]:
+    return cast(tuple[Tensor, ...], network.response(field))
+
+
+def _with_grand_potential(network: Any, field: Tensor) -> tuple[Tensor, ...]:
+    return cast(tuple[Tensor, ...], network.with_grand_potential(field))
+
+
+class _Arriving:
+    """``q [batch, y, x, 1, 1]`` with a halo of ``width`` cells that is on its way until :meth:`arrived`; collective to make."""
+
+    def __init__(self, q: Tensor, domain: Domain, width: int) -> None:
+        cells = [n + 2 * width for n in domain.local_extent]
+        self.field = q.new_empty((len(q), *cells, *q.shape[-2:]))
+        domain.crop(self.field, width).copy_(q)
+        self._finish: Callable[[], Tensor] | None = domain.exchange_start(self.field, (width, width))
+
+    def arrived(self) -> Tensor:
+        """The field with its ghosts; waits for them."""
+        if self._finish is not None:
+            self._finish()
+            self._finish = None
+        return self.field
+
+
+def _window(cells: int, halo: int, longest: int, aligned: bool) -> int:
+    """Edge of the windows that cut ``cells`` into the fewest parts of nearly one length.
+
+    ``aligned`` ones fill whole vector registers with their halo, since the remainder is computed by another instruction.
+    """
+    edge = -(-cells // -(-cells // longest))
+    return -(-(edge + halo) // _ALIGNMENT) * _ALIGNMENT - halo if aligned else edge
+
+
+def from_files(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> NeuralForces:
+    """Forces from the model file ``options.model``, with its committee; raises ModelError."""
+
+    def of(model: str) -> NeuralForces:
+        module, card = load_model(model_path(model), domain.lattice)
+        check_card(card, hamiltonian, ensemble, domain.lattice)
+        how = options.precision, options.following, options.deterministic
+        if options.cuda_graphs:
+            require_graphs(module, domain.device)
+        replayed = Replayed() if options.cuda_graphs else None
+        forces = NeuralForces(module, hamiltonian, domain, ensemble, *how, replayed)
+        ratio = card.parameters["g"] / hamiltonian.parameters["g"] if card.field == "shifted" else 1.0  # g Q' is what matters
+        forces.field_range = {name: ratio * value for name, value in card.field_range.items()}
+        return forces
+
+    main = of(options.model)
+    if options.committee:
+        main.committee = Committee(main, [of(model) for model in options.committee])
+    return main
