@@ -21,7 +21,7 @@ from hpc_holstein.cli.trust import limits_with
 from hpc_holstein.config import Config, config_of_text, fit_options, load_config
 from hpc_holstein.config.builders import build_system, provider_facts, require_fit
 from hpc_holstein.errors import ConfigError, SpectrumError
-from hpc_holstein.files import replaced
+from hpc_holstein.files import replace_text
 from hpc_holstein.network.checkpoint import check_card, model_path, read_card
 from hpc_holstein.output.folder_lock import FolderLock
 from hpc_holstein.output.provenance import provenance
@@ -160,7 +160,7 @@ class Learning:
             for member in range(self.settings.members + 1):
                 self._train(number, member, networks[member] if member < len(networks) else None)
         row = self._on_root(lambda: self._row(number))
-        self.session.on_root(lambda: _write(done, json.dumps(row, indent=2) + "\n"))
+        self.session.on_root(lambda: replace_text(done, json.dumps(row, indent=2) + "\n"))
         return row
 
     def _explore(self, number: int, one: int, networks: Sequence[str]) -> bool:
@@ -173,14 +173,14 @@ class Learning:
         extent = self._on_root(lambda: list(dataset.read(str(self.settings.data)).extent))
         force = {"force.model": networks[0], "force.committee": list(networks[1:])}
         explore = {"trust.action": "collect", "lattice.extent": extent, **force}
-        self.session.on_root(lambda: _write(settings, config_of_text(self.config.toml(), explore).toml()))
+        self.session.on_root(lambda: replace_text(settings, config_of_text(self.config.toml(), explore).toml()))
         seed = self.config.dynamics.seed + (number - 1) * self.settings.runs + one - 1
         try:
             return self._call(run, settings, "--seed", seed, "--output", folder.path) == os.EX_OK
         except SpectrumError as error:
             sentence = str(error)
             self.session.say(f"this run ends here: {sentence}")
-            self.session.on_root(lambda: _write(ended, f"{sentence}\n"))
+            self.session.on_root(lambda: replace_text(ended, f"{sentence}\n"))
             return True
 
     def _label(self, number: int, one: int) -> None:
@@ -226,7 +226,7 @@ class Learning:
     def write(self, rows: Sequence[dict[str, Any]], networks: Sequence[str]) -> None:
         """On the root: the report."""
         content = {"rounds": list(rows), "network": networks[0], "committee": list(networks[1:]), **provenance()}
-        _write(self.report, json.dumps(content, indent=2) + "\n")
+        replace_text(self.report, json.dumps(content, indent=2) + "\n")
 
     def _call(self, command: ModuleType, *arguments: object, quietly: bool = False) -> int:
         """``hpc-holstein COMMAND ARGUMENTS``, saying nothing but its progress if ``quietly``; returns its exit code."""
@@ -272,8 +272,3 @@ def _validation_mse(folder: Path) -> float:
 def _decisive(text: str) -> dict[str, Any]:
     keys = deciding_keys(text)
     return {key: value for key, value in keys.items() if key not in _FREE and not key.startswith("trust.")}
-
-
-def _write(path: Path, text: str) -> None:
-    with replaced(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

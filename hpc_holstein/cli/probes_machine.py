@@ -22,10 +22,10 @@ from hpc_holstein.domain.transport import Message, MPITransport, agreed
 from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
+from hpc_holstein.memory import host_bytes
 from hpc_holstein.output import hdf5
 from hpc_holstein.output.records import Storage
 from hpc_holstein.output.writers import Kind, new_writer
-from hpc_holstein.simulation.memory import host_bytes
 
 _VARIABLES = ("SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_JOB_END_TIME")
 _SMALL, _LARGE = 8, 1 << 22  # bytes of a message

@@ -29,7 +29,7 @@ from hpc_holstein.config.schema import ParallelSection
 from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.transport import MPITransport, abort_all_on_error
 from hpc_holstein.errors import ConfigError, HolsteinError
-from hpc_holstein.files import replaced
+from hpc_holstein.files import replace_text
 from hpc_holstein.simulation import Lockstep, Simulation, StopSignals, most_together, require_memory
 from hpc_holstein.simulation.lockstep import takes_batches
 
@@ -190,9 +190,8 @@ def _close(config: Config, outcomes: list[Outcome], session: Session) -> int:
 
     def write() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(path) as temporary:
-            content = {"replicas": [asdict(outcome) for outcome in outcomes]}
-            temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        content = {"replicas": [asdict(outcome) for outcome in outcomes]}
+        replace_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
         (path.parent / "STOP").unlink(missing_ok=True)  # honoured: the same command goes on
 
     session.on_root(write)

@@ -25,7 +25,7 @@ from hpc_holstein.config.schema import ParallelSection
 from hpc_holstein.domain import gpu_buffers
 from hpc_holstein.domain.transport import agreed
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.files import replaced
+from hpc_holstein.files import replace_text
 from hpc_holstein.interfaces import State
 from hpc_holstein.output import checkpoint
 from hpc_holstein.output.analysis import finite
@@ -228,8 +228,7 @@ def _times(summary: Summary) -> list[str]:
 
 
 def _write_summary(path: Path, content: dict[str, Any]) -> None:
-    with replaced(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _closing(summary: Summary, folder: Folder, steps: int, runs: int) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import zlib
 
 import torch
 
 from hpc_holstein.interfaces import Domain
+from hpc_holstein.memory import physical_bytes
 
 _HOSTS = 1 << 12  # places in the table in which the ranks of a host count each other
 
@@ -17,7 +17,7 @@ def usable_bytes(device: torch.device) -> float:
     """Bytes that a rank can use: physical memory of the host (its caches can be freed), or what is free on the GPU."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return physical_bytes()
 
 
 def fair_bytes(domain: Domain) -> float:

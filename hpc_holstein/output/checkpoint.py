@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,7 +37,6 @@ from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Domain, ForceResult, State
-from hpc_holstein.output.journal import sync_folder
 
 SCHEMA = "hpc_holstein checkpoint 1"
 _BLOCK = 512  # bytes before the HDF5 file
@@ -169,11 +167,8 @@ def write(folder: Path, stored: Checkpoint, kept: int) -> Path:
 def write_file(path: Path, stored: Checkpoint) -> str:
     """One file, whole and on the disk or not there; the SHA-256 of its content.  DataError where it cannot be written."""
     content = _packed(stored)
-    with replaced(path) as temporary, temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(path.parent)
+    with replaced(path) as temporary:
+        temporary.write_bytes(content)
     return _told(bytes(content[:_BLOCK]))
 
 

@@ -6,7 +6,6 @@ A part is closed at each commit and never changed again; then the root writes a 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,12 +17,12 @@ from numpy.typing import NDArray
 
 from hpc_holstein.domain.transport import agreed
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.files import sync_file, sync_folder
 from hpc_holstein.interfaces import State
 from hpc_holstein.output.background import Pace
 from hpc_holstein.output.complaints import refused_in_words
 from hpc_holstein.output.hdf5 import parallel
 from hpc_holstein.output.head import Generation, next_generation, parts_of
-from hpc_holstein.output.journal import sync_folder
 from hpc_holstein.output.layout import new_field
 from hpc_holstein.output.parts import PartsWriter
 from hpc_holstein.output.records import stored_fields, stored_numbers
@@ -118,10 +117,6 @@ class CollectiveWriter(PartsWriter):
 
 
 def _onto_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_file(path)
     for folder in (path.parent, path.parents[1], path.parents[2]):
         sync_folder(folder)

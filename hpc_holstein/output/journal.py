@@ -15,10 +15,11 @@ import hashlib
 import io
 import os
 import struct
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+from hpc_holstein.files import put_in_place, sync_folder
 from hpc_holstein.output.readers import alone
 
 _PAGE = 4096
@@ -234,27 +235,13 @@ def read_journal(path: Path) -> tuple[int, Pages] | None:
 def write_whole(path: Path, content: Any) -> None:
     """A file that is there with all of ``content``, or as it was before; raises OSError."""
     temporary = unfinished(path)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    sync_folder(path.parent)
+    temporary.write_bytes(content)
+    put_in_place(temporary, path)
 
 
 def unfinished(path: Path) -> Path:
     """What :func:`write_whole` leaves of ``path`` where it is killed."""
     return path.with_name(f".{path.name}.tmp")
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring new and renamed entries of a folder onto the disk, where the file system has a notion of that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _aligned(length: int) -> int:

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import DataError
+from hpc_holstein.files import sync_folder
 from hpc_holstein.interfaces import Domain, State
 from hpc_holstein.output.background import Background, Pace
 from hpc_holstein.output.complaints import damage_before, refused_in_words
 from hpc_holstein.output.head import Generation, Head, next_generation, parts_of, require_parts
-from hpc_holstein.output.journal import JournaledFile, sync_folder
+from hpc_holstein.output.journal import JournaledFile
 from hpc_holstein.output.layout import FORMAT, new_field, put_field
 from hpc_holstein.output.records import (
     COMMIT_SECONDS,

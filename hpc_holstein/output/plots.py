@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from hpc_holstein.files import replaced
 from hpc_holstein.output.analysis import Frames
 from hpc_holstein.output.spectrum import Curve
 
@@ -45,15 +46,14 @@ _STYLE: Any = {
 
 
 def _styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, None]:
-    """Draw in the style of the package and write; the first argument is the path."""
+    """Draw in the style of the package and write, whole or not at all; the first argument is the path."""
 
     @functools.wraps(draw)
     def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         path = Path(str(args[0]))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with mpl.rc_context(_STYLE):
+        with replaced(path) as temporary, mpl.rc_context(_STYLE):
             figure = draw(*args, **kwargs)
-            FigureCanvasAgg(figure).print_figure(path)
+            FigureCanvasAgg(figure).print_figure(temporary, format=path.suffix.removeprefix(".") or "png")
 
     return wrapped
 

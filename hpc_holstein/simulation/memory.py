@@ -17,7 +17,6 @@ import math
 import os
 import platform
 from bisect import bisect_left
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import DomainError
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Domain, ForceProvider
+from hpc_holstein.memory import host_bytes, shown_bytes
 
 _HELD_NUMBERS, _HELD_BYTES = 12, 20
 _WORKING = 64
@@ -35,7 +35,6 @@ _GATHERED_NUMBERS = 9
 _SNAPSHOT_NUMBERS = 3
 _STACKED_NUMBERS = 4
 _MOST_FIXED = 0.5  # of the memory, for the programs of the ranks
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def require_memory(
     largest = max(main, key=lambda need: need.bytes)
     share = largest.there / sum(need.place == largest.place for need in main)
     for_all = f" for {together} runs together" if together > 1 else ""
-    return f"memory: {_shown(largest.bytes)} of {_shown(share)} on {'each' if len(main) > 1 else 'the'} rank{for_all}"
+    return f"memory: {shown_bytes(largest.bytes)} of {shown_bytes(share)} on {'each' if len(main) > 1 else 'the'} rank{for_all}"
 
 
 def most_together(
@@ -143,34 +142,19 @@ def _require_place(place: str, needs: list[Need], domain: Domain, gathers: bool)
             "no number of ranks would do, since rank 0 gathers the lattice: give a smaller one, or output.writer = 'per-rank'"
         )
     elif left <= 0:
-        remedy = f"each of {len(here)} ranks there takes {_shown(here[0].fixed)} before it starts, so put at most {fewer} there"
+        remedy = (
+            f"each of {len(here)} ranks there takes {shown_bytes(here[0].fixed)} before it starts, so put at most {fewer} there"
+        )
     else:
         places = _places(needs, len(here), there, gathers, math.ceil(sum(need.held + need.working for need in needs) / left))
         kind = "GPUs" if place.startswith("GPU ") else "hosts"
         remedy = f"give a smaller lattice, or {places * len(here)} ranks on {places} {kind} like this one"
     raise DomainError(
-        f"{shown(domain.lattice.extent)} cells on {domain.size} rank(s) need {_shown(wanted)} on {place} and {_shown(there)} "
-        f"are there: {remedy}"
+        f"{shown(domain.lattice.extent)} cells on {domain.size} rank(s) need {shown_bytes(wanted)} on {place} and "
+        f"{shown_bytes(there)} are there: {remedy}"
     )
-
-
-def host_bytes() -> float:
-    """Memory that the processes of this job may use on this host: what it has, or a limit of Slurm or a control group."""
-    limits = [usable_bytes(torch.device("cpu"))]
-    with suppress(KeyError, ValueError):
-        limits.append(float(os.environ["SLURM_MEM_PER_NODE"]) * 2**20 or math.inf)  # 0: all of it
-    with suppress(OSError, IndexError):
-        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2].lstrip("/")
-        for folder in (group, *group.parents):
-            with suppress(OSError, ValueError):
-                limits.append(float((folder / "memory.max").read_text()))
-    return min(limits)
 
 
 def _resident() -> float:
     """Bytes that this process has already: the program and its libraries."""
     return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _shown(count: float) -> str:
-    return f"{count / _GIB:.3g} GiB"

@@ -8,6 +8,7 @@ import json
 import logging
 import pickle
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from tqdm import tqdm
 
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import replaced
+from hpc_holstein.output.background import Pace
+from hpc_holstein.output.records import COMMIT_SECONDS
 
 _LOG = logging.getLogger(__name__)
 _LOG_LINES = 40  # lines of a whole training where there is no terminal
@@ -134,17 +137,20 @@ class Report:
 
 def write_curve(path: Path, history: list[dict[str, float]]) -> None:
     """The loss curve as CSV, one validation a row, columns with units; replaced as a whole."""
-    with replaced(path) as temporary, temporary.open("w", newline="") as file:
+    with replaced(path, synced=False) as temporary, temporary.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(COLUMNS.values())
         rows.writerows([row[name] for name in COLUMNS] for row in history)
 
 
 class TrainingFile:
-    """The full state of a training, with a key of the data and options that it belongs to."""
+    """The full state of a training, with a key of the data and options that it belongs to.
+
+    It is written at each validation, and brought onto the disk now and then: a kill loses nothing, a power cut seconds.
+    """
 
     def __init__(self, path: Path, job: Mapping[str, Any]) -> None:
-        self._path = path
+        self._path, self._pace = path, Pace(COMMIT_SECONDS)
         kept = {name: value for name, value in job.items() if name not in _NOT_IN_KEY}
         self._key = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
@@ -169,5 +175,8 @@ class TrainingFile:
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Write the state, whole or not at all."""
-        with replaced(self._path) as temporary:
+        start, due = time.monotonic(), self._pace.due()
+        with replaced(self._path, synced=due) as temporary:
             torch.save({"key": self._key, **state}, temporary)
+        if due:
+            self._pace.taken(start)

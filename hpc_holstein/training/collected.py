@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from hpc_holstein.domain.transport import Transport, agreed
-from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Domain, State
-from hpc_holstein.output.journal import sync_folder
 from hpc_holstein.training import dataset
 from hpc_holstein.training.dataset import Snapshots
 
@@ -71,7 +68,7 @@ class Collected:
                         np.concatenate([getattr(s, name) for s in (old, new)]) for name in ("q", "quench", "step")
                     )
                     new = Snapshots.of(q, quench, step, attributes=old.attributes)
-                self._write(new)
+                dataset.write(self.path, new, overwrite=True)
         self._steps.append(state.step)
 
     def _cut(self, step: int) -> list[int]:
@@ -81,12 +78,5 @@ class Collected:
         if not kept.any():
             self.path.unlink()
         elif not kept.all():
-            self._write(replace(found.select(kept), attributes=found.attributes))
+            dataset.write(self.path, replace(found.select(kept), attributes=found.attributes), overwrite=True)
         return [int(one) for one in found.step[kept]]
-
-    def _write(self, snapshots: Snapshots) -> None:
-        with replaced(self.path) as temporary:
-            dataset.write(temporary, snapshots)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-        sync_folder(self.path.parent)

@@ -35,7 +35,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from hpc_holstein.errors import DataError
-from hpc_holstein.files import new_file
+from hpc_holstein.files import new_file, replaced
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 
 SCHEMA = "hpc_holstein snapshots 1"
@@ -220,12 +220,12 @@ def _require_datasets(file: h5py.File, path: Path) -> None:
             raise DataError(f"{name} of {path} is a group: store a dataset of that name")
 
 
-def write(path: Path | str, snapshots: Snapshots) -> None:
-    """Write a new snapshot file under a temporary name, then rename it: a file that exists is complete.
+def write(path: Path | str, snapshots: Snapshots, overwrite: bool = False) -> None:
+    """Write a snapshot file under a temporary name, then rename it: a file that exists is complete.
 
-    Errors: :class:`DataError` where ``path`` exists already.
+    Errors: :class:`DataError` if ``path`` exists already and is not to be replaced.
     """
-    with new_file(Path(path)) as temporary, h5py.File(temporary, "w") as file:
+    with (replaced if overwrite else new_file)(Path(path)) as temporary, h5py.File(temporary, "w") as file:
         attributes = {"schema": SCHEMA, "units": UNITS, "index_order": "q[snapshot, y, x]", "extent": list(snapshots.extent)}
         for name, value in {**attributes, **snapshots.attributes}.items():
             file.attrs[name] = value

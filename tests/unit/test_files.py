@@ -38,6 +38,36 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
 
 
+def test_the_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves an empty file under the name of a whole one."""
+    calls: list[str] = []
+    real = {name: getattr(os, name) for name in ("fsync", "replace")}
+
+    def fsync(descriptor: int) -> None:
+        calls.append(f"fsync {Path(os.readlink(f'/proc/self/fd/{descriptor}')).name}")
+        real["fsync"](descriptor)
+
+    def rename(old: Path, new: Path) -> None:
+        calls.append(f"rename {Path(new).name}")
+        real["replace"](old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", rename)
+    for name, write in WRITERS.items():
+        calls.clear()
+        folder = tmp_path / name.replace(" ", "-")
+        folder.mkdir()
+        write(folder / "output")
+        if name == "curve":  # written anew at each validation of a training, which does not read it
+            assert calls == ["rename output"]
+        elif name != "trajectory":  # see test_journal.py
+            last = calls[-3:]
+            named = last[1].removeprefix("rename ")
+            assert last == [f"fsync .{named}.{os.getpid()}.tmp", f"rename {named}", f"fsync {folder.name}"], name
+
+
 def test_a_body_that_fails_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")

@@ -15,8 +15,9 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
 from hpc_holstein.errors import DomainError
 from hpc_holstein.lattice import square
+from hpc_holstein.memory import host_bytes
 from hpc_holstein.simulation import memory
-from hpc_holstein.simulation.memory import Need, host_bytes, require_memory
+from hpc_holstein.simulation.memory import Need, require_memory
 
 GIB = 2**30
 PEAK = """
