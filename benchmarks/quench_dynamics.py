@@ -23,14 +23,18 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from force_rate import machine  # beside this file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.lattice import square
 from hpc_holstein.output import observables
 from hpc_holstein.output.hdf5 import open_trajectory
+from hpc_holstein.output.order import OrderScalars
 
 Array = NDArray[np.float64]
 FIRST_SEED = 101
@@ -52,18 +56,19 @@ def run(folder: Path, seed: int, arguments: argparse.Namespace) -> None:
 
 def correlations(folder: Path, length: int) -> tuple[Array, Array, Array, Array]:
     """Times, radii, ``C(r) [time, radius]`` and order parameter ``[time]`` of a run."""
-    lattice, rows, order, times = square.build((length, length)), [], [], []
-    radii = np.zeros(0)
+    lattice, transport = square.build((length, length)), SerialTransport()
+    measured = OrderScalars(CartesianDomain(lattice, transport), transport)
+    assert measured.lengths is not None
+    rows, order, times = [], [], []
     with open_trajectory(folder / "trajectory.h5") as trajectory:
         for index in range(len(trajectory)):
             snapshot = trajectory.snapshot(index)
-            phi = observables.local_order(snapshot.density.astype(np.float64), lattice)
-            found, averages = observables.radial_average(observables.correlation(phi, lattice), lattice)
-            radii = found.numpy()
-            rows.append(averages.numpy())
-            order.append(float(observables.order_parameter(phi, lattice)))
+            density, q = (torch.as_tensor(field)[..., None] for field in (snapshot.density, snapshot.q))
+            phi = observables.local_order(density[..., 0].double(), lattice)
+            rows.append(measured.lengths.correlation(phi).numpy())
+            order.append(measured(density, q)["order_parameter"])
             times.append(snapshot.time)
-    return np.array(times), radii, np.array(rows), np.array(order)
+    return np.array(times), measured.lengths.radii.numpy(), np.array(rows), np.array(order)
 
 
 def standard_error(values: Array) -> Array:

@@ -9,7 +9,7 @@ from hpc_holstein.cli.watching import watch
 from hpc_holstein.config import config_of_text
 from hpc_holstein.config.builders import build_system
 from hpc_holstein.files import require_writable
-from hpc_holstein.output.analysis import digest, frames, order_frames
+from hpc_holstein.output.analysis import digest, frames, length_in_words, order_frames
 from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import write_json
 from hpc_holstein.output.xdmf import write_xdmf
@@ -76,10 +76,9 @@ def _analyze(args: argparse.Namespace, session: Session) -> None:
     plots.correlations(correlations, chosen)
     write_json(numbers, content)
     session.say(f"{content['snapshots']} snapshots up to step {content['steps']}")
-    for row in content["frames"]:
-        length = row["domain_length_half_height"]
+    for time, scalars in zip(chosen.times, chosen.scalars, strict=True):
         session.say(
-            f"t = {row['time']:>8g} hbar/t_nn  order parameter {row['order_parameter']:.4f}  "
-            f"domain length {'beyond the box' if length is None else f'{length:.2f} a'}"
+            f"t = {time:>8g} hbar/t_nn  order parameter {scalars['order_parameter']:.4f}  "
+            f"domain length {length_in_words(scalars['domain_length_half_height'])}"
         )
     session.say(f"wrote {numbers} and {len(_FIGURES)} figures beside it")

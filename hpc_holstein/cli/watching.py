@@ -28,14 +28,15 @@ def watch(folder: Path, trajectory: Path, say: Callable[[str], None], pause: flo
     if not folder.is_dir():
         raise DataError(f"{folder} does not exist: give the folder of a run")
     pulse, show = Pulse(folder, trajectory), _block(say) if _is_terminal() else _lines(say)
-    seen: Status | None = None
+    shown: list[str] = []
     try:
         while True:
             ended = pulse.end()  # before the last look, which then finds everything
             found, config = _look(trajectory)
-            if found is not None and config is not None and found != seen:
-                show(_told(found, config))
-                seen = found
+            lines = [] if found is None or config is None else _told(found, config)
+            if lines != shown:
+                show(lines)
+                shown = lines
             if ended is not None:
                 say(f"the run in {folder} {ended}")
                 return

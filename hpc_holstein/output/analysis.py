@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.output import observables
 from hpc_holstein.output.hdf5 import Trajectory
+from hpc_holstein.output.order import OrderScalars
 
 Array = NDArray[np.float64]
 
@@ -27,7 +31,7 @@ class Frames:
     phi                ``[frame, y, x]``, local CDW order of the density
     radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``
     structure          ``[frame, y, x]``, ``S(q)`` in FFT order
-    lengths            ``[frame]`` [a], half height of ``C(r)``
+    scalars            of each frame, by the names and with the values that the run records
     """
 
     steps: NDArray[np.int64]
@@ -36,7 +40,7 @@ class Frames:
     radii: Array
     correlation: Array
     structure: Array
-    lengths: Array
+    scalars: list[dict[str, float]]
 
 
 def choose_frames(steps: NDArray[np.int64], count: int) -> list[int]:
@@ -55,21 +59,25 @@ def choose_frames(steps: NDArray[np.int64], count: int) -> list[int]:
 def frames(trajectory: Trajectory, lattice: Lattice, count: int = 6) -> Frames:
     """Order, correlations and structure factor of ``count`` snapshots.
 
-    Raises ConfigError for a lattice that the checkerboard does not fit, DataError for a damaged snapshot.
+    Raises ConfigError for open edges or a lattice that the checkerboard does not fit, DataError for a damaged snapshot.
     """
     observables.require_commensurate(lattice)
+    observables.require_periodic(lattice, "C(r)")
+    transport = SerialTransport()
+    order = OrderScalars(CartesianDomain(lattice, transport), transport)
+    assert order.lengths is not None
     snapshots = [trajectory.snapshot(index) for index in choose_frames(trajectory.steps, count)]
     density = np.stack([s.density for s in snapshots]).astype(np.float64)
     phi = observables.local_order(density, lattice)
-    radii, averages = observables.radial_average(observables.correlation(phi, lattice), lattice)
+    fields = [[torch.as_tensor(field)[..., None] for field in (s.density, s.q)] for s in snapshots]
     return Frames(
         steps=np.array([s.step for s in snapshots]),
         times=np.array([s.time for s in snapshots]),
         phi=phi.numpy(),
-        radii=radii.numpy(),
-        correlation=averages.numpy(),
+        radii=order.lengths.radii.numpy(),
+        correlation=np.stack([order.lengths.correlation(one).numpy() for one in phi]),
         structure=observables.structure_factor(density, lattice).numpy(),
-        lengths=observables.domain_length(phi, lattice)["half_height"].numpy(),
+        scalars=[order(n, q) for n, q in fields],
     )
 
 
@@ -88,6 +96,7 @@ def local_exponent(times: Array, lengths: Array) -> Array:
     if usable.sum() < 3:
         return exponent
     x, y = np.log(times[usable]), np.log(lengths[usable])
+    x, y = x - x.mean(), y - y.mean()  # so that a constant length has the exponent 0 and not that of its round-off
     first, last = np.searchsorted(x, x - _WINDOW), np.searchsorted(x, x + _WINDOW, side="right")
     sums = {name: np.concatenate([[0.0], np.cumsum(v)]) for name, v in {"x": x, "y": y, "xx": x * x, "xy": x * y}.items()}
     n, sx, sy, sxx, sxy = (last - first, *(sums[name][last] - sums[name][first] for name in ("x", "y", "xx", "xy")))
@@ -107,13 +116,10 @@ def digest(trajectory: Trajectory, chosen: Frames) -> dict[str, Any]:
         {
             "step": int(step),
             "time": float(time),
-            "order_parameter": float(abs(phi.mean())),
             "correlation_at_zero": float(c[0]),
-            "domain_length_half_height": finite(length),
+            **{name: finite(value) for name, value in scalars.items()},
         }
-        for step, time, phi, c, length in zip(
-            chosen.steps, chosen.times, chosen.phi, chosen.correlation, chosen.lengths, strict=True
-        )
+        for step, time, c, scalars in zip(chosen.steps, chosen.times, chosen.correlation, chosen.scalars, strict=True)
     ]
     return {
         "trajectory": str(trajectory.path),
@@ -124,6 +130,13 @@ def digest(trajectory: Trajectory, chosen: Frames) -> dict[str, Any]:
         "growth_exponent": finite(_last_finite(exponents)),  # d ln L / d ln t of the inverse moment
         "frames": frame_rows,
     }
+
+
+def length_in_words(length: float) -> str:
+    """A domain length for a terminal: it is NaN without order, and infinite if no end of the domains is in sight."""
+    if math.isnan(length):
+        return "none, no order"
+    return f"{length:.2f} a" if math.isfinite(length) else "beyond the box"
 
 
 def finite(value: float) -> float | None:

@@ -1,8 +1,9 @@
 """Observables of the charge density wave: local order, structure factor, correlations, domain length, energies.
 
 Two sorts of functions.  *Global fields* ``[*batch, *extent]`` (torch or NumPy, one site a cell, any batch of snapshots)
-come with their lattice: order, spectra and lengths of stored trajectories.  *Owned tiles* ``[*batch, *cells, basis,
-components]`` come with their domain: the scalars of a running simulation, reduced over its ranks, the same on all of them.
+come with their lattice: maps and spectra of stored trajectories.  *Owned tiles* ``[*batch, *cells, basis, components]``
+come with their domain: scalars, of a running simulation or of a stored state, reduced over the ranks, the same on all of
+them.  :class:`output.order.OrderScalars` puts those of the order together.
 
     phi_i = (n_i - mean of n over nn(i)) exp(i K.r_i),   S(q) = |n_q|^2 / N,   C(r) = <phi_i^* phi_{i+r}>
 
@@ -14,8 +15,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +32,10 @@ Field = Tensor | NDArray[np.floating]
 Array = NDArray[np.float64]
 Vectors = tuple[tuple[float, ...], ...]
 
-_GEOMETRIES = 2  # lattices whose rings and wave numbers are kept: those of a run, at 16 bytes a cell
+RESOLUTION = 1e-6
+"""Electrons per site: differences of densities below it are none.  Round-off of a density that was computed or stored in
+float32 is a sixteenth of it, and the order in thermal states of kT > 0 is many thousand times as large."""
+
 _PHASE_ERROR = 1e-9  # radians
 
 
@@ -49,6 +51,12 @@ def require_commensurate(lattice: Lattice) -> None:
             )
 
 
+def require_periodic(lattice: Lattice, name: str) -> None:
+    """Raise ConfigError if an axis is open, of which ``name`` knows nothing."""
+    if not all(lattice.periodic):
+        raise ConfigError(f"{name} needs periodic axes and periodic = {list(lattice.periodic)}: analyze a periodic lattice")
+
+
 def local_order(field: Field, lattice: Lattice) -> Tensor:
     """Local CDW order ``phi`` of a global field, ``n`` or ``Q``; ``[*batch, *extent]``, real for a checkerboard.
 
@@ -59,51 +67,22 @@ def local_order(field: Field, lattice: Lattice) -> Tensor:
     return owned_local_order(field.unsqueeze(-1), domain)[..., 0]
 
 
-def order_parameter(phi: Field, lattice: Lattice) -> Tensor:
-    """``|mean phi|`` over the sites, ``[*batch]``: 1 for the density 0, 1, 0, 1 of a perfect checkerboard."""
-    return torch.as_tensor(phi).mean(dim=_cell_axes(lattice)).abs()
-
-
 def structure_factor(field: Field, lattice: Lattice) -> Tensor:
     """``S(q) = |sum_i (n_i - mean n) exp(-i q.r_i)|^2 / N``, ``[*batch, *extent]``.
 
     On ``q = 2 pi (j_y / Y, j_x / X)`` in FFT order.  Sum rule: the mean of ``S`` over ``q`` is the variance of ``n``.
     Raises ConfigError for an open axis.
     """
-    _require_periodic(lattice, "S(q)")
+    require_periodic(lattice, "S(q)")
     field, axes = torch.as_tensor(field), _cell_axes(lattice)
     amplitude = torch.fft.fftn(field - field.mean(dim=axes, keepdim=True), dim=axes)
     return amplitude.abs().square() / lattice.sites
 
 
-def correlation(phi: Field, lattice: Lattice) -> Tensor:
-    """``C(r) = mean_i phi_i^* phi_{i+r}`` for every displacement in FFT order, real part, ``[*batch, *extent]``.
-
-    ``C(0)`` is the mean square of ``phi``.  Raises ConfigError for an open axis.
-    """
-    _require_periodic(lattice, "C(r)")
-    phi, axes = torch.as_tensor(phi), _cell_axes(lattice)
-    power = torch.fft.fftn(phi, dim=axes).abs().square() / lattice.sites
-    return torch.fft.ifftn(power, dim=axes).real
-
-
-def radial_average(values: Field, lattice: Lattice) -> tuple[Tensor, Tensor]:
-    """Mean over directions of a function of displacement, in rings of width 1 out to half of the shortest axis.
-
-    ``[*batch, *extent]`` in FFT order -> mean radius of each ring ``[ring]`` (lattice constants), averages
-    ``[*batch, ring]``.  Ring 0 is ``r = 0`` alone.
-    """
-    values, axes = torch.as_tensor(values), len(lattice.extent)
-    rings = _rings(tuple(lattice.extent), tuple(lattice.vectors))
-    ring, counts, radii = (tensor.to(values.device) for tensor in (rings.of_displacement, rings.counts, rings.radii))
-    sums = values.new_zeros((*values.shape[:-axes], len(counts) + 1)).index_add_(-1, ring, values.flatten(-axes))
-    return radii.clone(), sums[..., :-1] / counts
-
-
 def first_crossing(radii: Tensor, averages: Tensor, level: float) -> Tensor:
     """Radius where a radial average first falls to ``level * C(0)``, interpolated linearly, ``[*batch]``.
 
-    ``level = 0`` gives the first zero and 0.5 the half height; infinite where there is no crossing within half of the box.
+    ``level = 0`` gives the first zero and 0.5 the half height; infinite if there is no crossing within half of the box.
     """
     height = averages - level * averages[..., :1]
     below = height <= 0
@@ -114,37 +93,11 @@ def first_crossing(radii: Tensor, averages: Tensor, level: float) -> Tensor:
     return torch.where(below.any(dim=-1), crossing[..., 0], torch.inf)
 
 
-def domain_length(phi: Field, lattice: Lattice) -> dict[str, Tensor]:
-    """Domain length by three definitions, each ``[*batch]`` in lattice constants.
+def owned_difference(density: Tensor, domain: Domain) -> Tensor:
+    """``n_i`` minus its mean over the nearest neighbours, of an owned density ``[*batch, *cells, basis]``, of the same shape.
 
-    ``first_zero`` and ``half_height`` of the radial ``C(r)``, and ``inverse_moment = sum_q S / sum_q |q| S`` with ``S`` the
-    power spectrum of ``phi``, that is ``S(q - K)`` of the density.  All are infinite for perfect order.
+    Neighbours come from other ranks; those beyond an open edge do not count in the mean.
     """
-    phi = torch.as_tensor(phi)
-    radii, averages = radial_average(correlation(phi, lattice), lattice)
-    axes = _cell_axes(lattice)
-    power = torch.fft.fftn(phi, dim=axes).abs().square()
-    moment = (power * _wave_numbers(tuple(lattice.extent), tuple(lattice.vectors)).to(power)).sum(dim=axes)
-    return {
-        "first_zero": first_crossing(radii, averages, 0.0),
-        "half_height": first_crossing(radii, averages, 0.5),
-        "inverse_moment": power.sum(dim=axes) / moment,
-    }
-
-
-def wall_density(phi: Field, lattice: Lattice) -> Tensor:
-    """:func:`owned_wall_density` of a global order ``[*batch, *extent]``."""
-    phi = torch.as_tensor(phi)
-    return owned_wall_density(phi.unsqueeze(-1), CartesianDomain(lattice, SerialTransport(), device=phi.device))
-
-
-def owned_local_order(density: Tensor, domain: Domain) -> Tensor:
-    """Local CDW order of an owned density ``[*batch, *cells, basis]``, of the same shape; neighbours come from other ranks.
-
-    Neighbours beyond an open edge do not count in the mean.  Raises ConfigError for a periodic axis that the order does
-    not fit.
-    """
-    require_commensurate(domain.lattice)
     ghosted, there = domain.pad(density.unsqueeze(-1), 1), _existing_cells(domain, density)
     total, count = torch.zeros_like(density), there.new_zeros((*_owned_of(there).shape[:-2], density.shape[-1]))
     for bond in domain.lattice.bonds(1):
@@ -152,7 +105,21 @@ def owned_local_order(density: Tensor, domain: Domain) -> Tensor:
         for site, neighbour, offset in ((bond.source, bond.target, bond.offset), (bond.target, bond.source, back)):
             total[..., site] += _displaced(ghosted, offset)[..., neighbour, 0]
             count[..., site] += _displaced(there, offset)[..., 0, 0]
-    return (density - total / count.clamp(min=1)) * _phase(domain, density).unsqueeze(-1)
+    return density - total / count.clamp(min=1)
+
+
+def owned_local_order(density: Tensor, domain: Domain) -> Tensor:
+    """Local CDW order of an owned density ``[*batch, *cells, basis]``: :func:`owned_difference` times ``exp(i K.r_i)``.
+
+    Raises ConfigError for a periodic axis that the order does not fit.
+    """
+    return ordered(owned_difference(density, domain), domain)
+
+
+def ordered(difference: Tensor, domain: Domain) -> Tensor:
+    """The local order of an :func:`owned_difference`; raises as :func:`owned_local_order`."""
+    require_commensurate(domain.lattice)
+    return difference * _phase(domain, difference).unsqueeze(-1)
 
 
 def owned_order_parameter(phi: Tensor, domain: Domain) -> Tensor:
@@ -160,22 +127,21 @@ def owned_order_parameter(phi: Tensor, domain: Domain) -> Tensor:
     return (_sum(phi, domain, fields=1) / domain.lattice.sites).abs()
 
 
-def owned_wall_density(phi: Tensor, domain: Domain) -> Tensor:
+def owned_wall_density(difference: Tensor, domain: Domain) -> Tensor:
     """Part of the nearest-neighbour bonds whose ends have opposite order, ``Re phi_i^* phi_j < 0``, ``[*batch]``.
 
-    ``phi``: owned, ``[*batch, *cells, basis]``.  0 in one domain, about 1/2 without any order.  Where the density is uniform,
-    ``phi`` is round-off without a sign: no wall.
+    ``difference``: as :func:`owned_difference` gives it.  Of the phases of ``phi`` those along a bond alone matter, so a
+    lattice of any extent has walls.  0 in one domain, about 1/2 without any order.  A site whose difference is below
+    :data:`RESOLUTION` has no sign and no walls: there are none where the density is uniform.
     """
-    parts = torch.view_as_real(phi) if phi.is_complex() else phi.unsqueeze(-1)
-    ghosted, there = domain.pad(parts, 1), _existing_cells(domain, parts)
-    axes = len(domain.lattice.extent)
-    mean_square = (_sum(parts.square(), domain) / domain.lattice.sites).to(parts)
-    round_off = math.sqrt(torch.finfo(parts.dtype).eps) * mean_square.view(*mean_square.shape, *(1,) * axes)
-    walls, bonds = torch.zeros_like(parts[..., 0, 0]), torch.zeros_like(_owned_of(there)[..., 0, 0])
+    ghosted, there = domain.pad(difference.unsqueeze(-1), 1), _existing_cells(domain, difference)
+    walls, bonds = torch.zeros_like(difference[..., 0]), torch.zeros_like(_owned_of(there)[..., 0, 0])
+    signed = difference.abs() > RESOLUTION
     for bond in domain.lattice.bonds(1):
-        ahead = _displaced(ghosted, bond.offset)[..., bond.target, :]
-        product = parts[..., bond.source, :] * ahead
-        walls += (product[..., 0] if product.shape[-1] == 1 else product.sum(dim=-1)) < -round_off
+        ahead = _displaced(ghosted, bond.offset)[..., bond.target, 0]
+        along = math.cos(sum(k * step for k, step in zip(domain.lattice.ordering_vector, bond.offset, strict=True)))
+        opposite = along * difference[..., bond.source] * ahead < 0
+        walls += opposite & signed[..., bond.source] & (ahead.abs() > RESOLUTION)
         bonds += _displaced(there, bond.offset)[..., 0, 0]
     return _sum(walls, domain, fields=0) / _sum(bonds.expand(domain.local_extent), domain, fields=0)
 
@@ -262,33 +228,6 @@ def _displaced(ghosted: Tensor, offset: tuple[int, ...]) -> Tensor:
     return ghosted
 
 
-class _Rings(NamedTuple):
-    """Displacements by length, in rings of width 1: ``of_displacement [cells]`` in FFT order, the last one is beyond."""
-
-    of_displacement: Tensor
-    counts: Tensor
-    radii: Tensor
-
-
-@lru_cache(maxsize=_GEOMETRIES)
-def _rings(extent: tuple[int, ...], vectors: Vectors) -> _Rings:
-    """The rings out to half of the shortest axis that hold a displacement, with their mean radii."""
-    radius = shortest_image(extent, box_sides(extent, vectors)).flatten()
-    beyond = min(extent) // 2 + 1
-    ring = radius.round().long().clamp(max=beyond)
-    counts = torch.bincount(ring, minlength=beyond + 1)[:beyond]
-    filled = counts > 0
-    number = torch.cat([filled.cumsum(0) - 1, filled.sum().reshape(1)])  # without the empty rings
-    radii = torch.bincount(ring, weights=radius, minlength=beyond + 1)[:beyond]
-    return _Rings(number[ring], counts[filled], radii[filled] / counts[filled])
-
-
-@lru_cache(maxsize=_GEOMETRIES)
-def _wave_numbers(extent: tuple[int, ...], vectors: Vectors) -> Tensor:
-    """``|q|`` in the first zone, ``[*extent]`` in FFT order."""
-    return shortest_image(extent, reciprocal_vectors(vectors))
-
-
 def box_sides(extent: tuple[int, ...], vectors: Vectors) -> Array:
     """Sides of the periodic box, one a row: those of :func:`shortest_image` for displacements."""
     return np.asarray(vectors) * np.asarray(extent)[:, None]
@@ -326,8 +265,3 @@ def _nearest_extents(lattice: Lattice, period: int) -> str:
 
 def _cell_axes(lattice: Lattice) -> tuple[int, ...]:
     return tuple(range(-len(lattice.extent), 0))
-
-
-def _require_periodic(lattice: Lattice, name: str) -> None:
-    if not all(lattice.periodic):
-        raise ConfigError(f"{name} needs periodic axes and periodic = {list(lattice.periodic)}: analyze a periodic lattice")

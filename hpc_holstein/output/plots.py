@@ -244,7 +244,8 @@ def correlations(path: Path, frames: Frames) -> Figure:
     figure = Figure(figsize=(7.6, 3.2))
     plain, scaled = figure.subplots(1, 2)
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.88, len(frames.times)))
-    for time, row, length, colour in zip(frames.times, frames.correlation, frames.lengths, colours, strict=True):
+    lengths = [scalars["domain_length_half_height"] for scalars in frames.scalars]
+    for time, row, length, colour in zip(frames.times, frames.correlation, lengths, colours, strict=True):
         plain.plot(frames.radii, row, color=colour, label=f"{time:g}")
         if np.isfinite(length) and length > 0:
             scaled.plot(frames.radii / length, row / row[0], color=colour)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
 from hpc_holstein.output import observables
-from hpc_holstein.output.domain_lengths import DomainLengths
+from hpc_holstein.output.order import OrderScalars
 from hpc_holstein.output.writers import Writer
 from hpc_holstein.simulation.health import Health
 from hpc_holstein.simulation.ledger import Ledger
@@ -70,34 +70,12 @@ class Recorder:
 
     def look(self, state: State) -> None:
         """Compute :attr:`last`, the scalars of :data:`output.series.SERIES`, without writing it."""
-        self.last = {**self._order(state), **_sums(state, self._simulation)}
+        assert state.forces is not None
+        self.last = {**self._order(state.forces.density, state.q[..., 0]), **_sums(state, self._simulation)}
 
     def require_healthy(self, state: State) -> None:
         """SpectrumError where ``state``, between two rows, is not healthy."""
         self.health.require(state.step, _sums(state, self._simulation))
-
-
-class OrderScalars:
-    """Order parameters, walls and, on a periodic lattice, domain lengths of a state with forces; collective."""
-
-    def __init__(self, domain: Domain, transport: Transport) -> None:
-        self._domain = domain
-        lattice = domain.lattice
-        self._lengths = DomainLengths(domain, transport, observables.has_real_order(lattice)) if all(lattice.periodic) else None
-
-    def __call__(self, state: State) -> dict[str, float]:
-        """The values by their names, the same on all ranks."""
-        assert state.forces is not None
-        phi = observables.owned_local_order(state.forces.density, self._domain)
-        phi_q = observables.owned_local_order(state.q[..., 0], self._domain)
-        found = {
-            "order_parameter": observables.owned_order_parameter(phi, self._domain),
-            "order_parameter_q": observables.owned_order_parameter(phi_q, self._domain),
-            "domain_wall_density": observables.owned_wall_density(phi, self._domain),
-        }
-        if self._lengths is not None:
-            found |= {f"domain_length_{name}": length for name, length in self._lengths(phi[..., 0]).items()}
-        return {name: float(value) for name, value in found.items()}
 
 
 class HealthCheck:

@@ -19,6 +19,8 @@ from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 from hpc_holstein.output import observables
+from hpc_holstein.output.domain_lengths import DomainLengths
+from hpc_holstein.output.order import OrderScalars
 
 EXTENT = (12, 16)
 LATTICE = square.build(EXTENT)
@@ -37,6 +39,23 @@ def noise(extent=EXTENT, seed=0) -> Tensor:
     return torch.randn(extent, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def alone(lattice) -> CartesianDomain:
+    return CartesianDomain(lattice, SerialTransport())
+
+
+def order_parameter(phi, lattice):
+    return observables.owned_order_parameter(phi.unsqueeze(-1), alone(lattice))
+
+
+def wall_density(density, lattice):
+    domain = alone(lattice)
+    return observables.owned_wall_density(observables.owned_difference(density.unsqueeze(-1), domain), domain)
+
+
+def lengths_of(lattice) -> DomainLengths:
+    return DomainLengths(alone(lattice), SerialTransport(), real=True)
+
+
 def wall_pair(first=4, second=11) -> Tensor:
     """Sign of the order in each column: minus in [first, second)."""
     columns = torch.ones(EXTENT[1], dtype=torch.float64)
@@ -50,10 +69,10 @@ def wall_pair(first=4, second=11) -> Tensor:
 def test_checkerboard_is_one_domain_of_order_one():
     phi = observables.local_order(checkerboard(), LATTICE)
     torch.testing.assert_close(phi, torch.ones(EXTENT, dtype=torch.float64), rtol=0, atol=1e-15)
-    assert float(observables.order_parameter(phi, LATTICE)) == 1
-    assert float(observables.wall_density(phi, LATTICE)) == 0
-    for length in observables.domain_length(phi, LATTICE).values():
-        assert float(length) > 1e6
+    assert float(order_parameter(phi, LATTICE)) == 1
+    assert float(wall_density(checkerboard(), LATTICE)) == 0
+    for length in lengths_of(LATTICE)(phi).values():
+        assert math.isinf(float(length))
 
 
 def test_local_order_is_the_formula_site_by_site():
@@ -65,9 +84,40 @@ def test_local_order_is_the_formula_site_by_site():
             assert float(phi[y, x]) == pytest.approx((n[y, x] - np.mean(around)) * (-1) ** (y + x), abs=1e-14)
 
 
-def test_uniform_density_has_no_order():
-    phi = observables.local_order(torch.full(EXTENT, 0.3, dtype=torch.float64), LATTICE)
-    assert float(phi.abs().max()) < 1e-15
+@pytest.mark.parametrize("extent", [EXTENT, (2, 2), (2, 8), (40, 40)])
+@pytest.mark.parametrize("filling", [0.1, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize(("dtype", "round_off"), [(torch.float64, 1e-15), (torch.float64, 6e-8), (torch.float32, 6e-8)])
+def test_uniform_density_has_no_order_no_walls_and_no_domain_length(extent, filling, dtype, round_off):
+    """Whatever the last digits are, also those of a trajectory in single precision."""
+    lattice = square.build(extent)
+    n = (filling + round_off * noise(extent)).to(dtype)
+    assert float(observables.local_order(n, lattice).abs().max()) < 1e-6
+    found = OrderScalars(alone(lattice), SerialTransport())(n[..., None], 0 * n[..., None])
+    assert found["domain_wall_density"] == 0
+    assert found["order_parameter"] < 1e-6
+    lengths = [value for name, value in found.items() if name.startswith("domain_length")]
+    assert len(lengths) == 3
+    assert all(map(math.isnan, lengths))
+
+
+@pytest.mark.parametrize("amplitude", [1.0, 1e-2, 1e-4])
+def test_faint_order_is_order(amplitude):
+    n = 0.5 + 0.5 * amplitude * signs() * wall_pair()
+    found = OrderScalars(alone(LATTICE), SerialTransport())(n[..., None], n[..., None])
+    assert found["domain_wall_density"] == 1 / EXTENT[1]
+    whole = OrderScalars(alone(LATTICE), SerialTransport())(0.5 + 0.5 * signs()[..., None] * wall_pair()[:, None], n[..., None])
+    for name in ("domain_length_first_zero", "domain_length_half_height", "domain_length_inverse_moment"):
+        assert found[name] == pytest.approx(whole[name], rel=1e-6)
+
+
+@pytest.mark.parametrize("extent", [(9, 12), (9, 9), (3, 3)])
+def test_walls_that_an_odd_extent_forces(extent):
+    """The checkerboard that starts at one end of an odd axis meets itself with opposite sign at the other."""
+    n = checkerboard(extent)
+    frustrated = [cells % 2 for cells in extent]
+    lines = frustrated[0] * extent[1] + frustrated[1] * extent[0]  # bonds between two filled or two empty sites
+    beside = {0: lines, 1: lines}[frustrated[0] or frustrated[1]]
+    assert float(wall_density(n, square.build(extent))) == beside / (2 * extent[0] * extent[1])
 
 
 def test_open_edges_average_over_the_neighbours_that_exist():
@@ -94,17 +144,18 @@ def test_odd_periodic_extent_is_refused_with_the_nearest_even_ones(extent, perio
 
 def test_straight_walls():
     """Two straight walls cut Y horizontal bonds each; the four columns beside them have phi = 3/4 instead of 1."""
-    phi = observables.local_order(0.5 + 0.5 * signs() * wall_pair(), LATTICE)
-    assert float(observables.wall_density(phi, LATTICE)) == 2 * EXTENT[0] / (2 * EXTENT[0] * EXTENT[1])
+    n = 0.5 + 0.5 * signs() * wall_pair()
+    phi = observables.local_order(n, LATTICE)
+    assert float(wall_density(n, LATTICE)) == 2 * EXTENT[0] / (2 * EXTENT[0] * EXTENT[1])
     expected = wall_pair()
     expected[[3, 4, 10, 11]] *= 0.75
     torch.testing.assert_close(phi, expected.expand(EXTENT), rtol=0, atol=1e-15)
-    assert float(observables.order_parameter(phi, LATTICE)) == pytest.approx((9 - 0.5 - (7 - 0.5)) / 16)
+    assert float(order_parameter(phi, LATTICE)) == pytest.approx((9 - 0.5 - (7 - 0.5)) / 16)
 
 
 def test_walls_of_random_signs_cut_half_of_the_bonds():
     lattice = square.build((200, 200))
-    walls = observables.wall_density(noise((3, 200, 200)).sign(), lattice)
+    walls = observables.owned_wall_density(noise((3, 200, 200)).sign().unsqueeze(-1), alone(lattice))
     assert walls.shape == (3,)
     np.testing.assert_allclose(walls, 0.5, atol=5 * 0.5 / math.sqrt(2 * 40_000))
 
@@ -113,10 +164,11 @@ def test_round_off_where_the_density_is_uniform_makes_no_walls():
     """Filled columns beside ordered ones: phi is 0 on the filled bonds, up to the order in which the neighbours add."""
     n = checkerboard()
     n[:, :6] = 1.0
-    walls = observables.wall_density(observables.local_order(n, LATTICE), LATTICE)
+    walls = wall_density(n, LATTICE)
+    assert float(walls) == 0
     for seed in range(3):
-        rounded = n + 1e-15 * noise(seed=seed)
-        assert torch.equal(observables.wall_density(observables.local_order(rounded, LATTICE), LATTICE), walls)
+        assert torch.equal(wall_density(n + 1e-15 * noise(seed=seed), LATTICE), walls)
+        assert torch.equal(wall_density((n + 1e-15 * noise(seed=seed)).float(), LATTICE), walls)
 
 
 # --- spectra and correlations -----------------------------------------------------------------------------------------
@@ -135,24 +187,18 @@ def test_structure_factor_sum_rule():
     assert float(s[..., 0, 0].abs().max()) < 1e-20
 
 
-def test_correlation_is_the_plain_average():
-    phi = noise()
-    c = observables.correlation(phi, LATTICE)
-    for dy, dx in ((0, 0), (1, 0), (-3, 5), (6, 8)):
-        expected = (phi * torch.roll(phi, (-dy, -dx), (0, 1))).mean()
-        assert float(c[dy, dx]) == pytest.approx(float(expected), abs=1e-14)
-
-
-def test_radial_average_in_rings():
-    """Ring 1 holds the 4 nearest and 4 diagonal neighbours; a function of the radius keeps its ring means."""
-    lattice = square.build((8, 8))
-    y, x = np.minimum(np.indices((8, 8)), 8 - np.indices((8, 8)))
-    r = np.hypot(y, x)
-    radii, values = observables.radial_average(np.stack([r, np.ones_like(r)]), lattice)
-    assert radii.shape == (5,)
-    np.testing.assert_allclose(radii[:2], [0, (1 + math.sqrt(2)) / 2], atol=1e-14)
-    np.testing.assert_allclose(values[0], radii, atol=1e-14)
-    np.testing.assert_allclose(values[1], 1)
+def test_correlation_is_the_plain_average_in_rings():
+    """By hand: displacements whose length rounds to a radius, to half of the shortest axis; that of the mean is the radius."""
+    phi, lengths = noise().numpy(), lengths_of(LATTICE)
+    rings: dict[int, list[tuple[float, float]]] = {}
+    for dy in range(-6, 6):
+        for dx in range(-8, 8):
+            product = (phi * np.roll(phi, (-dy, -dx), (0, 1))).mean()
+            rings.setdefault(round(math.hypot(dy, dx)), []).append((math.hypot(dy, dx), product))
+    expected = np.array([np.mean(rings[radius], axis=0) for radius in range(7)])
+    np.testing.assert_allclose(lengths.radii, expected[:, 0], atol=1e-14)
+    np.testing.assert_allclose(lengths.correlation(torch.from_numpy(phi)), expected[:, 1], atol=1e-14)
+    assert float(lengths.radii[1]) == pytest.approx((1 + math.sqrt(2)) / 2)  # the nearest four and the diagonal four
 
 
 def test_length_of_a_known_modulation():
@@ -160,7 +206,7 @@ def test_length_of_a_known_modulation():
     lattice = square.build((40, 40))
     x = torch.arange(40, dtype=torch.float64)
     phi = torch.cos(2 * math.pi * x / 40).expand(40, 40)
-    lengths = observables.domain_length(phi, lattice)
+    lengths = lengths_of(lattice)(phi)
     assert float(lengths["inverse_moment"]) == pytest.approx(40 / (2 * math.pi), rel=1e-12)
     bessel_zero, bessel_half = 2.404825557695773, 1.521147  # the mean of cos(k.r) over directions is J0(k r)
     assert float(lengths["first_zero"]) == pytest.approx(bessel_zero * 40 / (2 * math.pi), rel=0.01)
@@ -173,21 +219,20 @@ def test_lengths_are_those_of_the_lattice_and_not_of_its_extent():
     phi = torch.cos(2 * math.pi * y / EXTENT[0])[:, None].expand(EXTENT)
     apart = dataclasses.replace(LATTICE, vectors=((2.0, 0.0), (0.0, 1.0)))
     for lattice, spacing in ((LATTICE, 1), (apart, 2), (LATTICE, 1)):
-        lengths = observables.domain_length(phi, lattice)
-        assert float(lengths["inverse_moment"]) == pytest.approx(spacing * EXTENT[0] / (2 * math.pi), rel=1e-12)
-        radii, _ = observables.radial_average(phi, lattice)
-        assert float(radii[1]) == pytest.approx(1.0 if spacing == 2 else (1 + math.sqrt(2)) / 2)
+        lengths = lengths_of(lattice)
+        assert float(lengths(phi)["inverse_moment"]) == pytest.approx(spacing * EXTENT[0] / (2 * math.pi), rel=1e-12)
+        assert float(lengths.radii[1]) == pytest.approx(1.0 if spacing == 2 else (1 + math.sqrt(2)) / 2)
 
 
 def test_domain_length_takes_the_order_at_K_out_of_the_density():
-    """A density modulated around K has the length of its envelope, and batches keep their shape."""
+    """A density modulated around K has the length of its envelope."""
     lattice = square.build((32, 32))
     x = torch.arange(32, dtype=torch.float64)
     n = 0.5 + 0.4 * signs((32, 32)) * torch.stack([torch.cos(2 * math.pi * m * x / 32).expand(32, 32) for m in (1, 2)])
-    lengths = observables.domain_length(observables.local_order(n, lattice), lattice)
-    np.testing.assert_allclose(lengths["inverse_moment"], [32 / (2 * math.pi), 16 / (2 * math.pi)], rtol=1e-12)
-    assert lengths["first_zero"].shape == (2,)
-    assert lengths["first_zero"][0] > 1.8 * lengths["first_zero"][1]
+    long, short = (lengths_of(lattice)(phi) for phi in observables.local_order(n, lattice))
+    assert float(long["inverse_moment"]) == pytest.approx(32 / (2 * math.pi), rel=1e-12)
+    assert float(short["inverse_moment"]) == pytest.approx(16 / (2 * math.pi), rel=1e-12)
+    assert long["first_zero"] > 1.8 * short["first_zero"]
 
 
 def test_first_crossing_interpolates_linearly():
@@ -197,10 +242,9 @@ def test_first_crossing_interpolates_linearly():
     np.testing.assert_allclose(observables.first_crossing(radii, averages, 0.5), [1.5, np.inf])
 
 
-@pytest.mark.parametrize("function", [observables.structure_factor, observables.correlation])
-def test_spectra_refuse_open_axes(function):
+def test_spectra_refuse_open_axes():
     with pytest.raises(ConfigError, match="periodic"):
-        function(noise(), square.build(EXTENT, (True, False)))
+        observables.structure_factor(noise(), square.build(EXTENT, (True, False)))
 
 
 # --- scalars of a running simulation ----------------------------------------------------------------------------------
@@ -268,7 +312,7 @@ def test_scalars_of_a_decomposed_run_are_those_of_the_whole(ranks):
 
     whole = run_in_process(1, body)[0]
     phi = observables.local_order(n[..., 0], lattice)
-    torch.testing.assert_close(whole["order"], observables.order_parameter(phi, lattice), rtol=0, atol=1e-14)
+    torch.testing.assert_close(whole["order"], order_parameter(phi, lattice), rtol=0, atol=1e-14)
     for part in run_in_process(ranks, body):
         assert part.keys() == whole.keys()
         for name, value in part.items():

@@ -1,0 +1,105 @@
+"""Numbers of an analysis: those that the run recorded of the same states."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from hpc_holstein.cli import main
+from hpc_holstein.lattice import square
+from hpc_holstein.output.analysis import digest, frames, local_exponent
+from hpc_holstein.output.hdf5 import open_trajectory
+
+ORDER = ("order_parameter", "order_parameter_q", "domain_wall_density")
+LENGTHS = ("domain_length_first_zero", "domain_length_half_height", "domain_length_inverse_moment")
+
+
+def checkerboard(extent: tuple[int, int]) -> np.ndarray:
+    y, x = np.indices(extent)
+    return np.asarray(4 * (-1.0) ** (y + x))
+
+
+def noise(extent: tuple[int, int]) -> np.ndarray:
+    return np.random.default_rng(4).normal(0, 4, extent)
+
+
+def two_domains(extent: tuple[int, int]) -> np.ndarray:
+    return checkerboard(extent) * np.where(np.arange(extent[1]) < extent[1] // 2, 1, -1)
+
+
+def analyzed(q: np.ndarray, *arguments: str, force: str = "exact") -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The analysis of a run that starts at ``q``, all of its snapshots shown, and the series of the run."""
+    with h5py.File("start.h5", "w") as file:
+        file["q"] = q[None]
+    extent = "x".join(map(str, q.shape))
+    run = ["run", "--preset", "paper-2601.04104", "--lattice", extent, "--force", force, "--set", "initial.file=start.h5"]
+    run += ["--set", "output.observables_every=1", "--set", "output.snapshot_every=1", "--steps", "3"]
+    assert main([*run, *arguments, "--output", "run"]) == 0
+    with open_trajectory(Path("run/trajectory.h5")) as trajectory:
+        return digest(trajectory, frames(trajectory, square.build(q.shape))), trajectory.series()
+
+
+def require_equal(content: dict[str, Any], series: dict[str, np.ndarray]) -> None:
+    for index, frame in enumerate(content["frames"]):
+        for name in (*ORDER, *LENGTHS):
+            recorded = float(series[name][index])
+            assert frame[name] == (recorded if math.isfinite(recorded) else None), name
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.mark.parametrize("extent", [(2, 2), (2, 8), (8, 6)])
+@pytest.mark.parametrize("state", [noise, checkerboard, two_domains])
+@pytest.mark.parametrize("dtype", ["mixed", "float32"])
+def test_an_analysis_has_the_numbers_of_the_run(extent: tuple[int, int], state: Any, dtype: str) -> None:
+    content, series = analyzed(state(extent), "--dtype", dtype)
+    assert len(content["frames"]) == len(series["time"]) == 4
+    require_equal(content, series)
+
+
+def test_without_hopping_too() -> None:
+    content, series = analyzed(two_domains((8, 8)), "--set", "hamiltonian.t=0", "--set", "initial.velocity_std=0")
+    require_equal(content, series)
+    assert content["frames"][0]["domain_wall_density"] == 1 / 8
+    assert content["frames"][0]["order_parameter"] == 0
+
+
+@pytest.mark.parametrize(("force", "dtype"), [("exact", "mixed"), ("exact", "float32"), ("kpm", "mixed"), ("atomic", "mixed")])
+def test_a_uniform_state_has_neither_walls_nor_domains(force: str, dtype: str) -> None:
+    still = ("--set", "initial.velocity_std=0", "--set", "dynamics.gamma=0", "--dtype", dtype)
+    content, series = analyzed(np.zeros((10, 10)), *still, force=force)
+    require_equal(content, series)
+    assert (series["domain_wall_density"] == 0).all()
+    for name in LENGTHS:
+        assert np.isnan(series[name]).all()
+        assert all(frame[name] is None for frame in content["frames"])
+    assert content["growth_exponent"] is None
+
+
+def test_figures_and_words_of_a_uniform_state(capsys: pytest.CaptureFixture[str]) -> None:
+    content, _ = analyzed(np.zeros((10, 10)), "--set", "initial.velocity_std=0", "--set", "dynamics.gamma=0")
+    assert main(["analyze", "run"]) == 0
+    assert capsys.readouterr().out.count("domain length none, no order") == 4
+    assert json.loads(Path("run/analysis/analysis.json").read_text()) == content
+
+
+def test_one_snapshot_is_enough() -> None:
+    content, series = analyzed(noise((6, 6)), "--steps", "1", "--set", "output.snapshot_every=100")
+    assert [frame["step"] for frame in content["frames"]] == [0, 1]
+    require_equal(content, series)
+
+
+@pytest.mark.parametrize("length", [0.7, 12.3456789, 1e5])
+def test_a_constant_length_grows_with_exponent_zero(length: float) -> None:
+    exponents = local_exponent(np.linspace(0, 1000, 5000), np.full(5000, length))
+    assert np.abs(exponents[np.isfinite(exponents)]).max() < 1e-12
