@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpc_holstein.batch.lines import TAB, command, comment, directive, log_pattern, printable, sbatch_words
 from hpc_holstein.batch.site import Site, site_path
 from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.files import replaced
 
-MARK = "# Written by hpc-holstein"
+MARK = "Written by hpc-holstein"
 _WARNING_SECONDS = 120  # between USR1 and the time limit; a tenth of the limit where that is less
 _UNITS = (86400, 3600, 60, 1)
 
@@ -39,7 +39,7 @@ class Resources:
     @property
     def seconds(self) -> int:
         """The time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS, as Slurm reads it; else ConfigError."""
-        found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time)
+        found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time, re.ASCII)
         if found is None:
             raise ConfigError(f"--time {self.time} is not a time that Slurm reads: write HH:MM:SS or D-HH:MM:SS")
         days, *rest = found.groups()
@@ -55,12 +55,15 @@ class Script:
     """One batch script.
 
     origin       who wrote it
-    name, log    of the job; ``log`` with the patterns of ``sbatch --output``
+    name         of the job
+    log          its output is in ``LOG-JOB.out``
     folder       where it works
     task         shell lines before the work, on one core
     work         the command that is started on the ranks, or shell lines for one core if not ``parallel``
     array        task numbers, as ``sbatch --array``; empty: one job
-    summary      summary.json of a run, which says who stopped it
+    summary      summary.json of a run, which says who stopped it, as a word of Bash
+
+    ``task``, ``work`` and ``summary`` hold words of users as :func:`lines.command` quotes them.
     """
 
     origin: str
@@ -76,8 +79,8 @@ class Script:
     parallel: bool = True
 
     def text(self) -> str:
-        """The script."""
-        work = f"attend {self.site.launcher} {self.work}" if self.parallel else self.work
+        """The script; ConfigError if a name, a folder or an option in it would not stay in its line."""
+        work = f"attend {printable(self.site.launcher, TAB)} {self.work}" if self.parallel else self.work
         blocks = [
             self._head(),
             self._environment(),
@@ -89,19 +92,22 @@ class Script:
 
     def write(self, path: Path) -> None:
         """Write it in place of an earlier one; DataError where ``path`` is a file that somebody else wrote."""
+        text = self.text()
         if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
             raise DataError(
                 f"{path} was not written by hpc-holstein and is never overwritten: move it or choose another --output"
             )
         with replaced(path) as temporary:
-            temporary.write_text(self.text(), encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8")
 
     def _head(self) -> str:
+        further = [option for options in (self.site.sbatch, self.resources.sbatch) for option in options]
         lines = [
             "#!/bin/bash",
-            f"{MARK}: {self.origin}",
-            "# The same command writes it again: copy it under another name to change it, and submit that with sbatch.",
-            *(f"#SBATCH {option}" for option in self._options()),
+            comment(f"{MARK}: {self.origin}"),
+            comment("The same command writes it again: copy it under another name to change it, and submit that with sbatch."),
+            *(directive(option) for option in self._options()),
+            *(directive(*sbatch_words(option)) for option in further),
         ]
         return "\n".join(lines) + "\n"
 
@@ -112,7 +118,7 @@ class Script:
         return [
             f"--job-name={self.name}",
             f"--chdir={self.folder}",
-            f"--output={self.log}",
+            f"--output={log_pattern(self.log, '%A_%a' if self.array else '%j')}",
             "--open-mode=append",
             *([f"--array={self.array}"] if self.array else []),
             *([f"--partition={partition}"] if partition else []),
@@ -124,8 +130,6 @@ class Script:
             f"--time={resources.time}",
             "--requeue",
             f"--signal=B:USR1@{warning}",
-            *site.sbatch,
-            *resources.sbatch,
         ]
 
     def _gpu_options(self) -> list[str]:
@@ -142,10 +146,10 @@ class Script:
         needed = dict.fromkeys([*([site.launcher.split()[0]] if self.parallel else []), "hpc-holstein"])
         lines = [
             "# ---- environment of the site",
-            *(f"module load {shlex.quote(name)}" for name in site.modules),
-            *site.setup,
-            f'export PATH={shlex.quote(str(site.programs))}:"$PATH"',
-            CHECK.format(programs=" ".join(needed), site=shlex.quote(str(site_path()))),
+            *(command("module", "load", name) for name in site.modules),
+            *(printable(line, TAB) for line in site.setup),
+            f'export PATH={command(site.programs)}:"$PATH"',
+            CHECK.format(programs=" ".join(needed), site=command(site_path())),
         ]
         return "\n".join(lines)
 

@@ -11,32 +11,38 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from hpc_holstein.batch.lines import TAB, printable, sbatch_words
 from hpc_holstein.config.loading import read_toml
 from hpc_holstein.config.messages import sentence
 from hpc_holstein.errors import ConfigError
 
 VARIABLE = "HPC_HOLSTEIN_SITE"
-_GPU = "gpu"
+_GPU, _OPTIONS = "gpu", "sbatch"
 
 
 def _one_line(text: str) -> str:
-    if not text.strip() or "\n" in text or "\r" in text:
-        raise ValueError(f"{text!r} is not one line of text: give each line as a string of its own")
-    return text
+    """A line of shell code, or a word."""
+    if not text.strip():
+        raise ValueError(f"{text!r} is not one line of text: give a value, or leave it out")
+    return printable(text, TAB)
+
+
+def _word(text: str) -> str:
+    return printable(_one_line(text))
 
 
 def _option(text: str) -> str:
-    if not text.startswith("-"):
-        raise ValueError(f"{text!r} is not an option of sbatch: write it as on its command line, such as '--constraint=rome'")
-    return _one_line(text)
+    sbatch_words(text)
+    return text
 
 
+Word = Annotated[str, AfterValidator(_word)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Option = Annotated[str, AfterValidator(_option)]
 
 
 class Site(BaseModel):
-    """Keys of the file; the same keys in its section ``[gpu]`` stand before them in jobs with GPUs.
+    """Keys of the file; in jobs with GPUs those of its section ``[gpu]`` replace them, but for ``sbatch``, which they add to.
 
     partition, account   of ``sbatch``; absent: the default of the cluster
     modules              loaded in this order
@@ -48,10 +54,10 @@ class Site(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    partition: Line | None = None
-    account: Line | None = None
-    modules: tuple[Line, ...] = ()
-    environment: Line | None = None
+    partition: Word | None = None
+    account: Word | None = None
+    modules: tuple[Word, ...] = ()
+    environment: Word | None = None
     setup: tuple[Line, ...] = ()
     launcher: Line = 'mpirun -n "$SLURM_NTASKS"'
     sbatch: tuple[Option, ...] = ()
@@ -59,7 +65,7 @@ class Site(BaseModel):
     @property
     def programs(self) -> Path:
         """Folder of ``hpc-holstein`` and, with the extra ``mpi``, of ``mpirun``."""
-        return Path(self.environment).expanduser() / "bin" if self.environment else Path(sys.executable).parent
+        return Path(os.path.expanduser(self.environment)) / "bin" if self.environment else Path(sys.executable).parent
 
     @property
     def by_srun(self) -> bool:
@@ -70,7 +76,7 @@ class Site(BaseModel):
 def site_path(environment: Mapping[str, str] = os.environ) -> Path:
     """Where the file of the user is looked for."""
     given = environment.get(VARIABLE)
-    return Path(given).expanduser() if given else Path("~/.config/hpc_holstein/site.toml").expanduser()
+    return Path(os.path.expanduser(given or "~/.config/hpc_holstein/site.toml"))  # leaves a user who is not there as written
 
 
 def load_site(gpus: bool, environment: Mapping[str, str] = os.environ) -> Site:
@@ -86,6 +92,8 @@ def load_site(gpus: bool, environment: Mapping[str, str] = os.environ) -> Site:
     if not isinstance(special, dict):
         raise ConfigError(f"gpu in {path} is not a section: write [gpu] and the keys that differ for jobs with GPUs below it")
     plain, with_gpus = _checked(table, "", path), _checked(table | special, _GPU, path)
+    if _OPTIONS in special:
+        with_gpus = with_gpus.model_copy(update={_OPTIONS: (*plain.sbatch, *with_gpus.sbatch)})  # of two, Slurm takes the last
     return with_gpus if gpus else plain
 
 
@@ -96,3 +104,5 @@ def _checked(table: Mapping[str, Any], section: str, path: Path) -> Site:
         return Site.model_validate_json(json.dumps(dict(table), default=str), strict=True)
     except ValidationError as error:
         raise ConfigError(f"{path}: {sentence(error, prefix, valid)}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

@@ -42,7 +42,7 @@ def require_slurm() -> None:
 
 def submit(script: Path, options: Sequence[str] = ()) -> int:
     """``sbatch``; returns the job id.  Raises ConfigError with the words of Slurm where it refuses."""
-    told = _ask(["sbatch", "--parsable", *options, str(script)], f"Slurm refuses {script}")
+    told = _ask(["sbatch", "--parsable", *options, str(script.absolute())], f"Slurm refuses {script}")
     return int(told.strip().splitlines()[-1].partition(";")[0])
 
 

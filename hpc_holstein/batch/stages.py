@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpc_holstein.batch.lines import command
 from hpc_holstein.batch.script import Resources, Script
 from hpc_holstein.batch.site import load_site
 from hpc_holstein.batch.study import Study
@@ -18,7 +18,7 @@ def stage_script(study: Study, stage: str, items: Sequence[str], resources: Reso
     return Script(
         origin=f"`hpc-holstein pipeline`, stage {stage} of {study.folder}",
         name=f"{study.folder.name}-{stage}",
-        log=study.log(stage, "%A_%a" if tasks else "%j"),
+        log=study.logs / stage,
         folder=Path.cwd(),
         resources=resources,
         site=load_site(gpus=resources.gpus_per_task > 0),
@@ -32,9 +32,10 @@ def _label(study: Study, items: Sequence[str]) -> dict[str, Any]:
     """Each task of the array draws its share with a seed of its own."""
     wanted = study.config.pipeline
     numbers = study.tasks("label", items)
-    cases = [f"    {numbers[item]}) drawn=({shlex.join(study.share(item))}) ;;" for item in items]
+    cases = [f"    {numbers[item]}) drawn=({command(*study.share(item))}) ;;" for item in items]
     extent = "x".join(map(str, wanted.label_extent))
-    target = _path(study.labels("PART")).replace("PART", "$part")
+    target = f'{command(study.all_labels)}/"$part.h5"'
+    label = command("hpc-holstein", "label", study.settings, "--lattice", extent, "--force", wanted.label_force)
     return {
         "task": [
             'part=$(printf "part-%03d" "$SLURM_ARRAY_TASK_ID") drawn=()',
@@ -43,35 +44,33 @@ def _label(study: Study, items: Sequence[str]) -> dict[str, Any]:
             "esac",
             f"[[ ! -e {target} ]] || exit 0",
         ],
-        "work": f"hpc-holstein label {_path(study.settings)} --lattice {extent} --force {shlex.quote(wanted.label_force)} "
-        f'"${{drawn[@]}}" --output {target}',
+        "work": f'{label} "${{drawn[@]}}" --output {target}',
     }
 
 
 def _train(study: Study, items: Sequence[str]) -> dict[str, Any]:
     """One file of all labels first; a network without its metrics is one whose writing was interrupted."""
-    model, data, settings = (_path(path) for path in (study.model, study.data, study.settings))
+    model, metrics, data = (command(path) for path in (study.network, study.model / "metrics.json", study.data))
     return {
         "task": [
-            f"if [[ -e {model}/model.safetensors ]]; then",
-            f"    [[ ! -e {model}/metrics.json ]] || exit 0",
-            f"    rm {model}/model.safetensors",
+            f"if [[ -e {model} ]]; then",
+            f"    [[ ! -e {metrics} ]] || exit 0",
+            f"    rm {model}",
             "fi",
-            f"[[ -e {data} ]] || hpc-holstein pipeline {settings} --join-labels || exit",
+            f"[[ -e {data} ]] || {command('hpc-holstein', 'pipeline', study.settings, '--join-labels')} || exit",
         ],
-        "work": f"hpc-holstein train {data} {settings} --output {model}",
+        "work": command("hpc-holstein", "train", study.data, study.settings, "--output", study.model),
     }
 
 
 def _run(study: Study, items: Sequence[str]) -> dict[str, Any]:
     """Each task of the array is a quench with a seed of its own, driven by the network of the study."""
-    seeds = " ".join(map(str, study.config.pipeline.seeds))
-    folder = _path(study.run("RUN")).replace("RUN", "run-$seed")
-    model = _path(study.model / "model.safetensors")
+    folder = f'{command(study.folder)}/"run-$seed"'
+    run = command("hpc-holstein", "run", study.settings, "--force", study.network)
     return {
-        "task": [f"seeds=({seeds})", 'seed="${seeds[$SLURM_ARRAY_TASK_ID]}"'],
+        "task": [f"seeds=({command(*study.config.pipeline.seeds)})", 'seed="${seeds[$SLURM_ARRAY_TASK_ID]}"'],
         "summary": f"{folder}/summary.json",
-        "work": f'hpc-holstein run {_path(study.settings)} --force {model} --seed "$seed" --output {folder}',
+        "work": f'{run} --seed "$seed" --output {folder}',
     }
 
 
@@ -85,15 +84,7 @@ def _analyze(study: Study, items: Sequence[str]) -> dict[str, Any]:
         '    mv "$run/.analysis" "$run/analysis"',
         "done",
     ]
-    return {"task": [f"runs=({' '.join(_path(study.run(item)) for item in items)})"], "work": "\n".join(lines)}
-
-
-def _path(path: Path) -> str:
-    """A path in double quotes, so that variables can stand in it."""
-    text = str(path)
-    for special in ("\\", '"', "$", "`"):
-        text = text.replace(special, f"\\{special}")
-    return f'"{text}"'
+    return {"task": [f"runs=({command(*(study.run(item) for item in items))})"], "work": "\n".join(lines)}
 
 
 _WORK: Mapping[str, Any] = {"label": _label, "train": _train, "run": _run, "analyze": _analyze}

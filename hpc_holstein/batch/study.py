@@ -53,9 +53,24 @@ class Study:
         """Folder of the network."""
         return self.folder / "model"
 
+    @property
+    def network(self) -> Path:
+        """The network."""
+        return self.model / "model.safetensors"
+
+    @property
+    def all_labels(self) -> Path:
+        """Folder of the snapshots of the labelling jobs."""
+        return self.folder / "labels"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the output of the jobs."""
+        return self.folder / "logs"
+
     def labels(self, item: str) -> Path:
         """Snapshots of one labelling job."""
-        return self.folder / "labels" / f"{item}.h5"
+        return self.all_labels / f"{item}.h5"
 
     def run(self, item: str) -> Path:
         """Folder of a quench."""
@@ -66,8 +81,8 @@ class Study:
         return self.folder / "jobs" / f"{stage}.sbatch"
 
     def log(self, stage: str, job: str) -> Path:
-        """Output of a job: ``job`` as Slurm writes it, or a pattern of ``sbatch --output``."""
-        return self.folder / "logs" / f"{stage}-{job}.out"
+        """Output of a job, as Slurm writes its number."""
+        return self.logs / f"{stage}-{job}.out"
 
     def items(self, stage: str) -> list[str]:
         """What a stage makes: one item a task of its job array, but for analyses, which one job makes."""
@@ -86,7 +101,7 @@ class Study:
         if stage == "label":
             return self.labels(item).exists() or self.data.exists() or self.done("train", "model")
         if stage == "train":
-            return (self.model / "model.safetensors").exists() and (self.model / "metrics.json").exists()
+            return self.network.exists() and (self.model / "metrics.json").exists()
         if stage == "run":
             return finished(self.run(item), self.config.dynamics.steps)
         return (self.run(item) / "analysis" / "analysis.json").exists() and self.done("run", item)

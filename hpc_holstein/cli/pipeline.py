@@ -71,7 +71,7 @@ def _submit(
     study: Study, found: dict[str, list[Item]], wanted: dict[str, list[str]], submitted: list[Submitted], session: Session
 ) -> None:
     """Each stage with a job that waits for what it needs; every job is noted as soon as it is there."""
-    study.log("", "").parent.mkdir(exist_ok=True)  # Slurm makes no folders
+    study.logs.mkdir(exist_ok=True)  # Slurm makes no folders
     before: list[Item] = []
     for stage in STAGES:
         items = found[stage]
@@ -98,13 +98,15 @@ def _resources(study: Study, stage: str) -> Resources:
 
 
 def _require_valid(study: Study, resources: Mapping[str, Resources]) -> None:
-    """Raise now what the jobs would raise: unknown force providers, a lattice without room for the ranks."""
+    """Raise now what scripts and jobs would raise: unknown force providers, a lattice without room for the ranks."""
     for key in ("label_force", "path_force"):
         try:
             config_of_text(study.config.toml(), force_overrides(getattr(study.config.pipeline, key)))
         except ConfigError as error:
             raise ConfigError(f"pipeline.{key}: {error}") from None
     require_ranks(study.config, resources["run"])
+    for stage in STAGES:
+        stage_script(study, stage, study.items(stage), resources[stage]).text()
 
 
 def _status(study: Study, found: Mapping[str, Sequence[Item]]) -> str:

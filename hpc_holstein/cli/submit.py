@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 from hpc_holstein.batch import slurm
+from hpc_holstein.batch.lines import command
 from hpc_holstein.batch.script import Resources, Script
 from hpc_holstein.batch.site import load_site
 from hpc_holstein.cli import restart, run
@@ -53,31 +53,39 @@ def _submit(args: argparse.Namespace, session: Session) -> None:
     require_ranks(config, resources)
     if not args.dry_run:
         slurm.require_slurm()
-    folder = Path(config.output.folder)
-    path, log = (folder.with_name(folder.name + ending) for ending in (".sbatch", "-%j.out"))
+    folder = _named(Path(config.output.folder))
+    path, summary = folder.with_name(f"{folder.name}.sbatch"), folder / "summary.json"
     script = Script(
         origin=f"`hpc-holstein submit` for {folder}",
         name=folder.name,
-        log=log,
+        log=folder,
         folder=Path.cwd(),
         resources=resources,
         site=load_site(gpus=resources.gpus_per_task > 0),
-        work=shlex.join(["hpc-holstein", "run", *_words(args, given)]),
-        summary=shlex.quote(str(folder / "summary.json")),
+        work=command("hpc-holstein", "run", *_words(args, given)),
+        summary=command(summary),
     )
     script.write(path)
     session.say(f"wrote {path}")
     if args.dry_run:
-        session.say(f"nothing is submitted; to do so: sbatch {path}")
+        session.say(f"nothing is submitted; to do so: {command('sbatch', path)}")
         return
     job = slurm.submit(path)
-    watched = [str(log).replace("%j", str(job)), folder / "trajectory.h5", folder / "summary.json"]
+    watched = [folder.with_name(f"{folder.name}-{job}.out"), folder / "trajectory.h5", summary]
     session.say(f"job {job} is submitted\nwatch {', '.join(map(str, watched))}\nend it with scancel {job}")
 
 
-def _words(args: argparse.Namespace, given: dict[str, Any]) -> list[str]:
+def _named(folder: Path) -> Path:
+    """The folder by a name that files beside it can have, too."""
+    folder = folder.resolve() if folder.name in ("", "..") else folder
+    if not folder.name:
+        raise ConfigError("output.folder = '/' has no folder above it for the script: give one that has, with --output")
+    return folder
+
+
+def _words(args: argparse.Namespace, given: dict[str, Any]) -> list[Path | str]:
     """The arguments of ``run`` that say the same as those of ``submit``."""
-    words = [str(args.config)] if args.config is not None else []
+    words: list[Path | str] = [args.config] if args.config is not None else []
     if args.preset is not None:
         words += ["--preset", args.preset]
     for key, value in given.items():

@@ -140,17 +140,18 @@ def test_a_study_of_another_configuration_is_refused(capfd: pytest.CaptureFixtur
 
 @pytest.mark.usefixtures("cluster")
 def test_a_small_study_from_nothing_to_figures(capfd: pytest.CaptureFixture[str]) -> None:
-    Path("study.toml").write_text(STUDY.replace("[1, 2]", "[3]"))
+    study = Path('-a PART of 50%j, "$HOME" `RUN`')
+    Path("study.toml").write_text(f"{STUDY.replace('[1, 2]', '[3]')}folder = '{study}'\n")
     pipeline(capfd)
     settle()
     status = pipeline(capfd, "--status")
     assert status.count("done (of") == 4, status
-    assert "failed" not in status, "\n".join(path.read_text() for path in Path("study/logs").iterdir())
+    assert "failed" not in status, "\n".join(path.read_text() for path in (study / "logs").iterdir())
     assert "nothing is missing" in pipeline(capfd)
-    assert Path("study/run-3/analysis/cdw_maps.png").exists()
-    summary = json.loads(Path("study/run-3/summary.json").read_text())
+    assert (study / "run-3" / "analysis" / "cdw_maps.png").exists()
+    summary = json.loads((study / "run-3" / "summary.json").read_text())
     assert (summary["seed"], summary["steps"]) == (3, 20)
-    assert main(["show", "study/data.h5"]) == 0
+    assert main(["show", f"./{study}/data.h5"]) == 0
     shown = capfd.readouterr().out
     assert "15 snapshots of 8x8 cells" in shown
     assert "7 random, 2 quenches" in shown

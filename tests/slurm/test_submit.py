@@ -97,6 +97,18 @@ def test_a_run_that_is_told_to_stop_is_requeued_and_ends_as_if_it_had_not_been(
     require_same(Path("quench"), reference)
 
 
+@pytest.mark.parametrize("name", ["a b", 'it\'s "$HOME" `id`', "-n", "50%j", "ä\u2764"])
+def test_a_run_in_a_folder_of_any_name(cluster: Cluster, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    Path(f"in {name}").mkdir()
+    os.chdir(f"in {name}")  # goes back with the test
+    job = submit(capfd, "--set", "lattice.extent=[16,16]", "--steps", "2", f"--output={name}", "--sbatch=--comment='a b'")
+    found, log = cluster.ended(job), Path(f"{name}-{job}.out")
+    assert (found.state, found.code) == ("COMPLETED", 0)
+    assert "2 steps of 256 sites" in log.read_text()
+    assert json.loads(Path(name, "summary.json").read_text())["stopped"] is None
+    assert {path.name for path in Path().iterdir()} == {name, log.name, f"{name}.sbatch"}
+
+
 WRONG = {  # how it is launched -> options of the job, the launcher, the sentence
     "singletons": ("--ntasks=2", "srun --mpi=none", "Slurm started 2 tasks but MPI joins none of them"),
     "forgotten": ("--ntasks=2", "", "this job has 2 tasks and one rank was started"),
