@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.forces import auto
+from hpc_holstein.inputs import same_number
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
 from hpc_holstein.output import hdf5
@@ -139,7 +139,7 @@ def _plain(value: Any) -> Any:
 def _equal(a: Any, b: Any) -> bool:
     a = _plain(a)
     numbers = isinstance(a, int | float) and isinstance(b, int | float)
-    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12) if numbers else bool(a == b)
+    return same_number(a, b) if numbers else bool(a == b)
 
 
 def health_of(config: Config, start: Mapping[str, float]) -> Health:

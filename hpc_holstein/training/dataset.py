@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from hpc_holstein import inputs
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import new_file, replaced
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
@@ -48,6 +49,7 @@ _ARRAYS = ("q", "quench", "step", *LABELS, *MORE)
 _UNIT_OF = {"q": "a", "force": "t_nn/a", "density": "electrons/site", "chemical_potential": "t_nn", "quench": "1", "step": "dt"}
 _UNIT_OF |= {f"more_{name}": _UNIT_OF[name] for name in ("density", "chemical_potential")}
 _AXES = ("snapshot", "y", "x", "component")
+_LARGEST_ID = 2**62  # of a quench, which several files number anew
 _MORE_AXES = ("snapshot", "further", "y", "x")
 _OWN = frozenset({"units", "DIMENSION_LABELS"})  # attributes of a dataset that describe itself, not who labelled it
 
@@ -141,14 +143,15 @@ def read(path: Path | str, require_labels: bool = False) -> Snapshots:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"the snapshot file {path} does not exist: give the path of an HDF5 file with a dataset q")
-    try:
-        with h5py.File(path, "r") as file:
-            _require_datasets(file, path)
-            arrays = {name: _native(file[name][...]) for name in _ARRAYS if name in file}
-            attributes = _attributes(file)
-            labels = _attributes(file["force"]) if "force" in file else {}
-    except (OSError, RuntimeError, ValueError, TypeError) as error:  # h5py raises any of these on a damaged file
-        raise DataError(f"{path} cannot be read as HDF5 ({error}): it is truncated, damaged or of another format") from error
+    with inputs.opened(path) as file:
+        if "q" not in file:
+            names = ", ".join(file.names()) or "nothing"
+            raise DataError(f"{path} has no dataset q (it holds {names}): store the coordinates as q[snapshot, y, x]")
+        stored = {name: file.numbers(name) for name in _ARRAYS if name in file}
+        attributes = file.attributes()
+        labels = {key: value for key, value in file.attributes("force").items() if key not in _OWN} if "force" in file else {}
+        _check_layout(stored, attributes, str(path))
+        arrays = {name: numbers[...] for name, numbers in stored.items()}
     missing = [name for name in LABELS if name not in arrays]
     if require_labels and missing:
         raise DataError(f"{path} is not labelled (no {', '.join(missing)}): run `hpc-holstein label --input {path}` first")
@@ -210,16 +213,6 @@ def _setting(snapshots: Snapshots, name: str, path: Path | str) -> float:
     return float(value)
 
 
-def _require_datasets(file: h5py.File, path: Path) -> None:
-    """Raise :class:`DataError` where there is no ``q``, or a name of the schema is a group."""
-    if "q" not in file:
-        names = ", ".join(file) or "nothing"
-        raise DataError(f"{path} has no dataset q (it holds {names}): store the coordinates as q[snapshot, y, x]")
-    for name in _ARRAYS:
-        if name in file and not isinstance(file[name], h5py.Dataset):
-            raise DataError(f"{name} of {path} is a group: store a dataset of that name")
-
-
 def write(path: Path | str, snapshots: Snapshots, overwrite: bool = False) -> None:
     """Write a snapshot file under a temporary name, then rename it: a file that exists is complete.
 
@@ -242,13 +235,16 @@ def write_labelled(source: Path | str, target: Path | str, labelled: Snapshots) 
     refuse_labelled(source)
     with new_file(Path(target)) as temporary:
         shutil.copyfile(source, temporary)  # bytes: chunks, compression, groups and attributes stay as they are
-        with h5py.File(temporary, "r+") as file:
-            _add_labels(file, labelled)
+        try:
+            with h5py.File(temporary, "r+") as file:
+                _add_labels(file, labelled)
+        except (RuntimeError, ValueError, KeyError) as error:  # of a file that can be read, and not added to
+            raise inputs.UnreadableError(str(source), inputs.reason_of(error)) from error
 
 
 def refuse_labelled(path: Path | str) -> None:
     """Raise :class:`DataError` where a file holds one of the datasets that labelling adds."""
-    with h5py.File(path, "r") as file:
+    with inputs.opened(Path(path)) as file:
         present = [name for name in (*LABELS, *MORE) if name in file]
     if present:
         raise DataError(
@@ -275,30 +271,39 @@ def physics_attributes(lattice: Lattice, hamiltonian: Hamiltonian, ensemble: Ens
 
 
 def _check(snapshots: Snapshots, source: str) -> None:
-    q = snapshots.q
+    arrays = {name: array for name in _ARRAYS if (array := getattr(snapshots, name)) is not None}
+    _check_layout(arrays, snapshots.attributes, source)
+    for name, least in (("quench", -1), ("step", -_LARGEST_ID)):
+        low, high = int(arrays[name].min()), int(arrays[name].max())
+        if low < least or high > _LARGEST_ID:
+            raise DataError(f"{name} of {source} has {low if low < least else high}: give integers from {least} to 2^62")
+    for name in ("q", "force", "density", *MORE):
+        array, mu = arrays.get(name), snapshots.more_chemical_potential
+        if name in MORE and array is not None and mu is not None:  # NaN: there is none
+            array = np.where(np.isnan(mu).reshape(*mu.shape, *(1,) * (array.ndim - 2)), 0.0, array)
+        _check_finite(name, array, source)
+
+
+def _check_layout(arrays: Mapping[str, NDArray[Any] | inputs.Numbers], attributes: Mapping[str, Any], source: str) -> None:
+    """Types and shapes, of arrays or of datasets that are not read yet."""
+    q = arrays["q"]
     if q.dtype not in (np.float32, np.float64):
         raise DataError(f"q of {source} has type {q.dtype}: store float32 or float64")
     if q.ndim not in (3, 4) or 0 in q.shape:
         raise DataError(f"q of {source} has shape {list(q.shape)}: give [snapshot, y, x], none of them empty")
-    stated = snapshots.attributes.get("extent", list(q.shape[1:3]))
+    stated = attributes.get("extent", list(q.shape[1:3]))
     if stated != list(q.shape[1:3]):
         raise DataError(f"q of {source} has {q.shape[1]}x{q.shape[2]} cells but its attribute extent says {stated}: correct it")
-    further = () if snapshots.more_density is None else snapshots.more_density.shape[1:2]
+    further = arrays["more_density"].shape[1:2] if "more_density" in arrays else ()
     expected = {"force": q.shape, "density": q.shape[:3]}
-    expected |= {"more_chemical_potential": (len(q), *further), "more_density": (len(q), *further, *q.shape[1:3])}
-    for name in ("quench", "step", *LABELS, *MORE):
-        array = getattr(snapshots, name)
-        shape = expected.get(name, q.shape[:1])
-        if array is not None and array.shape != shape:
+    expected |= {"more_chemical_potential": (q.shape[0], *further), "more_density": (q.shape[0], *further, *q.shape[1:3])}
+    for name, array in arrays.items():
+        shape = expected.get(name, q.shape if name == "q" else q.shape[:1])
+        if array.shape != shape:
             raise DataError(f"{name} of {source} has shape {list(array.shape)}: q with {list(q.shape)} needs {list(shape)}")
-        if array is not None and array.dtype.kind not in ("iu" if name in ("quench", "step") else "f"):
-            kind = "integers" if name in ("quench", "step") else "floating-point numbers"
-            raise DataError(f"{name} of {source} has type {array.dtype}: store {kind}")
-    for name in ("q", "force", "density", *MORE):
-        array, mu = getattr(snapshots, name), snapshots.more_chemical_potential
-        if name in MORE and array is not None and mu is not None:  # NaN: there is none
-            array = np.where(np.isnan(mu).reshape(*mu.shape, *(1,) * (array.ndim - 2)), 0.0, array)
-        _check_finite(name, array, source)
+        whole = name in ("quench", "step")
+        if array.dtype.kind not in ("iu" if whole else "f") or array.dtype.itemsize > 8:
+            raise DataError(f"{name} of {source} has type {array.dtype}: store {'integers' if whole else 'float32 or float64'}")
 
 
 def _check_finite(name: str, array: NDArray[np.floating] | None, source: str) -> None:
@@ -328,19 +333,3 @@ def _add_labels(file: h5py.File, snapshots: Snapshots) -> None:
         array = getattr(snapshots, name)
         if array is not None:
             _add(file, name, array, snapshots.label_attributes)
-
-
-def _attributes(holder: h5py.File | h5py.Dataset) -> dict[str, Any]:
-    """Attributes as plain Python values, without those that describe a dataset itself."""
-    skipped = _OWN if isinstance(holder, h5py.Dataset) else frozenset()
-    found = {}
-    for name, value in holder.attrs.items():
-        if name not in skipped:
-            plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-            found[name] = plain.decode() if isinstance(plain, bytes) else plain
-    return found
-
-
-def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """The array in the byte order of this machine."""
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
