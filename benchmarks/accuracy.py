@@ -39,7 +39,7 @@ from force_rate import ENSEMBLE, SETTING, hamiltonian_options, machine
 from torch import Tensor, nn
 
 from hpc_holstein.config import load_config
-from hpc_holstein.config.builders import build_integrator
+from hpc_holstein.config.builders import build_integrator, build_system
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.files import require_writable
@@ -88,7 +88,7 @@ def make_data(path: Path, random: int, quenches: int, last_step: int, seed: int)
         q_std=config.initial.q_std,
         velocity_std=config.initial.velocity_std,
         seed=seed,
-        integrator=build_integrator(config),
+        integrator=build_integrator(config, build_system(config)),
         make_forces=lambda domain: neural.build(driver, hamiltonian, domain, ENSEMBLE),
         path="neural",
         batch=5,

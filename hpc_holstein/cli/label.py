@@ -14,7 +14,15 @@ from hpc_holstein.cli.options import (
 )
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import TRAINING_EXTENT, Config, load_config
-from hpc_holstein.config.builders import build_integrator, build_system, forces_maker, provider_facts, require_fit
+from hpc_holstein.config.builders import (
+    System,
+    build_integrator,
+    build_system,
+    forces_maker,
+    provider_facts,
+    require_fit,
+    watch_maker,
+)
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import require_writable
 from hpc_holstein.training import dataset
@@ -36,6 +44,9 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     labels: dict[str, Any] = {**provider_facts(config.force, system.lattice, system.ensemble)}
     labels |= dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
     labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
+    plans = {} if args.input is not None else _plans(args, config, system)
+    if "quenches" in plans:
+        session.say(plans["quenches"].integrator.time_step_in_words(system.hamiltonian.stiffness[1]))
     further = None
     if args.more_mu is not None:
         further = FurtherPotentials(args.more_mu, args.mu_width or MU_WIDTH, config.dynamics.seed)
@@ -55,7 +66,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
             made = label_file(args.input, args.output, **common)
         else:
             attributes = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
-            made = make_file(args.output, attributes=attributes, **common, **_plans(args, config))
+            made = make_file(args.output, attributes=attributes, **common, **plans)
     session.say(
         f"wrote {args.output}: {len(made)} snapshots of {'x'.join(map(str, made.extent))} cells, forces by {_labeller(args)}"
     )
@@ -94,7 +105,7 @@ def _labeller(args: argparse.Namespace) -> str:
     return str(overrides(args).get("force.kind", args.force))
 
 
-def _plans(args: argparse.Namespace, config: Config) -> dict[str, Any]:
+def _plans(args: argparse.Namespace, config: Config, system: System) -> dict[str, Any]:
     """What to make: random snapshots, and snapshots along quenches with the dynamics of the configuration."""
     q_std, seed = config.initial.q_std, config.dynamics.seed
     if q_std is None:
@@ -115,8 +126,9 @@ def _plans(args: argparse.Namespace, config: Config) -> dict[str, Any]:
             q_std=q_std,
             velocity_std=config.initial.velocity_std,
             seed=seed,
-            integrator=build_integrator(config),
-            make_forces=forces_maker(build_system(config), section, mixed=config.parallel.dtype == "mixed"),
+            integrator=build_integrator(config, system),
+            make_forces=forces_maker(system, section, mixed=config.parallel.dtype == "mixed"),
             path=driver,
+            make_watch=watch_maker(config, system),
         )
     return plans

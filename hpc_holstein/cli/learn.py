@@ -19,7 +19,7 @@ from hpc_holstein.cli.restart import Folder
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_with
 from hpc_holstein.config import Config, config_of_text, fit_options, load_config
-from hpc_holstein.config.builders import build_system, provider_facts, require_fit
+from hpc_holstein.config.builders import build_system, provider_facts, require_dynamics, require_fit
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.files import replace_text
 from hpc_holstein.network.checkpoint import check_card, model_path, read_card
@@ -117,7 +117,9 @@ class Learning:
         """On the root: raise what would end a later part, before any work."""
         data, text = Path(self.settings.data), self.config.toml()
         snapshots = dataset.read(data, require_labels=True)
-        system = build_system(config_of_text(text, {"lattice.extent": list(snapshots.extent)}))
+        config = config_of_text(text, {"lattice.extent": list(snapshots.extent)})
+        require_dynamics(config)
+        system = build_system(config)
         require_fit(snapshots, data, system)
         main, committee = self._given()
         cards = [read_card(model_path(model)) for model in (main, *committee)]

@@ -17,6 +17,7 @@ from hpc_holstein.cli.options import Parser, force_overrides, overrides
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.submit import require_ranks, resources_of
 from hpc_holstein.config import config_of_text, load_config
+from hpc_holstein.config.builders import require_dynamics
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.output.folder_lock import FolderLock
 
@@ -98,12 +99,13 @@ def _resources(study: Study, stage: str) -> Resources:
 
 
 def _require_valid(study: Study, resources: Mapping[str, Resources]) -> None:
-    """Raise now what scripts and jobs would raise: unknown force providers, a lattice without room for the ranks."""
+    """Raise now what scripts and jobs would raise: unknown providers, no ground state, a lattice without room for the ranks."""
     for key in ("label_force", "path_force"):
         try:
             config_of_text(study.config.toml(), force_overrides(getattr(study.config.pipeline, key)))
         except ConfigError as error:
             raise ConfigError(f"pipeline.{key}: {error}") from None
+    require_dynamics(study.config)
     require_ranks(study.config, resources["run"])
     for stage in STAGES:
         stage_script(study, stage, study.items(stage), resources[stage]).text()

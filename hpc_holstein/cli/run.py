@@ -82,6 +82,7 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         limits = limits_of(config, simulation)
         session.on_root(lambda: refuse_foreign_states(start, folder.collected, limits))
         session.say(_headline(config, simulation, start))
+        session.say(simulation.integrator.time_step_in_words(simulation.hamiltonian.stiffness[1]))
         kind = restart.choose_writer(start, folder, config, simulation, session)
         company.admit(simulation, config, kind == "gather", session)
         facts = {**simulation_facts(config, simulation), **session.mpi_facts()}

@@ -15,6 +15,7 @@ from hpc_holstein.batch.site import load_site
 from hpc_holstein.cli import restart, run
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, load_config, parse_assignment
+from hpc_holstein.config.builders import require_dynamics
 from hpc_holstein.domain.partition import check_grid, choose_grid
 from hpc_holstein.errors import ConfigError
 
@@ -50,6 +51,7 @@ def _submit(args: argparse.Namespace, session: Session) -> None:
     given = run.given_keys(args)
     config = load_config(args.config, args.preset, given)
     resources = resources_of(args)
+    require_dynamics(config)
     require_ranks(config, resources)
     if not args.dry_run:
         slurm.require_slurm()

@@ -25,8 +25,9 @@ from hpc_holstein.inputs import same_number
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
 from hpc_holstein.output import hdf5
-from hpc_holstein.simulation import LARGEST, Health, MeteredTransport, Simulation, require_memory
+from hpc_holstein.simulation import LARGEST, BatchHealth, Health, MeteredTransport, Simulation, require_memory
 from hpc_holstein.training import dataset
+from hpc_holstein.training.paths import MakeWatch
 
 
 @dataclass(frozen=True)
@@ -149,10 +150,42 @@ def health_of(config: Config, start: Mapping[str, float]) -> Health:
     return health
 
 
-def build_integrator(config: Config) -> Integrator:
-    """The one-step scheme of ``[dynamics]``."""
+def build_integrator(config: Config, system: System) -> Integrator:
+    """The one-step scheme of ``[dynamics]``.
+
+    Raises ConfigError where ``system`` cannot be moved: its energy has no lower bound, or a mode is unstable at this ``dt``.
+    """
     section = config.dynamics
-    return langevin.build(section.scheme, section.mass, section.gamma, section.dt, config.ensemble.kT)
+    integrator = langevin.build(section.scheme, section.mass, section.gamma, section.dt, config.ensemble.kT)
+    system.hamiltonian.require_ground_state()
+    integrator.require_stable(system.hamiltonian.stiffness[1])
+    return integrator
+
+
+@dataclass
+class _QuenchPhysics:
+    domain: Domain
+    hamiltonian: Hamiltonian
+    ensemble: Ensemble
+    mass: float
+    dt: float
+
+
+def watch_maker(config: Config, system: System) -> MakeWatch:
+    """The health limits of a run for quenches that make training states, see :class:`simulation.BatchHealth`."""
+    section = config.dynamics
+
+    def make(domain: Domain, quenches: range) -> BatchHealth:
+        physics = _QuenchPhysics(domain, system.hamiltonian, system.ensemble, section.mass, section.dt)
+        limits = [health_of(config, {}) for _ in quenches]
+        return BatchHealth(physics, limits, quenches.start, config.output.observables_every)
+
+    return make
+
+
+def require_dynamics(config: Config) -> None:
+    """Raise what a run of ``config`` would raise of its dynamics, for commands whose runs come later."""
+    build_integrator(config, build_system(config))
 
 
 def build_simulation(config: Config, transport: Transport, device: str) -> Simulation:
@@ -172,7 +205,7 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
         hamiltonian=system.hamiltonian,
         ensemble=system.ensemble,
         forces=forces_maker(system, config.force, config.parallel.dtype == "mixed", config.parallel.deterministic)(domain),
-        integrator=build_integrator(config),
+        integrator=build_integrator(config, system),
         noise=noise,
         mass=section.mass,
         dt=section.dt,

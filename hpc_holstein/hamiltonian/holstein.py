@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Bond, Lattice
+from hpc_holstein.lattice._neighbour_sums import neighbour_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_FLAT = 1e-12  # a stiffness that is zero but for round-off, in units of k and kappa
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,27 @@ class Holstein:
     def parameters(self) -> dict[str, float]:
         """Name and value of every parameter, as model cards and data files record them."""
         return asdict(self.options)
+
+    @property
+    def stiffness(self) -> tuple[float, float]:
+        """Lowest and highest eigenvalue of the Hessian of ``V`` on this lattice, ``k + kappa s`` [t_nn/a^2].
+
+        ``s`` are the eigenvalues of the sum over the nearest neighbours, -4 to 4 on the infinite square lattice.
+        """
+        ends = [self.options.k + self.options.kappa * s for s in neighbour_sums(self.lattice)]
+        return min(ends), max(ends)
+
+    def require_ground_state(self) -> None:
+        """Raise ConfigError where ``V`` does not grow faster than the ``g |Q|`` of the electrons: no lower bound."""
+        k, kappa, (lowest, _) = self.options.k, self.options.kappa, self.stiffness
+        if lowest > _FLAT * (abs(k) + abs(kappa)):
+            return
+        cells = "x".join(map(str, self.lattice.extent))
+        raise ConfigError(
+            f"hamiltonian.k = {k:g} with kappa = {kappa:g} has no ground state: the softest mode of the {cells} "
+            f"{self.lattice.name} lattice has the stiffness {min(lowest, 0.0):.3g} t_nn/a^2, so coordinates would grow without "
+            f"bound; give k > {k - lowest:g} or a smaller |kappa|"
+        )
 
     def entries(self, q: Tensor) -> Tensor:
         """Matrix elements on the pattern, ``[*batch, *cells, len(pattern)]``: ``-g Q`` on site, ``-t`` on bonds."""

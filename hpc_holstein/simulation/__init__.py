@@ -6,13 +6,14 @@ from hpc_holstein.simulation.ledger import Ledger, MeteredTransport, Totals
 from hpc_holstein.simulation.lockstep import Lockstep
 from hpc_holstein.simulation.loop import Simulation, Summary
 from hpc_holstein.simulation.memory import most_together, require_memory
-from hpc_holstein.simulation.observers import Progress, Recorder, SnapshotWriter, clock
+from hpc_holstein.simulation.observers import BatchHealth, Progress, Recorder, SnapshotWriter, clock
 from hpc_holstein.simulation.stopping import Deadline, StopSignals, Watch
 from hpc_holstein.simulation.trust import Limits, Trust
 
 __all__ = [
     "LARGEST",
     "RUNAWAY",
+    "BatchHealth",
     "CheckpointKeeper",
     "Deadline",
     "Health",

@@ -19,6 +19,17 @@ RUNAWAY = 100.0
 """Kinetic temperature and energy that no run reaches, in units of ``t_nn + kT`` + kinetic + classical energy at the start."""
 
 
+def require_sane(state: State, domain: Domain, dt: float) -> None:
+    """SpectrumError, on all ranks alike, where ``q`` holds NaN or has left every physical range."""
+    lost = (~(state.q.abs() < LARGEST)).sum()  # NaN compares false
+    count = int(domain.allsum(lost.to(torch.float64).cpu()))
+    if count:
+        raise SpectrumError(
+            f"the run diverged after step {state.step}: q is NaN or beyond {LARGEST:g} on {count} site(s); "
+            f"use a time step smaller than dt = {dt:g}, or check the force provider with `hpc-holstein validate`"
+        )
+
+
 class GuardedForces:
     """A force provider that refuses a state that has blown up, in one sentence on all ranks, and measures its time."""
 
@@ -29,22 +40,13 @@ class GuardedForces:
     def __call__(self, state: State) -> ForceResult:
         """Forces of ``state``; SpectrumError where ``q`` holds NaN or has left every physical range."""
         with self._ledger.spend("force"):
-            self._require_sane(state)
+            require_sane(state, self._domain, self._dt)
             result = self._forces(state)
             if result.force.is_cuda:
                 torch.cuda.synchronize(result.force.device)
         self._ledger.force_calls += 1
         # in one layout, as after a restart: the order of a sum over the sites depends on it
         return replace(result, force=result.force.contiguous(), density=result.density.contiguous())
-
-    def _require_sane(self, state: State) -> None:
-        lost = (~(state.q.abs() < LARGEST)).sum()  # NaN compares false
-        count = int(self._domain.allsum(lost.to(torch.float64).cpu()))
-        if count:
-            raise SpectrumError(
-                f"the run diverged after step {state.step}: q is NaN or beyond {LARGEST:g} on {count} site(s); "
-                f"use a time step smaller than dt = {self._dt:g}, or check the force provider with `hpc-holstein validate`"
-            )
 
 
 @dataclass

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from torch import Tensor
 from tqdm import tqdm
 
 from hpc_holstein.domain.transport import Transport
+from hpc_holstein.errors import SpectrumError
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
 from hpc_holstein.output import observables
 from hpc_holstein.output.order import OrderScalars
 from hpc_holstein.output.writers import Writer
-from hpc_holstein.simulation.health import Health
+from hpc_holstein.simulation.health import Health, require_sane
 from hpc_holstein.simulation.ledger import Ledger
 from hpc_holstein.simulation.trust import Trust
 
@@ -41,6 +43,10 @@ class Physics(Protocol):
     mass: float
     dt: float
 
+
+class RunPhysics(Physics, Protocol):
+    """That, and what carries a reduction."""
+
     @property
     def transport(self) -> Transport:
         """That of the domain."""
@@ -52,7 +58,7 @@ class Recorder:
     Every rank computes its part and has the whole row; nothing is gathered.  Collective to make.
     """
 
-    def __init__(self, every: int, simulation: Physics, writer: Writer | None = None, health: Health | None = None) -> None:
+    def __init__(self, every: int, simulation: RunPhysics, writer: Writer | None = None, health: Health | None = None) -> None:
         self.every = every
         self.health = health or Health(simulation.ensemble, simulation.dt)
         self._simulation, self._writer = simulation, writer
@@ -71,11 +77,11 @@ class Recorder:
     def look(self, state: State) -> None:
         """Compute :attr:`last`, the scalars of :data:`output.series.SERIES`, without writing it."""
         assert state.forces is not None
-        self.last = {**self._order(state.forces.density, state.q[..., 0]), **_sums(state, self._simulation)}
+        self.last = {**self._order(state.forces.density, state.q[..., 0]), **_numbers(_sums(state, self._simulation))}
 
     def require_healthy(self, state: State) -> None:
         """SpectrumError where ``state``, between two rows, is not healthy."""
-        self.health.require(state.step, _sums(state, self._simulation))
+        self.health.require(state.step, _numbers(_sums(state, self._simulation)))
 
 
 class HealthCheck:
@@ -89,18 +95,45 @@ class HealthCheck:
         self._record.health.require(state.step, self._record.last)
 
 
-def _sums(state: State, run: Physics) -> dict[str, float]:
-    """The scalars that health looks at, and those that cost as little; the same on all ranks."""
+class BatchHealth:
+    """The health of quenches that move together on one rank, each measured against its own start.
+
+    ``limits`` has one :class:`Health` for each quench; these are numbered from ``first`` on in what SpectrumError says.
+    """
+
+    def __init__(self, physics: Physics, limits: Sequence[Health], first: int, every: int) -> None:
+        self._physics, self._limits, self._first, self._every = physics, limits, first, every
+
+    def __call__(self, state: State, recorded: bool) -> None:
+        """Look at ``q [quench, *cells, basis, components]`` in each step; at the multiples of ``every``, and where the state
+        is ``recorded``, at all limits.
+        """
+        require_sane(state, self._physics.domain, self._physics.dt)
+        if not recorded and state.step % self._every:
+            return
+        sums = _sums(state, self._physics)
+        for index, health in enumerate(self._limits):
+            try:
+                health.require(state.step, _numbers({name: values[index] for name, values in sums.items()}))
+            except SpectrumError as error:
+                raise SpectrumError(f"quench {self._first + index}: {error}") from None
+
+
+def _numbers(values: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}
+
+
+def _sums(state: State, run: Physics) -> dict[str, Tensor]:
+    """The scalars that health looks at, and those that cost as little, ``[*batch]``; the same on all ranks."""
     assert state.forces is not None
     domain, density = run.domain, state.forces.density
     energies = observables.energies(state, run.mass, run.hamiltonian, domain, run.ensemble)
-    values = {
+    return {
         "kinetic_temperature": observables.kinetic_temperature(state.velocity, run.mass, domain),
         "electron_number": observables.electron_number(density, domain) / domain.lattice.sites,
         "mu": state.forces.chemical_potential,
         **{f"{name}_energy": value for name, value in energies.items()},
     }
-    return {name: float(value) for name, value in values.items()}
 
 
 class SnapshotWriter:

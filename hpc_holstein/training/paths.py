@@ -16,13 +16,16 @@ from torch import Tensor
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField
-from hpc_holstein.domain.transport import SerialTransport, Transport
+from hpc_holstein.domain.transport import SerialTransport, Transport, agreed
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Domain, ForceProvider, ForceResult, Integrator, Lattice, Noise, State
 from hpc_holstein.training._parts import Parts
 from hpc_holstein.training.dataset import Snapshots
 
 MakeForces = Callable[[Domain], ForceProvider]
+MakeWatch = Callable[[Domain, range], Callable[[State, bool], None]]
+"""``watch(domain, quenches)`` makes what looks at their states after each step, told whether it is recorded."""
+
 Progress = Callable[[str, int, int], None]
 """``progress(stage, done, total)``, called on every rank with its own share, which is that of all: work is dealt evenly."""
 
@@ -52,6 +55,7 @@ class QuenchPlan:
 
     ``make_forces(domain)`` builds the provider that drives and ``path`` names it in the data file.  ``batch`` quenches
     move together, which pays for providers that are faster on batches; the division does not depend on the ranks.
+    ``make_watch`` makes what ends a quench that is not healthy any more, with a user error.
     """
 
     count: int
@@ -63,6 +67,7 @@ class QuenchPlan:
     make_forces: MakeForces
     path: str
     batch: int = 1
+    make_watch: MakeWatch | None = None
 
     def __post_init__(self) -> None:
         if not self.steps or self.steps[0] < 0 or any(a >= b for a, b in zip(self.steps, self.steps[1:], strict=False)):
@@ -117,13 +122,14 @@ def quench_snapshots(
     mine = batches[transport.rank :: transport.size]
     domain = _whole(lattice, device)
     recorded: dict[int, NDArray[np.float64]] = {}
-    for number, ids in enumerate(mine):
-        fields = []
-        for field in _recorded(plan, ids, domain, parts):
-            fields.append(field)
-            if progress is not None:
-                progress("quench", number * len(plan.steps) + len(fields), len(mine) * len(plan.steps))
-        recorded.update(zip(ids, np.stack(fields, axis=1), strict=True))
+    with agreed(transport):
+        for number, ids in enumerate(mine):
+            fields = []
+            for field in _recorded(plan, ids, domain, parts):
+                fields.append(field)
+                if progress is not None:
+                    progress("quench", number * len(plan.steps) + len(fields), len(mine) * len(plan.steps))
+            recorded.update(zip(ids, np.stack(fields, axis=1), strict=True))
     for share in transport.allgather(recorded):
         recorded.update(share)
     quench = np.repeat(np.arange(plan.count), len(plan.steps))
@@ -147,9 +153,12 @@ def _recorded(plan: QuenchPlan, ids: range, domain: Domain, parts: Parts | None)
         return
     start = _restored(stored[0], domain) if stored else _hot(plan, ids, domain)
     state = plan.integrator.init(start, forces)
+    watch = plan.make_watch(domain, ids) if plan.make_watch else None
     for wanted in plan.steps[len(fields) :]:
         while state.step < wanted:
             state = plan.integrator.step(state, forces, noise)
+            if watch is not None:
+                watch(state, state.step == wanted)
         fields.append(state.q[..., 0, 0].cpu().numpy())
         if parts is not None and (len(fields) % _SAVE_EVERY == 0 or wanted == plan.steps[-1]):
             parts.save(name, {"recorded": np.stack(fields), **_stored(state)})

@@ -70,11 +70,11 @@ def _force_cases() -> Iterator[ForceCase]:
 FORCES = list(_force_cases())
 
 
-def build_lattice(name: str, cells: int) -> Lattice:
-    """Periodic lattice of ``cells`` along every axis, whatever its dimension."""
+def build_lattice(name: str, cells: int, periodic: bool = True) -> Lattice:
+    """Lattice of ``cells`` along every axis, whatever its dimension."""
     for dimension in (1, 2, 3):
         try:
-            return load(lattice, name).build((cells,) * dimension, (True,) * dimension)
+            return load(lattice, name).build((cells,) * dimension, (periodic,) * dimension)
         except ConfigError:
             continue
     raise AssertionError(f"no dimension fits the {name} lattice")

@@ -105,6 +105,23 @@ def test_pull_back_is_minus_the_trace(name, system):
     assert gradient.abs().max() > 0
 
 
+@pytest.mark.parametrize(("cells", "closed"), [(6, True), (5, True), (2, True), (1, True), (5, False), (4, False)])
+@each_system
+def test_stiffness_is_that_of_the_softest_and_of_the_stiffest_mode(name, system, cells, closed):
+    """Against the eigenvalues of the Hessian, from forces of the classical potential; open edges bound them."""
+    lattice = build_lattice(name, cells, closed)
+    hamiltonian = build_hamiltonian(system, lattice)
+    domain, halo, size = CartesianDomain(lattice, SerialTransport()), hamiltonian.reach, lattice.sites * hamiltonian.components
+    unit = torch.eye(size, dtype=torch.float64).reshape(size, *lattice.extent, len(lattice.basis), hamiltonian.components)
+    force, rest = (hamiltonian.classical(domain.pad(q, halo), halo)[1] for q in (unit, torch.zeros_like(unit[:1])))
+    exact = torch.linalg.eigvalsh((rest - force).reshape(size, size))
+    low, high = hamiltonian.stiffness
+    assert low <= exact[0] + 1e-12
+    assert high >= exact[-1] - 1e-12
+    if closed or name == "square":
+        assert (low, high) == pytest.approx((float(exact[0]), float(exact[-1])), abs=1e-12)
+
+
 @each_system
 def test_pattern_lists_on_site_entries_first(name, system):
     _, hamiltonian, q = system_on(name, system)

@@ -169,6 +169,45 @@ def test_equipartition(scheme):
     assert float(STIFFNESS * state.q.square().mean()) / KT == pytest.approx(1, abs=five_errors)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_large_time_step_makes_the_stated_average_wrong_by_the_stated_part(scheme):
+    """In closed form at any gamma, on 1e5 oscillators in five standard errors; the other average stays right."""
+    count, dt, gamma = 100_000, 1.5, 0.2
+    generator = torch.Generator().manual_seed(4)
+    well = Well()
+    integrator = langevin.build(scheme, MASS, gamma, dt, KT)
+    q = torch.zeros(250, 400, 1, 1, dtype=torch.float64)
+    state = integrator.init(State.at_rest(q), well)
+    for _ in range(100):  # 30 relaxation times
+        state = integrator.step(state, well, lambda step: torch.randn(q.shape, generator=generator, dtype=torch.float64))
+    found = {
+        "<Q^2>": float(STIFFNESS * state.q.square().mean()) / KT,
+        "the kinetic temperature": float(MASS * state.velocity.square().mean()) / KT,
+    }
+    five_errors = 5 * math.sqrt(2 / count) * 1.2
+    assert abs(integrator.bias(STIFFNESS)) > 5 * five_errors
+    assert found[integrator.biased] == pytest.approx(1 + integrator.bias(STIFFNESS), abs=five_errors)
+    assert found[integrator.exact] == pytest.approx(1, abs=five_errors)
+    told = integrator.time_step_in_words(STIFFNESS)
+    assert f"{integrator.biased} of the stiffest lattice mode is {100 * abs(integrator.bias(STIFFNESS)):.3g} % too" in told
+    assert "warning" in told
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_bounds_of_the_time_step_are_sharp(scheme):
+    """Just below ``2/omega`` a mode stays where it is, just above it grows; at the safe step the bias is one percent."""
+    limit = langevin.build(scheme, MASS, 0.0, 0.05, KT).unstable_step(STIFFNESS)
+    assert float(energy(run(scheme, 0.0, 0.999 * limit, 1000 * limit))) < 1e6
+    assert float(energy(run(scheme, 0.0, 1.001 * limit, 1000 * limit))) > 1e12
+    langevin.build(scheme, MASS, 0.2, 0.999 * limit, KT).require_stable(STIFFNESS)
+    with pytest.raises(ConfigError, match=r"is unstable.*needs dt < 2/omega"):
+        langevin.build(scheme, MASS, 0.2, 1.001 * limit, KT).require_stable(STIFFNESS)
+    safe = langevin.build(scheme, MASS, 0.2, 0.05, KT).safe_step(STIFFNESS)
+    assert abs(langevin.build(scheme, MASS, 0.2, safe, KT).bias(STIFFNESS)) == pytest.approx(langevin.SAFE)
+    assert "is safe" in langevin.build(scheme, MASS, 0.2, 0.999 * safe, KT).time_step_in_words(STIFFNESS)
+    assert "warning" in langevin.build(scheme, MASS, 0.2, 1.001 * safe, KT).time_step_in_words(STIFFNESS)
+
+
 def test_zero_temperature_only_damps():
     state = run("verlet-ou", 0.5, 0.1, 100.0)
     assert float(energy(state)) < 1e-8

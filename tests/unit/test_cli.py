@@ -214,6 +214,11 @@ def test_a_run_continues_from_a_snapshot_of_another(here: Path) -> None:
             assert np.array_equal(second[name][0], first[name][-1])
 
 
+SOFT, COARSE = ["--set", "hamiltonian.k=0.5"], ["--set", "dynamics.dt=3.5"]
+NO_GROUND_STATE = ["hamiltonian.k = 0.5 with kappa = 0.18 has no ground state", "stiffness -0.22", "give k > 0.72"]
+QUENCH = ["--lattice", "6x6", "--quenches", "1", "--per-quench", "3", "--force", "atomic", "--output", "x.h5"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -241,6 +246,15 @@ def test_a_run_continues_from_a_snapshot_of_another(here: Path) -> None:
         (["run", *PRESET, "--force", "atomic", "--threads", "1000000"], ["1000000 threads a rank"]),
         (["run", *PRESET, "--force", "atomic", "--output", "states.h5/x"], ["states.h5/x/trajectory.h5 cannot be written"]),
         (["run", *PRESET, "--force", "atomic", "--device", "cuda:99"], ["cuda:99", "use auto or cpu"]),
+        (["run", *PRESET, "--force", "atomic", *SOFT], NO_GROUND_STATE),
+        (["run", *PRESET, "--force", "atomic", "--set", "hamiltonian.k=0.72"], ["k = 0.72", "give k > 0.72"]),
+        (["run", *PRESET, "--force", "atomic", "--set", "hamiltonian.kappa=-0.3"], ["kappa = -0.3", "give k > 1.2"]),
+        (["run", *PRESET, "--force", "atomic", *COARSE], ["dt = 3.5", "is unstable", "2/omega = 3.41", "give 0.33 or less"]),
+        (["label", *QUENCH, *SOFT], NO_GROUND_STATE),
+        (["label", *QUENCH, *COARSE], ["dt = 3.5", "is unstable"]),
+        (["label", *QUENCH, "--set", "health.max_temperature=1"], ["quench 0: the run diverged by step", "beyond 1 (health."]),
+        (["submit", *PRESET, *SOFT], NO_GROUND_STATE),
+        (["bench", "strong", *SOFT, "--output", "x"], NO_GROUND_STATE),
         (["label", "--output", "x.h5"], ["nothing to label"]),
         (["label", "--input", "gone.h5", "--output", "x.h5"], ["gone.h5 does not exist"]),
         (["label", "--input", "states.h5", "--random", "3", "--output", "x.h5"], ["--random has no meaning with --input"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -17,6 +18,7 @@ from hpc_holstein.cli import main
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import Transport, run_in_process
 from hpc_holstein.errors import DataError
+from hpc_holstein.forces._atomic import AtomicForces
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.output import checkpoint
@@ -282,15 +284,24 @@ def test_a_budget_that_is_used_up_stops_before_any_step() -> None:
     assert run("bad", 5, "--max-walltime", "5 minutes") == 2
 
 
+def _repelling(found: ForceResult) -> ForceResult:
+    return dataclasses.replace(found, force=-1e9 * found.force)
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
         (["health.max_temperature=0.1"], "kinetic temperature .* is beyond 0.1 \\(health.max_temperature\\)"),
         (["health.max_energy=0.5"], "kinetic and classical energy .* is beyond 0.5 \\(health.max_energy\\)"),
-        (["dynamics.dt=8.0"], "diverged .*time step smaller than dt = 8"),
+        ([], "diverged after step .*time step smaller than dt = 0.05"),
     ],
 )
-def test_a_run_that_leaves_physics_ends_readable(more: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_leaves_physics_ends_readable(
+    more: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not more:  # forces that push the wrong way
+        right = AtomicForces.__call__
+        monkeypatch.setattr(AtomicForces, "__call__", lambda self, state: _repelling(right(self, state)))
     settings = [item for text in more for item in ("--set", text)]
     assert run("r", 500, *settings) == 2
     told = capsys.readouterr().err

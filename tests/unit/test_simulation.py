@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, initial_state
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.interfaces import State
+from hpc_holstein.interfaces import ForceProvider, ForceResult, State
 from hpc_holstein.output.analysis import choose_frames, local_exponent
 from hpc_holstein.output.gather import TrajectoryWriter
 from hpc_holstein.output.hdf5 import open_trajectory
@@ -121,19 +122,29 @@ def test_single_precision_starts_from_the_same_state() -> None:
     assert state.q.dtype == torch.float32
 
 
+class Repelling:
+    """Forces of another provider that push the wrong way, ten times as hard."""
+
+    def __init__(self, forces: ForceProvider) -> None:
+        self.reach, self.tolerance, self._forces = forces.reach, forces.tolerance, forces
+
+    def __call__(self, state: State) -> ForceResult:
+        found = self._forces(state)
+        return replace(found, force=-10 * found.force)
+
+
 def test_a_run_that_blows_up_says_so_on_all_ranks() -> None:
-    config = config_of(**{"dynamics.dt": 8.0, "dynamics.steps": 400})
-    with pytest.raises(SpectrumError, match=r"diverged after step \d+.*dt = 8"):
-        run(config, SerialTransport())
-    messages = []
+    config = config_of(**{"dynamics.steps": 400})
 
-    def body(transport: Transport) -> None:
-        with pytest.raises(SpectrumError) as caught:
-            run(config, transport)
-        messages.append(str(caught.value))
+    def body(transport: Transport) -> str:
+        simulation = build_simulation(config, transport, "cpu")
+        simulation.forces = Repelling(simulation.forces)
+        with pytest.raises(SpectrumError, match=r"diverged after step \d+.*dt = 0.05") as caught:
+            simulation.run(initial_state(config, simulation), 400, Recorder(400, simulation), ())
+        return str(caught.value)
 
-    run_in_process(2, body)
-    assert messages[0] == messages[1]
+    messages = run_in_process(2, body)
+    assert messages[0] == messages[1] == body(SerialTransport())
 
 
 def test_a_nan_in_one_tile_is_noticed_by_all() -> None:
