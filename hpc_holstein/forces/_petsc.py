@@ -20,6 +20,7 @@ from hpc_holstein.domain.transport import SerialTransport, Transport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces._canonical import require_filling
 from hpc_holstein.forces._memory import usable_bytes
+from hpc_holstein.forces._petsc_options import is_name, require_solver_options
 from hpc_holstein.forces._resolvent import Resolvent, Solution
 from hpc_holstein.forces._rows import Rows
 from hpc_holstein.forces._sampled import chosen_sites, known_potential, previous_potentials, sampled
@@ -215,7 +216,7 @@ class BlockSystem:
         """The options of this solver in the database of PETSc: defaults, then the environment, then those that were given."""
         database = self._PETSc.Options()
         before = database.getAll()
-        names = [_PREFIX + word[1:] for text in (self._defaults[0], self._given) for word in text.split() if _names(word)]
+        names = [_PREFIX + word[1:] for text in (self._defaults[0], self._given) for word in text.split() if is_name(word)]
         database.prefixPush(_PREFIX)
         database.insertString(self._defaults[0])
         database.prefixPop()
@@ -234,7 +235,7 @@ class BlockSystem:
                 database.setValue(name, value)
 
     def _require_used(self, database: Any) -> None:
-        unused = [word for word in self._given.split() if _names(word) and not database.used(_PREFIX + word[1:])]
+        unused = [word for word in self._given.split() if is_name(word) and not database.used(_PREFIX + word[1:])]
         if unused:
             raise ConfigError(
                 f"petsc option '{unused[0]}' means nothing to the solver: check its spelling, or give it in the environment "
@@ -267,11 +268,7 @@ def _check(options: Options, ensemble: Ensemble) -> None:
         )
     if options.sites < 0:
         raise ConfigError(f"sites = {options.sites} is not a number of sites: give 1 or more, or 0 for all")
-    if options.petsc.strip() and not _names(options.petsc.split()[0]):
-        raise ConfigError(
-            f"petsc = '{options.petsc}' does not start with the name of an option: give names with a dash, such as "
-            "petsc = '-ksp_type gmres'"
-        )
+    require_solver_options(options.petsc)
     if options.distribute not in ("auto", "poles", "lattice"):
         raise ConfigError(f"distribute = '{options.distribute}' is not known: use 'auto', 'poles' or 'lattice'")
     if not 0 <= options.seed < 1 << 64:
@@ -287,7 +284,8 @@ def _petsc() -> Any:
         import mpi4py.MPI  # noqa: F401
         import petsc4py
 
-        petsc4py.init(["hpc_holstein", "-no_signal_handler"])  # signals are for checkpoints
+        # Signals are for checkpoints; a file in the folder where a run starts decides nothing.
+        petsc4py.init(["hpc_holstein", "-no_signal_handler", "-skip_petscrc"])
         from petsc4py import PETSc
     except ImportError as error:
         raise ConfigError(
@@ -325,8 +323,3 @@ def _alone(sites: int, factorize: bool) -> tuple[str, ...]:
     if not factorize:
         return (_ITERATE + _MANY,)
     return (_FACTORIZE,) if sites <= _SMALL else (_ITERATE + _FEW, _FACTORIZE)
-
-
-def _names(word: str) -> bool:
-    """Whether a word of an option string is the name of an option rather than its value."""
-    return word.startswith("-") and word[1:2].isalpha()

@@ -8,8 +8,9 @@ right-hand side of its own, there are no colours either.  Where each rank can ho
 iterates (GMRES, incomplete LU), or factorizes (nested dissection) small lattices and where the iteration is slow, as in a
 metal.  Beyond, the matrix is distributed as the lattice is and the ranks iterate together (overlapping domains).
 Options of PETSc are taken from ``petsc = "-ksp_type bcgs -ksp_monitor"``, or with the prefix ``holstein_`` from the
-environment, ``PETSC_OPTIONS="-holstein_ksp_type bcgs"``.  Installed by ``pip install 'hpc_holstein[petsc]'``; a build with real
-numbers, as is usual, is what it takes.  Source: Lin, Lu, Ying, E, Commun. Math. Sci. 7, 755 (2009).
+environment, ``PETSC_OPTIONS="-holstein_ksp_type bcgs"``; of a configuration only those of the solver that name no file
+(:mod:`hpc_holstein.forces._petsc_options`), of ``.petscrc`` none.  Installed by ``pip install 'hpc_holstein[petsc]'``; a build
+with real numbers, as is usual, is what it takes.  Source: Lin, Lu, Ying, E, Commun. Math. Sci. 7, 755 (2009).
 """
 
 from __future__ import annotations

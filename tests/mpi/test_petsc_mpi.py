@@ -83,7 +83,7 @@ def test_other_solvers_of_several_ranks(transport: MPITransport) -> None:
     ("options", "error", "told"),
     [
         ("-ksp_type gmres -pc_type none -ksp_max_it 2", SpectrumError, "DIVERGED_MAX_IT after 2 iterations"),
-        ("-ksp_tpye gmres", ConfigError, "'-ksp_tpye' means nothing"),
+        ("-ksp_rtoll 1e-9", ConfigError, "'-ksp_rtoll' means nothing"),
         ("-pc_type hypre", ConfigError, "refuses to solve with petsc = '-pc_type hypre'"),
     ],
 )
