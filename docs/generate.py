@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
 import io
+import json
 from contextlib import redirect_stdout
-from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import tomli_w
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from hpc_holstein.cli import parser as command_parser
 from hpc_holstein.config import PRESETS, kinds
 from hpc_holstein.config.presets import preset
-from hpc_holstein.config.schema import Config, KindSection
-from hpc_holstein.training.fit_options import FitOptions
-
-_FOLDERS = {"force": "forces", "hamiltonian": "hamiltonian", "model": "network.models"}
+from hpc_holstein.config.schema import Config
 
 
 def write(folder: Path) -> None:
@@ -34,24 +32,21 @@ def configuration() -> str:
     """Every section and key with its type, default and meaning."""
     parts = [
         "# Configuration reference\n",
-        "A configuration is a TOML file. `--set section.key=value` overrides any key, an unknown key is an error that names "
-        "the nearest valid one. Written from the code that checks it.\n",
+        "A configuration is a TOML file. `--set section.key=value` overrides any key, and the keys of the physics have options "
+        "of their own, such as `--kT`. An unknown key is an error that names the nearest valid one. Written from the code that "
+        "checks it, as is the JSON schema from which editors complete keys and show their meaning:\n",
+        "```console\n$ hpc-holstein show --schema > hpc-holstein.schema.json\n```\n",
+        "An editor that knows such schemas (Even Better TOML in VS Code, `taplo`) takes it for files that begin with\n",
+        "```toml\n#:schema ./hpc-holstein.schema.json\n```\n",
     ]
     for name, field in Config.model_fields.items():
         section: Any = field.annotation
-        if name in _FOLDERS:
-            parts += _kind_section(name)
-        elif name == "training":
-            parts += [f"## [{name}]\n", _options_text(FitOptions)]
-        elif inspect.isclass(section) and issubclass(section, BaseModel) and not issubclass(section, KindSection):
-            parts += [f"## [{name}]\n", f"```text\n{inspect.getdoc(section)}\n```\n", _table(_model_rows(section))]
+        if name in kinds.FOLDERS and name != "lattice":
+            parts += _kind_section(name, field)
+        elif inspect.isclass(section) and issubclass(section, BaseModel):
+            parts += [f"## [{name}]\n", f"{_escaped(inspect.getdoc(section) or '')}\n", _table(section)]
     parts.append("## Presets\n")
-    for name in PRESETS:
-        lines = "\n\n".join(
-            f"[{section}]\n" + "\n".join(f"{key} = {_toml(value)}" for key, value in values.items())
-            for section, values in preset(name).items()
-        )
-        parts.append(f"`{name}`:\n\n```toml\n{lines}\n```\n")
+    parts += [f"`{name}`:\n\n```toml\n{tomli_w.dumps(preset(name))}```\n" for name in PRESETS]
     return "\n".join(parts)
 
 
@@ -87,32 +82,30 @@ def _help(parser: argparse.ArgumentParser) -> str:
     return text.getvalue().rstrip()
 
 
-def _kind_section(name: str) -> list[str]:
-    package = f"hpc_holstein.{_FOLDERS[name]}"
-    found = kinds.available(package)
+def _kind_section(name: str, field: FieldInfo) -> list[str]:
+    found = kinds.available(name)
     parts = [f"## [{name}]\n", f"`kind`: {', '.join(f'`{kind}`' for kind in found)}. The other keys belong to the kind:\n"]
     for kind in found:
-        module = importlib.import_module(f"{package}.{kind}")
-        sentence = (inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
-        parts += [f'### {name}.kind = "{kind}"\n', f"{sentence}\n", _options_text(module.Options)]
+        sentence = (inspect.getdoc(kinds.resolve(name, kind)) or "").split("\n\n")[0].replace("\n", " ")
+        parts += [f'### {name}.kind = "{kind}"\n', f"{sentence}\n", _table(kinds.section_of(name, kind), without=("kind",))]
     return parts
 
 
-def _options_text(options: type) -> str:
-    rows = [
-        (field.name, _type(get_type_hints(options)[field.name]), "" if field.default is MISSING else _toml(field.default))
-        for field in fields(options)
-    ]
+def _table(section: type[BaseModel], without: tuple[str, ...] = ()) -> str:
+    rows = [(name, field) for name, field in section.model_fields.items() if name not in without]
     if not rows:
         return "No other keys.\n"
-    return f"```text\n{inspect.getdoc(options)}\n```\n\n{_table(rows)}"
+    lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in rows:
+        default = "required" if field.is_required() else _toml(field.default)
+        meaning = _escaped(field.description or "").replace("|", "\\|")
+        lines.append(f"| `{name}` | {_type(field.annotation)} | `{default}` | {meaning} |")
+    return "\n".join(lines) + "\n"
 
 
-def _model_rows(section: type[BaseModel]) -> list[tuple[str, str, str]]:
-    return [
-        (name, _type(field.annotation), "required" if field.is_required() else _toml(field.default))
-        for name, field in section.model_fields.items()
-    ]
+def _escaped(text: str) -> str:
+    """Text whose brackets and underscores Markdown leaves alone."""
+    return text.replace("[", "\\[").replace("]", "\\]").replace("_", "\\_").replace("*", "\\*")
 
 
 def _type(annotation: Any) -> str:
@@ -129,17 +122,5 @@ def _type(annotation: Any) -> str:
     return annotation.__name__ if inspect.isclass(annotation) else str(annotation)
 
 
-def _table(rows: list[tuple[str, str, str]]) -> str:
-    lines = ["| key | type | default |", "|---|---|---|"]
-    lines += [f"| `{name}` | `{kind}` | {f'`{default}`' if default else ''} |" for name, kind, default in rows]
-    return "\n".join(lines) + "\n"
-
-
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return "absent" if value is None else str(value)
+    return "absent" if value is None else json.dumps(value)  # what JSON and TOML have in common

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from hpc_holstein.errors import DataError, HolsteinError
 
+_LONGEST_NAME, _LONGEST_PATH = 224, 4000  # bytes: names of temporary files have some more
+_LARGEST_TEXT = 1 << 22
+
 
 @contextmanager
 def replaced(path: Path, refusal: type[HolsteinError] = DataError, synced: bool = True) -> Iterator[Path]:
@@ -87,6 +90,44 @@ def require_writable(*paths: Path) -> None:
                 pass
         except OSError as error:
             raise DataError(_cannot_write(path, error)) from None
+
+
+def usable_path(text: str) -> str:
+    """``text`` if a file can have that name, else ValueError."""
+    if not text:
+        raise ValueError("an empty name is no file or folder: give its name, or leave it out")
+    raw = text.encode(errors="surrogateescape")
+    if b"\0" in raw:
+        raise ValueError("a name with a zero character is no file or folder: give another one")
+    longest = max(len(part) for part in raw.split(b"/"))
+    if longest > _LONGEST_NAME or len(raw) > _LONGEST_PATH:
+        raise ValueError(
+            f"a path of {len(raw)} bytes with a name of {longest} is too long: file systems take some {_LONGEST_PATH} and "
+            f"{_LONGEST_NAME}"
+        )
+    return text
+
+
+def read_text(path: Path, told: str, refusal: type[HolsteinError] = DataError) -> str:
+    """Text of a small file, such as a configuration; raises ``refusal``, which begins with ``told``, where there is none.
+
+    A pipe is read if somebody writes to it; never more than :data:`_LARGEST_TEXT` bytes are.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for the writer of a pipe
+        os.set_blocking(descriptor, True)
+        with open(descriptor, "rb") as file:
+            content = file.read(_LARGEST_TEXT + 1)
+    except FileNotFoundError:
+        raise refusal(f"{told} does not exist: check the path") from None
+    except (OSError, ValueError) as error:
+        raise refusal(f"{told} cannot be read ({getattr(error, 'strerror', None) or error}): give a text file") from None
+    if len(content) > _LARGEST_TEXT:
+        raise refusal(f"{told} is larger than {_LARGEST_TEXT >> 20} MiB, which no such file is: give a text file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refusal(f"{told} is not UTF-8 text (byte {error.start}): give a text file") from None
 
 
 def exists_already(path: Path) -> str:

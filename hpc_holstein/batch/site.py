@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from hpc_holstein.batch.lines import TAB, printable, sbatch_words
 from hpc_holstein.config.loading import read_toml
-from hpc_holstein.config.messages import sentence
+from hpc_holstein.config.messages import complaints, sentence
 from hpc_holstein.errors import ConfigError
 
 VARIABLE = "HPC_HOLSTEIN_SITE"
@@ -98,11 +98,10 @@ def load_site(gpus: bool, environment: Mapping[str, str] = os.environ) -> Site:
 
 
 def _checked(table: Mapping[str, Any], section: str, path: Path) -> Site:
-    prefix = (section,) if section else ()
-    valid = [".".join((*prefix, name)) for name in Site.model_fields]
+    valid = {f"{section}.{name}".lstrip("."): field for name, field in Site.model_fields.items()}
     try:
         return Site.model_validate_json(json.dumps(dict(table), default=str), strict=True)
     except ValidationError as error:
-        raise ConfigError(f"{path}: {sentence(error, prefix, valid)}") from None
+        raise ConfigError(f"{path}: {sentence(complaints(error)[0], valid, section)}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None

@@ -18,8 +18,7 @@ from hpc_holstein.bench.ceilings import measure_ceilings
 from hpc_holstein.bench.timing import Action, Say, in_turn
 from hpc_holstein.config import Config
 from hpc_holstein.config.builders import System, build_system, forces_maker
-from hpc_holstein.config.loading import section_options
-from hpc_holstein.config.schema import KindSection
+from hpc_holstein.config.kinds import KindSection, new_section
 from hpc_holstein.domain import partition
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
@@ -95,10 +94,10 @@ class _Bench:
     def network(self) -> list[dict[str, Any]]:
         """One evaluation of the network, against its own multiply-adds at the rate of the large convolution."""
         system, domain = self._place(self.sizes.tile)
-        section = self.config.force if self.config.force.kind == "neural" else KindSection(kind="neural")
+        section = self.config.force if self.config.force.kind == "neural" else new_section("force", "neural")
         forces = forces_maker(system, section, mixed=self.config.parallel.dtype == "mixed")(domain)
         call, result = self._warm(forces, self._state(domain))
-        module = load_model(model_path(section_options("force", section).model), system.lattice)[0].float()
+        module = load_model(model_path(section.options.model), system.lattice)[0].float()
         seconds = in_turn({"force": call}, self.transport, self.rounds)["force"]
         evaluations = result.info.get("evaluations", 1.0)
         done = self.sizes.tile**2 * evaluations
@@ -192,4 +191,4 @@ def _with_lattice(config: Config, extent: tuple[int, ...]) -> Config:
 
 
 def _kind(kind: str, **options: Any) -> KindSection:
-    return KindSection.model_validate({"kind": kind, "tolerance": _TOLERANCE, **options})
+    return new_section("force", kind, tolerance=_TOLERANCE, **options)

@@ -88,7 +88,7 @@ def _measured(args: argparse.Namespace, config: Config, session: Session, device
         sizes = kernels.Sizes.on(device, args.quick)
         return {"result": kernels.measure_kernels(config, transport, device, args.repeats, sizes, session.say)}
     if args.what != "io" and args.of == "training":
-        batch = max(4, config.training.get("batch", 4)) * (transport.size if args.what == "weak" else 1)
+        batch = max(4, fit_options(config).batch) * (transport.size if args.what == "weak" else 1)
         return measure_epochs(config, transport, device, batch, args.repeats, args.warm_up or 1)
     with _scratch(args.output or Path(), session) as folder:
         if args.what == "io":

@@ -135,4 +135,4 @@ def require_one_run(config: Config, command: str, instead: str) -> None:
 
 def providers() -> str:
     """Everyone who can be asked for forces, as help texts list them."""
-    return ", ".join([*available("hpc_holstein.forces"), "or a model file *.safetensors"])
+    return ", ".join([*available("force"), "or a model file *.safetensors"])

@@ -25,7 +25,7 @@ from greenlet import GreenletExit
 from hpc_holstein.cli.restart import AUTO, NEVER, Folder
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, config_of_text
-from hpc_holstein.config.schema import ParallelSection
+from hpc_holstein.config.sections import ParallelSection
 from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.transport import MPITransport, abort_all_on_error
 from hpc_holstein.errors import ConfigError, HolsteinError

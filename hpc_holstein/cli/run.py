@@ -21,7 +21,7 @@ from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_of, refuse_foreign_states, trust_of
 from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, health_of, initial_state, provider_facts
-from hpc_holstein.config.schema import ParallelSection
+from hpc_holstein.config.sections import ParallelSection
 from hpc_holstein.domain import gpu_buffers
 from hpc_holstein.domain.transport import agreed
 from hpc_holstein.errors import SpectrumError

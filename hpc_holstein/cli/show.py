@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpc_holstein.cli.session import Session
+from hpc_holstein.config.schema import file_schema
 from hpc_holstein.errors import DataError
 from hpc_holstein.network.checkpoint import describe, model_path, read_card
 from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory, trajectory_of
@@ -20,7 +22,7 @@ _LONG = 100  # characters of an attribute that are shown on its line
 
 def execute(args: argparse.Namespace, session: Session) -> None:
     """Say what is there; one rank does it."""
-    session.on_root(lambda: session.say(in_words(args.what)))
+    session.on_root(lambda: session.say(json.dumps(file_schema(), indent=2) if args.schema else in_words(args.what)))
 
 
 def in_words(what: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,8 @@ from numpy.typing import NDArray
 from hpc_holstein.cli.options import force_overrides
 from hpc_holstein.config import Config, parse_assignment
 from hpc_holstein.config.builders import System, forces_maker
-from hpc_holstein.config.kinds import available, option_names, parse_options, require_choice, resolve
-from hpc_holstein.config.loading import FOLDERS
-from hpc_holstein.config.schema import KindSection
+from hpc_holstein.config.kinds import KindSection, available, new_section, require_choice
+from hpc_holstein.config.loading import parsed_section
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.interfaces import Ensemble
@@ -57,12 +55,12 @@ class Sides:
             reference = self._side(system, "reference", self.reference, True)
         if system.ensemble.kind != "canonical":
             return judged, reference, None
-        section = _with(KindSection(kind=_POTENTIAL_KIND), tolerance=_POTENTIAL_TOLERANCE)
+        section = new_section("force", _POTENTIAL_KIND, tolerance=_POTENTIAL_TOLERANCE)
         name = f"{section.kind} of the whole lattice (tolerance {_POTENTIAL_TOLERANCE:g})"
         return judged, reference, Side(name, forces_maker(system, section))
 
     def _side(self, system: System, role: str, section: KindSection, may_sample: bool) -> Side:
-        sampled = bool(self.sites) and may_sample and "sites" in _option_names(section.kind)
+        sampled = bool(self.sites) and may_sample and "sites" in section.option_names()
         if sampled:
             section = _with(section, sites=self.sites, seed=self.seed)
         return Side(f"{role} {section.kind}", forces_maker(system, section), sampled)
@@ -101,7 +99,7 @@ def budget_rungs(sides: Sides, system: System, found: Comparison) -> tuple[list[
     A kind with an expansion: without probing, with a ten times tighter expansion, at the ``mu`` of the reference.  A network:
     at the ``mu`` of the reference, and ``local`` of the same reach.  Raises ConfigError where the reference knows no ``mu``.
     """
-    section, options = sides.judged, _option_names(sides.judged.kind)
+    section, options = sides.judged, sides.judged.option_names()
     own, true = found.predicted.snapshots.chemical_potential, found.chemical_potential
     if true is None:
         raise ConfigError("--budget needs the chemical potential of the reference, which does not know it: use exact or kpm")
@@ -110,7 +108,7 @@ def budget_rungs(sides: Sides, system: System, found: Comparison) -> tuple[list[
     rungs = []
     if "sites" in options and "tolerance" in options:
         plain = _at_sites(section, sides, system, "expansion")
-        tight = _with(plain, tolerance=_TIGHTER * _options(plain).tolerance)
+        tight = _with(plain, tolerance=_TIGHTER * plain.options.tolerance)
         if not (sides.sites and section.kind not in _JUDGED_WHOLE):
             rungs.append(Rung("probing", _maker(system, plain), own))
         rungs.append(Rung("truncation", _maker(system, tight), own))
@@ -123,7 +121,7 @@ def budget_rungs(sides: Sides, system: System, found: Comparison) -> tuple[list[
         return rungs, "rest"
     if section.kind == "local":
         return rungs, f"reach {found.predicted.reach}"
-    floor = _at_sites(_with(KindSection(kind="local"), reach=found.predicted.reach), sides, system, "local")
+    floor = _at_sites(new_section("force", "local", reach=found.predicted.reach), sides, system, "local")
     rungs.append(Rung("network" if section.kind == "neural" else section.kind, _maker(system, floor), true))
     return rungs, f"reach {found.predicted.reach}"
 
@@ -131,9 +129,8 @@ def budget_rungs(sides: Sides, system: System, found: Comparison) -> tuple[list[
 def _reference(name: str, values: dict[str, Any]) -> KindSection:
     """The section of ``--reference``, with the options of ``--reference-set``."""
     given = {key.partition(".")[2]: value for key, value in force_overrides(name).items()}
-    kind = require_choice("--reference", given.pop("kind"), [*available(FOLDERS["force"]), LABELS])
-    parse_options(_module(kind).Options, {**given, **values}, "reference")  # names the key that is wrong
-    return _with(KindSection(kind=kind), **given, **values)
+    kind = require_choice("--reference", given.pop("kind"), [*available("force"), LABELS])
+    return parsed_section("force", kind, {**given, **values}, "reference")
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -146,7 +143,7 @@ def _assignment(text: str) -> tuple[str, Any]:
 def _at_sites(section: KindSection, sides: Sides, system: System, cost: str) -> KindSection:
     """The section at the sampled sites of the comparison, or at as many as cost little; unit vectors have no probing error."""
     count = sides.sites or min(_BUDGET_SITES[cost], system.lattice.sites)
-    unit = {"probing": "colours"} if "probing" in _option_names(section.kind) else {}
+    unit = {"probing": "colours"} if "probing" in section.option_names() else {}
     return _with(section, sites=count, seed=sides.seed, **unit)
 
 
@@ -159,15 +156,3 @@ def _maker(system: System, section: KindSection) -> MakeInEnsemble:
 
 def _with(section: KindSection, **values: Any) -> KindSection:
     return section.model_copy(update=values)
-
-
-def _module(kind: str) -> ModuleType:
-    return resolve(FOLDERS["force"], kind, "force.kind")
-
-
-def _option_names(kind: str) -> list[str]:
-    return option_names(_module(kind).Options)
-
-
-def _options(section: KindSection) -> Any:
-    return parse_options(_module(section.kind).Options, section.option_values, "force")

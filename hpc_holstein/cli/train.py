@@ -14,8 +14,6 @@ from hpc_holstein.cli.options import default_preset, overrides
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, fit_options, load_config
 from hpc_holstein.config.builders import System, build_network, build_system, require_fit
-from hpc_holstein.config.kinds import option_names, resolve
-from hpc_holstein.config.loading import FOLDERS
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, ModelError
@@ -117,7 +115,7 @@ def with_kT_range(config: Config, snapshots: Snapshots) -> Config:
         return config
     low, high = float(snapshots.kT.min()), float(snapshots.kT.max())
     model = config.model
-    if "kT_range" not in option_names(resolve(FOLDERS["model"], model.kind, "model.kind").Options):
+    if "kT_range" not in model.option_names():
         raise ConfigError(
             f"the files have kT from {low:g} to {high:g} and {model.kind} knows one: "
             "give files of one kT, or train enn or enn_energy"

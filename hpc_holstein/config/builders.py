@@ -12,8 +12,10 @@ import numpy as np
 import torch
 
 from hpc_holstein.config import kinds
-from hpc_holstein.config.loading import FOLDERS, fit_options, section_options
-from hpc_holstein.config.schema import Config, InitialSection, KindSection
+from hpc_holstein.config.kinds import KindSection
+from hpc_holstein.config.loading import fit_options
+from hpc_holstein.config.schema import Config
+from hpc_holstein.config.sections import InitialSection
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.torch_transport import connected
@@ -42,9 +44,9 @@ class System:
 def build_system(config: Config) -> System:
     """Lattice, Hamiltonian and ensemble."""
     section = config.lattice
-    lattice = kinds.resolve(FOLDERS["lattice"], section.kind, "lattice.kind").build(section.extent, section.periodic)
-    module = kinds.resolve(FOLDERS["hamiltonian"], config.hamiltonian.kind, "hamiltonian.kind")
-    hamiltonian = module.build(section_options("hamiltonian", config.hamiltonian), lattice)
+    lattice = kinds.resolve("lattice", section.kind).build(section.extent, section.periodic)
+    module = kinds.resolve("hamiltonian", config.hamiltonian.kind)
+    hamiltonian = module.build(config.hamiltonian.options, lattice)
     return System(lattice, hamiltonian, config.ensemble.build())
 
 
@@ -55,11 +57,11 @@ def forces_maker(
 
     ``deterministic``: as in ``[parallel]``, ConfigError for a kind that cannot.
     """
-    module = kinds.resolve(FOLDERS["force"], force.kind, "force.kind")
-    options = section_options("force", force)
+    module = kinds.resolve("force", force.kind)
+    options = force.options
     if mixed and getattr(options, "precision", None) == "state":
         options = replace(options, precision="float32")
-    if deterministic and "deterministic" in kinds.option_names(module.Options):
+    if deterministic and "deterministic" in force.option_names():
         options = replace(options, deterministic=True)
 
     def make(domain: Domain) -> ForceProvider:
@@ -78,7 +80,7 @@ def model_facts(force: KindSection) -> dict[str, str]:
     """SHA-256 and card of the model that drives, as attributes of files; nothing for a provider without a model."""
     if force.kind != "neural":
         return {}
-    path = checkpoint.model_path(section_options("force", force).model)
+    path = checkpoint.model_path(force.options.model)
     return {"model.sha256": checkpoint.model_hash(path), "model.card": json.dumps(asdict(checkpoint.read_card(path)))}
 
 
@@ -86,7 +88,7 @@ def provider_facts(force: KindSection, lattice: Lattice, ensemble: Ensemble) -> 
     """:func:`model_facts`, and whom ``auto`` chooses, as ``provider.chosen``."""
     facts = model_facts(force)
     if force.kind == "auto":
-        facts["provider.chosen"] = auto.choose(lattice.sites, section_options("force", force).tolerance, ensemble.kT)[0]
+        facts["provider.chosen"] = auto.choose(lattice.sites, force.options.tolerance, ensemble.kT)[0]
     return facts
 
 
@@ -95,10 +97,10 @@ def build_network(config: Config, system: System) -> tuple[torch.nn.Module, Any]
 
     Parameters of the electrons that the architecture takes (``g``, ``kT``) are those of the system unless given.
     """
-    module = kinds.resolve(FOLDERS["model"], config.model.kind, "model.kind")
+    module = kinds.resolve("model", config.model.kind)
     physics = {**system.hamiltonian.parameters, "kT": system.ensemble.kT}
-    implied = {name: physics[name] for name in kinds.option_names(module.Options) if name in physics}
-    options = kinds.parse_options(module.Options, {**implied, **config.model.option_values}, "model")
+    implied = {name: physics[name] for name in config.model.option_names() if name in physics}
+    options = config.model.made_of(**{**implied, **config.model.option_values})
     torch.manual_seed(fit_options(config).seed)
     return module.build(options, system.lattice), options
 

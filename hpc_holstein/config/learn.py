@@ -4,26 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from hpc_holstein.config.sections import AtLeastOne, PathText, Section
+from hpc_holstein.keys import key
 
-_AtLeastOne = Annotated[int, Field(ge=1)]
 
+class LearnSection(Section):
+    """Rounds of exploring, labelling and training, all in one folder.
 
-class LearnSection(BaseModel):
-    """Rounds of exploring, labelling and training, all in ``folder``, that start from the labelled snapshots ``data``.
-
-    A round makes ``runs`` runs of ``[dynamics]`` on the lattice of the data, driven by ``force.model`` or the network of the
-    round before and judged by its committee, with the seeds ``dynamics.seed`` + 0, 1, 2, ... over all rounds.  States beyond a
-    limit of ``[trust]`` are collected, labelled by ``labeller`` and added to the data, on which ``[training]`` trains the
-    network and the ``members`` of its committee, with the seeds ``training.seed`` + 0, 1, 2, ...  Without ``force.committee``
-    the members of the first round are trained on ``data``.
+    A round makes runs of [dynamics] on the lattice of the data, driven by force.model or the network of the round before and
+    judged by its committee, with the seeds dynamics.seed + 0, 1, 2, ... over all rounds.  States beyond a limit of [trust] are
+    collected, labelled and added to the data, on which [training] trains the network and the members of its committee, with the
+    seeds training.seed + 0, 1, 2, ...  Without force.committee the members of the first round are trained on the data.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    folder: str = "learn"
-    data: str | None = None
-    rounds: _AtLeastOne = 3
-    runs: _AtLeastOne = 2
-    members: _AtLeastOne = 2
-    labeller: str = "auto"
+    folder: Annotated[PathText, key("folder of everything", "dir", "directory", "output_dir")] = "learn"
+    data: Annotated[PathText | None, key("labelled snapshots to start from", "dataset", "file")] = None
+    rounds: Annotated[AtLeastOne, key("rounds at most", "iterations", "cycles")] = 3
+    runs: Annotated[AtLeastOne, key("runs of a round")] = 2
+    members: Annotated[AtLeastOne, key("networks of the committee", "committee", "ensemble_size")] = 2
+    labeller: Annotated[str, key("kind of force that labels", "reference", "oracle")] = "auto"

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from hpc_holstein.config import kinds
-from hpc_holstein.config.messages import sentence, unknown_key
+from hpc_holstein.config.messages import complaints, sentence, shown
 from hpc_holstein.config.presets import PRESETS, preset
-from hpc_holstein.config.schema import Config, KindSection
-from hpc_holstein.dynamics.langevin import SCHEMES
+from hpc_holstein.config.schema import Config
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.files import read_text
 from hpc_holstein.training.fit_options import FitOptions
 
-FOLDERS = {
-    "lattice": "hpc_holstein.lattice",
-    "hamiltonian": "hpc_holstein.hamiltonian",
-    "force": "hpc_holstein.forces",
-    "model": "hpc_holstein.network.models",
-}
-"""Section -> folder whose public files are its kinds."""
-
 _WITH_OPTIONS = ("hamiltonian", "force", "model")
-_TRAINING_KEYS = [name for name in kinds.option_names(FitOptions) if name not in ("device", "threads")]  # are of [parallel]
+_OF_ENSEMBLES = ("filling", "chemical_potential")
+_DEEPEST = 16  # tables and lists inside each other; a configuration has 3
+_INTEGERS = range(-(2**63), 2**64)  # 64 bits, as TOML says; some seeds are unsigned
 
 Layer = dict[str, Any]
 
@@ -38,17 +33,22 @@ def load_config(path: Path | None = None, preset_name: str | None = None, overri
 
     ``preset_name`` (command line) stands before the ``preset`` key of the file.  Raises :class:`ConfigError`.
     """
+    return check(merged(path, preset_name, overrides))
+
+
+def merged(path: Path | None, preset_name: str | None, overrides: Mapping[str, Any] | None) -> Layer:
+    """The layers of :func:`load_config`, not checked."""
     layer = read_toml(path) if path is not None else {}
     name = preset_name or layer.get("preset")
     if name is None and path is None:
         raise ConfigError(f"nothing says what to run: give a CONFIG.toml or --preset {next(iter(PRESETS))}")
-    merged: Layer = {}
+    below: Layer = {}
     if name is not None:
         kinds.require_choice("preset", str(name), PRESETS)
-        merged = preset(str(name))
-    merged = merge(merged, layer)
-    merged = merge(merged, nested({key: value for key, value in (overrides or {}).items() if value is not None}))
-    return check(merged | ({"preset": name} if name is not None else {}))
+        below = preset(str(name))
+    below = merge(below, layer)
+    below = merge(below, nested({key: value for key, value in (overrides or {}).items() if value is not None}))
+    return below | ({"preset": name} if name is not None else {})
 
 
 def config_of_text(text: str, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -57,115 +57,163 @@ def config_of_text(text: str, overrides: Mapping[str, Any] | None = None) -> Con
 
 
 def read_toml(path: Path) -> Layer:
-    """The tables of a TOML file."""
+    """The tables of a TOML file; ConfigError for one that is not there, or is none."""
+    text = read_text(path, f"configuration file {path}", ConfigError)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist: check the path, or use --preset") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} cannot be read ({error}): give a TOML text file") from None
-    except tomllib.TOMLDecodeError as error:
+        return _tables(text)
+    except ValueError as error:
         raise ConfigError(f"configuration file {path} is not valid TOML: {error}") from None
+
+
+def _tables(text: str) -> Layer:
+    """The tables of TOML text; ValueError for all that is none."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("tables and lists are nested too deeply") from None
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
     """``section.key=value`` of ``--set``: the value as TOML, or a bare word as a string."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
         raise ConfigError(f"--set {text} is not an assignment: write --set section.key=value, for instance dynamics.dt=0.02")
+    return name.strip(), parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """A value as TOML, or a bare word as a string."""
     try:
-        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        return key.strip(), value.strip()
+        tables = _tables(f"value = {text.strip()}")
+    except ValueError:
+        return text.strip()
+    return tables["value"] if len(tables) == 1 else text.strip()
 
 
 def nested(flat: Mapping[str, Any]) -> Layer:
     """``{"a.b": 1}`` -> ``{"a": {"b": 1}}``."""
     layer: Layer = {}
-    for key, value in flat.items():
-        *sections, last = key.split(".")
+    for name, value in flat.items():
+        *sections, last = name.split(".")
+        if not all((*sections, last)):
+            raise ConfigError(f"'{name}' is no key: give section.key, for instance dynamics.dt")
         table = layer
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
-                raise ConfigError(f"{key} = {value!r} cannot be set: {section} is given as a value too, keep one of the two")
+                raise ConfigError(f"{name} = {value!r} cannot be set: {section} is given as a value too, keep one of the two")
         table[last] = value
     return layer
 
 
 def merge(below: Layer, above: Layer) -> Layer:
-    """``above`` overrides ``below`` key by key; options of another kind, and a random start under a file, do not survive."""
-    merged = dict(below)
+    """``above`` overrides ``below`` key by key; what is of another kind, and a random start under a file, do not survive."""
+    both = dict(below)
     for name, value in above.items():
         lower = below.get(name)
         if not (isinstance(value, dict) and isinstance(lower, dict)):
-            merged[name] = value
+            both[name] = value
             continue
         if name in _WITH_OPTIONS and value.get("kind", lower.get("kind")) != lower.get("kind"):
             lower = {}
+        if name == "ensemble" and value.get("kind", lower.get("kind")) != lower.get("kind"):
+            lower = {key: kept for key, kept in lower.items() if key not in _OF_ENSEMBLES}
         if name == "initial" and "file" in value:
             lower = {key: kept for key, kept in lower.items() if key != "q_std"}
         if name == "initial" and "q_std" in value:
             lower = {key: kept for key, kept in lower.items() if key not in ("file", "snapshot")}
-        merged[name] = lower | value
-    return merged
+        both[name] = lower | value
+    return both
 
 
 def check(layer: Layer) -> Config:
-    """Validate merged tables: pydantic for the sections, then the kinds and the options of each."""
-    for section in _WITH_OPTIONS:
-        table, default = layer.get(section), _default_kind(section)
-        if isinstance(table, dict) and default is not None:
-            layer = layer | {section: {"kind": default} | table}
-    try:
-        config = Config.model_validate_json(json.dumps(layer, default=str), strict=True)
-    except ValidationError as error:
-        raise ConfigError(sentence(error, valid=valid_keys(layer))) from None
-    kinds.require_choice("dynamics.scheme", config.dynamics.scheme, SCHEMES)
-    lattice = kinds.resolve(FOLDERS["lattice"], config.lattice.kind, "lattice.kind")
+    """Validate merged tables: pydantic for the sections, then the lattice and the options of each kind."""
+    config = validated(layer)
+    assert config is not None
+    lattice = kinds.resolve("lattice", config.lattice.kind)
     lattice.build(config.lattice.extent, config.lattice.periodic)  # raises where the two do not fit
-    for section in _WITH_OPTIONS:
-        section_options(section, getattr(config, section), valid_keys(layer))
-    fit_options(config, valid_keys(layer))
+    for name in _WITH_OPTIONS:
+        _ = getattr(config, name).options  # raises what its file says of values that do not go together
+    fit_options(config)
     return config
 
 
-def fit_options(config: Config, valid: Iterable[str] = ()) -> FitOptions:
-    """How to train: the keys of ``[training]``, with device and threads of ``[parallel]``."""
-    for key in config.training:
-        if key not in _TRAINING_KEYS:
-            raise ConfigError(unknown_key(f"training.{key}", [*valid]))
-    options: FitOptions = kinds.parse_options(FitOptions, config.training, "training")
+def validated(layer: Layer, partial: bool = False) -> Config | None:
+    """The configuration of merged tables; with ``partial``, None if keys are missing and those that are there are right."""
+    _require_plain(layer)
+    try:
+        return Config.model_validate_json(json.dumps(layer, default=str), strict=True)
+    except ValidationError as error:
+        found = complaints(error, partial)
+        if found:
+            raise ConfigError(sentence(found[0], keys_of(layer))) from None
+        return None
+
+
+def _require_plain(layer: Layer) -> None:
+    """Raise ConfigError for what no key takes and some library would not survive."""
+    for name, value in _leaves(layer):
+        if isinstance(value, int) and value not in _INTEGERS:
+            raise ConfigError(f"{name} = {shown(value)} has more than the 64 bits of an integer of TOML: give a smaller number")
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise ConfigError(f"{name} = {value!a} is not UTF-8 text: choose another name") from None
+            if "\0" in value:
+                raise ConfigError(f"{name} = {value!a} holds a zero character, which no name can: remove it")
+
+
+def _leaves(layer: Layer) -> Iterator[tuple[str, Any]]:
+    """Full key and value of all that is no table or list, and of all keys; ConfigError for what is nested too deeply."""
+    waiting: list[tuple[str, Any, int]] = [("", layer, 0)]
+    while waiting:
+        name, value, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise ConfigError(f"{name.partition('.')[0]} is nested too deeply: a configuration has sections with keys")
+        if isinstance(value, dict):
+            yield from ((f"a key of [{name}]" if name else "a key", key) for key in value)
+            waiting += [(f"{name}.{key}".lstrip("."), inner, depth + 1) for key, inner in value.items()]
+        elif isinstance(value, list):
+            waiting += [(name, inner, depth + 1) for inner in value]
+        else:
+            yield name, value
+
+
+def parsed_section(section: str, kind: str, values: Mapping[str, Any], told: str) -> kinds.KindSection:
+    """``[section]`` of a kind with options that are checked as those of a file are; ``told``: its name in sentences."""
+    table = {"kind": kind, **values}
+    _require_plain({told: table})
+    model = kinds.section_of(section, kind)
+    try:
+        return model.model_validate_json(json.dumps(table, default=str), strict=True)
+    except ValidationError as error:
+        valid = {f"{told}.{name}": field for name, field in model.model_fields.items()}
+        raise ConfigError(sentence(complaints(error)[0], valid, told)) from None
+
+
+def fit_options(config: Config) -> FitOptions:
+    """How to train: the keys of ``[training]``, with the threads of ``[parallel]``."""
+    options: FitOptions = config.training.options
     return replace(options, threads=config.parallel.threads or options.threads)
 
 
-def section_options(section: str, chosen: KindSection, valid: Iterable[str] = ()) -> Any:
-    """The ``Options`` instance of a section with a kind; unknown keys name the nearest one of the whole configuration."""
-    module = kinds.resolve(FOLDERS[section], chosen.kind, f"{section}.kind")
-    names = kinds.option_names(module.Options)
-    for key in chosen.option_values:
-        if key not in names:
-            raise ConfigError(unknown_key(f"{section}.{key}", [*valid]))
-    return kinds.parse_options(module.Options, chosen.option_values, section)
-
-
-def valid_keys(layer: Layer) -> list[str]:
-    """Every key that a configuration with the kinds of ``layer`` may hold."""
-    keys: list[str] = []
+def keys_of(layer: Layer) -> dict[str, FieldInfo]:
+    """Every key that a configuration with the kinds of ``layer`` may hold, with what is said of it."""
+    found: dict[str, FieldInfo] = {}
     for name, field in Config.model_fields.items():
-        keys.append(name)
-        model = field.annotation
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            continue
-        keys += [f"{name}.{key}" for key in model.model_fields]
-        table = layer.get(name, {})
-        chosen = table.get("kind", _default_kind(name)) if isinstance(table, dict) else None
-        if model is KindSection and chosen in kinds.available(FOLDERS[name]):
-            module = kinds.resolve(FOLDERS[name], chosen, f"{name}.kind")
-            keys += [f"{name}.{key}" for key in kinds.option_names(module.Options)]
-    return keys + [f"training.{key}" for key in _TRAINING_KEYS]
+        found[name] = field
+        section = _model_of(name, field, layer)
+        if section is not None:
+            found |= {f"{name}.{key}": inner for key, inner in section.model_fields.items()}
+    return found
 
 
-def _default_kind(section: str) -> str | None:
-    default = Config.model_fields[section].default
-    return default.kind if isinstance(default, KindSection) else None
+def _model_of(name: str, field: FieldInfo, layer: Layer) -> type[BaseModel] | None:
+    """The model of a section, with the kind that ``layer`` gives it, or its default."""
+    if name in _WITH_OPTIONS:
+        table, usual = layer.get(name), field.get_default(call_default_factory=True)
+        given = table.get("kind") if isinstance(table, dict) else None
+        kind = given or getattr(usual, "kind", None)
+        return kinds.section_of(name, kind) if kind in kinds.available(name) else kinds.KindSection
+    return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None

@@ -3,92 +3,141 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-_EXPECTED = {
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "string_type": "a string in quotes",
-    "bool_type": "true or false",
-    "tuple_type": "a list such as [40, 40] or ['a', 'b']",
-    "list_type": "a list such as [40, 40] or ['a', 'b']",
-    "model_type": "a section with keys",
-    "model_attributes_type": "a section with keys",
-    "dataclass_type": "a section with keys",
-    "dict_type": "a section with keys",
-    "string_pattern_mismatch": "auto, cpu, cuda or cuda:N",  # the device is the only string with a pattern
+from hpc_holstein.config import kinds
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.keys import other_names
+
+_MISSING = ("missing", "union_tag_not_found")
+_WORDS = {
+    "an object": "a section with keys",
+    "a valid array": "a list such as [40, 40]",
+    "a valid ": "a ",
+    "a integer": "an integer",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
 }
-_BOUNDS = {
-    "greater_than": ("gt", "a number greater than"),
-    "greater_than_equal": ("ge", "a number of at least"),
-    "less_than": ("lt", "a number less than"),
-    "less_than_equal": ("le", "a number of at most"),
-}
+_LONGEST = 60  # characters of a value that are shown
+_ALIKE, _ALIKE_ELSEWHERE = 0.75, 0.8  # spelling, in the section where it was looked for and in another one
 
 
-def unknown_key(key: str, valid: Iterable[str]) -> str:
+def unknown_key(name: str, valid: Mapping[str, FieldInfo]) -> str:
     """``unknown key 'dynamics.step': did you mean 'dynamics.steps'?``, and the valid keys of its section."""
-    valid = list(valid)
-    near = _nearest(key, valid)
-    section = key.rpartition(".")[0]
-    siblings = [name.rpartition(".")[2] for name in valid if name.rpartition(".")[0] == section]
+    near = nearest(name, {key: other_names(field) for key, field in valid.items()})
+    section = name.rpartition(".")[0]
+    siblings = [key.rpartition(".")[2] for key in valid if key.rpartition(".")[0] == section]
     question = f"did you mean '{near}'? " if near else ""
     place = f"keys of [{section}]" if section else "sections and keys at the top"
     return (
-        f"unknown key '{key}': {question}{'Valid' if question else 'valid'} {place}: {', '.join(siblings)}"
+        f"unknown key '{shortened(name)}': {question}{'Valid' if question else 'valid'} {place}: {', '.join(siblings)}"
         if siblings
-        else f"unknown key '{key}'"
+        else f"unknown key '{shortened(name)}'{': ' + question.rstrip() if question else ''}"
     )
 
 
-def sentence(error: ValidationError, prefix: tuple[str, ...] = (), valid: Iterable[str] = ()) -> str:
-    """The first complaint of pydantic as a sentence of ours; ``prefix`` is the section that was parsed."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(prefix) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in first["loc"])
-    key = key.lstrip(".")
-    if first["type"] == "extra_forbidden":
-        return unknown_key(key, valid)
-    if first["type"] == "missing":
-        return f"{key} is missing: give it in the configuration, or start from a preset with --preset"
-    if first["type"] == "value_error":
-        return f"{key + ': ' if key else ''}{first['ctx']['error']}"
-    return f"{key} = {_shown(first['input'])} is not valid: expected {_expected(dict(first))}"
+def nearest(name: str, valid: Mapping[str, Sequence[str]]) -> str | None:
+    """The valid name that is meant by ``name``: by its meaning (other names), else by spelling; its own section comes first.
+
+    ``valid``: full name -> its other names.
+    """
+    section, _, given = name.rpartition(".")
+    places = {key: key.rpartition(".") for key in valid}
+    own = [key for key, (place, _, _) in places.items() if place == section]
+    order = [*own, *(key for key in valid if key not in own)]  # a stable one: the first that fits is taken
+    for alike in (_same_name, _same_but_for_case):
+        for candidates in (own, order):
+            for key in candidates:
+                if any(alike(given, other) for other in valid[key]):
+                    return key
+            for key in candidates:
+                if alike(given, places[key][2]) and key != name:
+                    return key
+    spelled = [(own, _ALIKE), ([key for key in order if key not in own], _ALIKE_ELSEWHERE)]
+    for candidates, cutoff in spelled:
+        words = {word: key for key in reversed(candidates) for word in (*valid[key], places[key][2]) if len(word) > 1}
+        near = difflib.get_close_matches(given, list(words), n=1, cutoff=cutoff) if len(given) > 2 else []
+        if near:
+            return words[near[0]]
+    return None
 
 
-def _expected(first: dict[str, Any]) -> str:
-    kind, context = first["type"], first.get("ctx", {})
-    if kind in _BOUNDS:
-        name, words = _BOUNDS[kind]
-        return f"{words} {context[name]:g}"
-    if kind == "literal_error":
-        return f"one of {context['expected']}"
-    return _EXPECTED.get(kind, first["msg"].removeprefix("Input should be ").removeprefix("Value error, "))
+def _same_name(a: str, b: str) -> bool:
+    return a == b
 
 
-def _shown(value: Any) -> str:
+def _same_but_for_case(a: str, b: str) -> bool:
+    return _bare(a) == _bare(b)
+
+
+def _bare(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+def complaints(error: ValidationError, partial: bool = False) -> list[ErrorDetails]:
+    """What pydantic complains about, but for missing keys if more are to come."""
+    return [one for one in error.errors(include_url=False) if not (partial and one["type"] in _MISSING)]
+
+
+def sentence(first: ErrorDetails, valid: Mapping[str, FieldInfo], prefix: str = "") -> str:
+    """A complaint of pydantic as a sentence about a key; ``prefix``: the section that was parsed."""
+    place, kind = list(first["loc"]), first["type"]
+    section = prefix or (str(place[0]) if place else "")
+    if not prefix and len(place) > 1 and section in kinds.FOLDERS and len(kinds.available(section)) > 1:
+        del place[1]  # the kind, which tells the members of a union apart
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in [prefix, *place] if part != "").lstrip(".")
+    if kind == "extra_forbidden":
+        return unknown_key(name, valid)
+    if kind in _MISSING:
+        name = f"{name}.kind" if kind == "union_tag_not_found" else name
+        return f"{name} is missing: give it in the configuration, or start from a preset with --preset"
+    if kind == "value_error":
+        return f"{name + ': ' if name else ''}{first['ctx']['error']}"
+    if kind == "union_tag_invalid":
+        return _of_a_kind(section, str(first["ctx"]["tag"]))
+    if kind == "literal_error" and isinstance(first["input"], str):
+        return f"{name} = {shown(first['input'])} is not known: {_like(first['input'], first['ctx']['expected'])}"
+    return f"{name} = {shown(first['input'])} is not valid: {_said(first['msg'])}"
+
+
+def _of_a_kind(section: str, kind: str) -> str:
+    """The sentence about a kind that is not there or cannot be loaded."""
+    try:
+        kinds.resolve(section, kind)
+    except ConfigError as error:
+        return str(error)
+    return f"{section}.kind = '{kind}' cannot be used"
+
+
+def _like(given: str, expected: str) -> str:
+    """The nearest of the choices, and all of them as pydantic lists them."""
+    near = difflib.get_close_matches(given, expected.replace(" or ", ", ").replace("'", "").split(", "), n=1, cutoff=0.5)
+    return (f"did you mean '{near[0]}'? " if near else "") + f"choose from {expected}"
+
+
+def _said(message: str) -> str:
+    """What pydantic says is expected, in the words of TOML and in the middle of a sentence."""
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
+    if message.startswith("Input should be "):
+        return f"it should be {message.removeprefix('Input should be ')}"
+    return message[:1].lower() + message[1:]
+
+
+def shown(value: Any) -> str:
+    """A value as in TOML, shortened."""
     if isinstance(value, bool):
         return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:
+        return f"a number of {value.bit_length()} bits"
+    return shortened(repr(value))
 
 
-def _nearest(key: str, valid: list[str]) -> str | None:
-    """Nearest key of the section, else by the full name, else by the last part alone (a key put into the wrong section)."""
-    section, _, given = key.rpartition(".")
-    places = [name.rpartition(".") for name in valid]
-    siblings = [last for place, _, last in places if place == section]
-    near = difflib.get_close_matches(given, siblings, n=1, cutoff=0.6)
-    if near:
-        return f"{section}.{near[0]}".lstrip(".")
-    strangers = [name for name, (place, _, _) in zip(valid, places, strict=True) if place not in (section, "")]
-    full = difflib.get_close_matches(key, strangers, n=1, cutoff=0.75)
-    if full:
-        return full[0]
-    last = {name.rpartition(".")[2]: name for name in reversed(valid)}
-    near = difflib.get_close_matches(given, list(last), n=1, cutoff=0.6)
-    return last[near[0]] if near else None
+def shortened(text: str) -> str:
+    """``text``, with its middle left out where it is long."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 13]}...{text[-10:]}"

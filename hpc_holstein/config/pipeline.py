@@ -4,39 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-_Count = Annotated[int, Field(ge=0)]
-_AtLeastOne = Annotated[int, Field(ge=1)]
-_Seed = Annotated[int, Field(ge=0, lt=2**63)]
+from hpc_holstein.config.sections import AtLeastOne, Cells, Count, PathText, Section, Seed
+from hpc_holstein.keys import key
+
+_RESOURCES = 'options of hpc-holstein submit for each job that {}, such as "--ntasks-per-node 4 --time 02:00:00"'
 
 
-class PipelineSection(BaseModel):
-    """Labelled snapshots, a network trained on them, and quenches driven by it, all in ``folder``.
+class PipelineSection(Section):
+    """Labelled snapshots, a network trained on them, and quenches driven by it, all in one folder.
 
-    Labels: ``random`` snapshots and ``per_quench`` along each of ``quenches`` quenches of ``quench_steps`` steps on a lattice
-    of ``label_extent`` cells, driven by ``path_force`` and labelled by ``label_force``, in ``label_jobs`` jobs.
-    The network: ``[model]`` and ``[training]``.  Quenches: the rest of the configuration, one for each of ``seeds``, with
-    the forces of the network in place of ``[force]``.  ``*_resources``: options of ``hpc-holstein submit`` for each job of
-    a stage, such as ``"--ntasks-per-node 4 --time 02:00:00"``.
+    The network: [model] and [training].  Quenches: the rest of the configuration, one for each seed, with the forces of the
+    network in place of [force].
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    folder: str = "study"
-    label_extent: tuple[_AtLeastOne, ...] = (40, 40)
-    label_force: str = "exact"
-    path_force: str = "atomic"
-    random: _Count = 200
-    quenches: _Count = 40
-    per_quench: _AtLeastOne = 10
-    quench_steps: _AtLeastOne = 2000
-    label_jobs: _AtLeastOne = 4
-    seeds: tuple[_Seed, ...] = (1,)
-    label_resources: str = ""
-    train_resources: str = ""
-    run_resources: str = ""
-    analyze_resources: str = ""
+    folder: Annotated[PathText, key("folder of everything", "dir", "directory", "output_dir")] = "study"
+    label_extent: Annotated[tuple[Cells, ...], key("cells of the lattice of the labels", "label_size")] = (40, 40)
+    label_force: Annotated[str, key("kind of force that labels", "labeller", "reference")] = "exact"
+    path_force: Annotated[str, key("kind of force that drives the quenches that are labelled")] = "atomic"
+    random: Annotated[Count, key("random snapshots that are labelled")] = 200
+    quenches: Annotated[Count, key("quenches along which snapshots are labelled")] = 40
+    per_quench: Annotated[AtLeastOne, key("snapshots of each of these quenches")] = 10
+    quench_steps: Annotated[AtLeastOne, key("time steps of each of these quenches")] = 2000
+    label_jobs: Annotated[AtLeastOne, key("jobs that label", "jobs")] = 4
+    seeds: Annotated[tuple[Seed, ...], key("of the quenches that the network drives, one for each", "seed")] = (1,)
+    label_resources: Annotated[str, key(_RESOURCES.format("labels"))] = ""
+    train_resources: Annotated[str, key(_RESOURCES.format("trains"))] = ""
+    run_resources: Annotated[str, key(_RESOURCES.format("runs"))] = ""
+    analyze_resources: Annotated[str, key(_RESOURCES.format("analyzes"))] = ""
 
     @field_validator("seeds")
     @classmethod

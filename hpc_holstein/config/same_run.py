@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_holstein.config.builders import model_facts
-from hpc_holstein.config.loading import config_of_text, section_options
+from hpc_holstein.config.loading import config_of_text
 from hpc_holstein.config.schema import Config
 from hpc_holstein.errors import ConfigError
 
@@ -43,7 +43,7 @@ def deciding_keys(config: Config) -> dict[str, Any]:
     keys = {f"{name}.{key}": value for name in _SECTIONS for key, value in getattr(config, name).model_dump().items()}
     for name in _WITH_OPTIONS:
         section = getattr(config, name)
-        options = {"kind": section.kind, **asdict(section_options(name, section))}
+        options = {"kind": section.kind, **asdict(section.options)}
         keys |= {f"{name}.{key}": value for key, value in options.items()}
     keys |= {f"parallel.{key}": getattr(config.parallel, key) for key in ("dtype", "deterministic")}
     return {key: value for key, value in keys.items() if key not in _FREE}

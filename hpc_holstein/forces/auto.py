@@ -14,11 +14,12 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces import exact, kpm
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.keys import key
 
 if TYPE_CHECKING:
     from hpc_holstein.forces._exact import ExactForces
@@ -32,12 +33,12 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What accuracy.
+    """What accuracy."""
 
-    tolerance  max |dF| against exact diagonalization, as for ``kpm``; in float32 it is at least 1e-4
-    """
-
-    tolerance: float = 1e-6
+    tolerance: Annotated[
+        float,
+        key("largest error of the force [t_nn/a], as for kpm; in float32 it is at least 1e-4", "tol", "accuracy", "error"),
+    ] = 1e-6
 
 
 class AutoForces:

@@ -9,9 +9,10 @@ second on one core.  On a decomposed domain the root gathers ``q``, solves, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
+from hpc_holstein.keys import key
 
 if TYPE_CHECKING:
     from hpc_holstein.forces._exact import ExactForces
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How it is computed.
+    """How it is computed."""
 
-    deterministic  diagonalize on one thread, so that the bits do not depend on the number of threads.  A run sets it by
-                   ``parallel.deterministic``
-    """
-
-    deterministic: bool = False
+    deterministic: Annotated[
+        bool,
+        key(
+            "diagonalize on one thread, so that the bits do not depend on the number of threads; a run sets it by "
+            "parallel.deterministic"
+        ),
+    ] = False
 
 
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> ExactForces:

@@ -12,9 +12,10 @@ Source: arXiv cond-mat/0504627, arXiv 1711.10570.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
+from hpc_holstein.keys import key
 
 if TYPE_CHECKING:
     from hpc_holstein.forces._kpm import KPMForces
@@ -22,22 +23,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What accuracy, and with which probe vectors.
+    """What accuracy, and with which probe vectors."""
 
-    tolerance  max |dF| against exact diagonalization; in float32 it is at least 1e-4
-    probing    ``"colours"``: deterministic, meets the tolerance; ``"random"``: signs on all sites, with an error bar instead
-    vectors    number of random vectors
-    sites      0: all; N: only N sites of the lattice, each from a vector of its own, at a known chemical potential
-    seed       of the signs, and of the sites that are chosen
-    block      vectors held at once, which bounds the memory; 0 chooses what is fast
-    """
-
-    tolerance: float = 1e-6
-    probing: Literal["colours", "random"] = "colours"
-    vectors: int = 64
-    sites: int = 0
-    seed: int = 0
-    block: int = 0
+    tolerance: Annotated[
+        float,
+        key(
+            "largest error of the force against exact diagonalization [t_nn/a]; in float32 it is at least 1e-4",
+            "tol",
+            "accuracy",
+            "error",
+        ),
+    ] = 1e-6
+    probing: Annotated[
+        Literal["colours", "random"],
+        key("colours: deterministic, meets the tolerance; random: signs on all sites, with an error bar instead"),
+    ] = "colours"
+    vectors: Annotated[int, key("number of random vectors", "random_vectors", "n_vectors", "num_vectors")] = 64
+    sites: Annotated[
+        int, key("0: all; N: only N sites of the lattice, each from a vector of its own, at a known chemical potential")
+    ] = 0
+    seed: Annotated[int, key("of the signs, and of the sites that are chosen", "random_seed", "rng_seed")] = 0
+    block: Annotated[
+        int, key("vectors held at once, which bounds the memory; 0 chooses what is fast", "block_size", "batch")
+    ] = 0
 
 
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> KPMForces:

@@ -21,9 +21,10 @@ where no truncation is wanted.  Source: W. Yang, Phys. Rev. Lett. 66, 1438 (1991
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
+from hpc_holstein.keys import key
 
 if TYPE_CHECKING:
     from hpc_holstein.forces._local import LocalForces
@@ -31,18 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Size of the clusters, and which sites.
+    """Size of the clusters, and which sites."""
 
-    reach  ``R``, cells around a site that are diagonalized with it at least
-    core   cells along each axis of the block that shares a cluster; about 4 is cheapest, 1 keeps the symmetries exact
-    sites  number of sampled sites at which the force is computed, NaN at the others; 0: all
-    seed   of the choice of these sites
-    """
-
-    reach: int = 3
-    core: int = 1
-    sites: int = 0
-    seed: int = 0
+    reach: Annotated[
+        int, key("R, cells around a site that are diagonalized with it at least", "radius", "cutoff", "range", "cluster_radius")
+    ] = 3
+    core: Annotated[
+        int,
+        key("cells along each axis of the block that shares a cluster; about 4 is cheapest, 1 keeps the symmetries exact"),
+    ] = 1
+    sites: Annotated[int, key("number of sampled sites at which the force is computed, NaN at the others; 0: all")] = 0
+    seed: Annotated[int, key("of the choice of these sites", "random_seed", "rng_seed")] = 0
 
 
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> LocalForces:

@@ -20,9 +20,10 @@ plain field (as published, arXiv 2601.04104) knows no ``mu`` and stands for half
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
+from hpc_holstein.keys import key
 
 if TYPE_CHECKING:
     from hpc_holstein.forces._neural import NeuralForces
@@ -32,26 +33,46 @@ Precision = Literal["state", "float32", "tf32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Options:
-    """Which network, and how it is evaluated.
+    """Which network, and how it is evaluated."""
 
-    model      path of a model file, or ``"default"`` for the one that comes with the package
-    precision  of the network: ``"state"`` (that of ``q``); ``"float32"`` whatever the state has, which is several times
-               faster and keeps the sums over sites, and so the electron number, in the precision of the state; ``"tf32"``
-               and ``"bfloat16"`` are float32 with coarser products, for processors that have units for these
-    following  estimated rms error of ``n_i`` up to which ``mu`` is followed along the response in dynamics; 0 solves for
-               ``mu`` in each step.  That of the network is 1e-3 and more
-    deterministic  cut the tile into windows whose shape depends on the whole lattice alone, so that no bit of the result
-               depends on the ranks or the rank grid; up to a third slower.  A run sets it by ``parallel.deterministic``
-    cuda_graphs  replay the network as CUDA graphs, one launch a window; for networks that predict the density, on a GPU
-    committee  further model files of the same system, which judge the forces of a run and do not drive it; see ``[trust]``
-    """
-
-    model: str = "default"
-    precision: Precision = "state"
-    following: float = 1e-4
-    deterministic: bool = False
-    cuda_graphs: bool = False
-    committee: tuple[str, ...] = ()
+    model: Annotated[
+        str, key('model file *.safetensors, or "default" for the one that comes with the package', "network", "weights", "file")
+    ] = "default"
+    precision: Annotated[
+        Precision,
+        key(
+            "arithmetic of the network: state (that of the coordinates); float32 whatever these have, several times faster, "
+            "with sums over sites in the precision of the state; tf32 and bfloat16: coarser products, for processors that "
+            "have units for these",
+            "dtype",
+        ),
+    ] = "state"
+    following: Annotated[
+        float,
+        key(
+            "estimated rms error of the densities up to which the chemical potential is followed along the response in "
+            "dynamics (that of the network is 1e-3 and more); 0 solves for it in each step"
+        ),
+    ] = 1e-4
+    deterministic: Annotated[
+        bool,
+        key(
+            "cut the tile into windows whose shape depends on the whole lattice alone, so that no bit of the result depends "
+            "on the ranks or the rank grid; up to a third slower; a run sets it by parallel.deterministic"
+        ),
+    ] = False
+    cuda_graphs: Annotated[
+        bool,
+        key("replay the network as CUDA graphs, one launch a window; for networks that predict the density, on a GPU"),
+    ] = False
+    committee: Annotated[
+        tuple[str, ...],
+        key(
+            "further model files of the same system, which judge the forces of a run and do not drive it; see [trust]",
+            "ensemble",
+            "models",
+        ),
+    ] = ()
 
 
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> NeuralForces:

@@ -16,9 +16,10 @@ with real numbers, as is usual, is what it takes.  Source: Lin, Lu, Ying, E, Com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
+from hpc_holstein.keys import key
 
 if TYPE_CHECKING:
     from hpc_holstein.domain.halo import CartesianDomain
@@ -27,20 +28,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What accuracy, at which sites, and how PETSc solves.
+    """What accuracy, at which sites, and how PETSc solves."""
 
-    tolerance   max |dF| against exact diagonalization
-    sites       number of sampled sites at which the force is computed, NaN at the others, without probing error; 0: all
-    seed        of the choice of these sites, and of the signs of coloured right-hand sides
-    distribute  what the ranks share: ``"poles"``, each with the whole matrix, or the ``"lattice"``; ``"auto"`` by the memory
-    petsc       options of PETSc, such as "-ksp_type bcgs -ksp_monitor -pc_type bjacobi"
-    """
-
-    tolerance: float = 1e-6
-    sites: int = 0
-    seed: int = 0
-    distribute: Literal["auto", "poles", "lattice"] = "auto"
-    petsc: str = ""
+    tolerance: Annotated[
+        float, key("largest error of the force against exact diagonalization [t_nn/a]", "tol", "accuracy", "error")
+    ] = 1e-6
+    sites: Annotated[
+        int,
+        key("number of sampled sites at which the force is computed, NaN at the others, without probing error; 0: all"),
+    ] = 0
+    seed: Annotated[
+        int, key("of the choice of these sites, and of the signs of coloured right-hand sides", "random_seed", "rng_seed")
+    ] = 0
+    distribute: Annotated[
+        Literal["auto", "poles", "lattice"],
+        key("what the ranks share: poles, each with the whole matrix, or the lattice; auto: by the memory"),
+    ] = "auto"
+    petsc: Annotated[
+        str, key('options of PETSc, such as "-ksp_type bcgs -ksp_monitor -pc_type bjacobi"', "options", "petsc_options")
+    ] = ""
 
 
 def build(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> PETScForces:

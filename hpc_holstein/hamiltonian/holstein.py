@@ -9,26 +9,30 @@ so that ``F_i = g (n_i - 1/2) - k Q_i - kappa sum_{j in nn(i)} Q_j``.  Source: a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Bond, Lattice
+from hpc_holstein.keys import key
 from hpc_holstein.lattice._neighbour_sums import neighbour_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _FLAT = 1e-12  # a stiffness that is zero but for round-off, in units of k and kappa
+_Parameter = Annotated[float, Field(ge=-1e6, le=1e6)]  # far beyond any material, and squares stay finite
 
 
 @dataclass(frozen=True)
 class Options:
-    """Hopping ``t``, coupling ``g``, stiffness ``k`` and elastic coupling ``kappa`` of nearest neighbours, in ``t_nn = 1``."""
+    """Parameters, in units of the nearest-neighbour hopping ``t_nn = 1`` and the lattice constant ``a``."""
 
-    t: float = 1.0
-    g: float = 3.5
-    k: float = 1.0
-    kappa: float = 0.18
+    t: Annotated[_Parameter, key("hopping between nearest neighbours [t_nn]", "hopping", "t_nn", "tnn", "t1")] = 1.0
+    g: Annotated[_Parameter, key("electron-lattice coupling [t_nn/a]", "coupling", "electron_phonon_coupling", "g_ep")] = 3.5
+    k: Annotated[_Parameter, key("stiffness of a site [t_nn/a^2]", "stiffness", "spring_constant", "force_constant")] = 1.0
+    kappa: Annotated[_Parameter, key("elastic coupling of nearest neighbours [t_nn/a^2]", "elastic_coupling")] = 0.18
 
 
 class Holstein:

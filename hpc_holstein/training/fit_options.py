@@ -4,51 +4,62 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Annotated
 
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.keys import key
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to train.
+    """How to train."""
 
-    epochs              passes through the training set, further chemical potentials included; 0 = until ``time_limit_s``
-    learning_rate       of AdamW, at its maximum
-    warmup              fraction of the budget over which the rate rises linearly
-    batch               snapshots (or windows) in a step, over all ranks
-    crop                cells along each side of random periodic windows; 0 = whole snapshots
-    weight_decay        of AdamW
-    clip                largest norm of the gradient; 0 = no limit
-    electron_number     add what a wrong electron number costs in the canonical ensemble, where it shifts mu: a last stage of a
-                        training, for models that know their response, on whole snapshots; validated likewise
-    average             decay per step of the running average of the weights that is validated and kept; 0 = no average
-    validation, test    fractions of the quenches (and of the random snapshots) that are held out
-    validate_every      epochs between two validations
-    patience            validations above the baseline after which a training counts as collapsed
-    seed                of the split, the order of the batches and the windows
-    time_limit_s        seconds of training after which it ends; 0 = no limit
-    dtype               of weights and fields, "float32" or "float64"
-    device, threads     where; ``threads`` of the CPU
-    """
-
-    epochs: int = 200
-    learning_rate: float = 4e-3
-    warmup: float = 0.03
-    batch: int = 4
-    crop: int = 0
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    electron_number: bool = False
-    average: float = 0.0
-    validation: float = 0.1
-    test: float = 0.1
-    validate_every: int = 1
-    patience: int = 10
-    seed: int = 0
-    time_limit_s: float = 0.0
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int = 1
+    epochs: Annotated[
+        int,
+        key(
+            "passes through the training set, further chemical potentials included; 0: until time_limit_s",
+            "n_epochs",
+            "num_epochs",
+            "max_epochs",
+            "iterations",
+        ),
+    ] = 200
+    learning_rate: Annotated[float, key("of AdamW, at its maximum", "lr", "rate")] = 4e-3
+    warmup: Annotated[float, key("fraction of the budget over which the rate rises linearly", "warmup_fraction")] = 0.03
+    batch: Annotated[int, key("snapshots (or windows) in a step, over all ranks", "batch_size", "minibatch")] = 4
+    crop: Annotated[int, key("cells along each side of random periodic windows; 0: whole snapshots", "window")] = 0
+    weight_decay: Annotated[float, key("of AdamW", "l2", "regularization")] = 0.0
+    clip: Annotated[float, key("largest norm of the gradient; 0: no limit", "grad_clip", "gradient_clipping", "max_norm")] = 1.0
+    electron_number: Annotated[
+        bool,
+        key(
+            "add what a wrong electron number costs in the canonical ensemble, where it shifts the chemical potential: a last "
+            "stage of a training, for models that know their response, on whole snapshots; validated likewise"
+        ),
+    ] = False
+    average: Annotated[
+        float,
+        key("decay per step of the running average of the weights that is validated and kept; 0: no average", "ema"),
+    ] = 0.0
+    validation: Annotated[
+        float, key("fraction of the quenches (and of the random snapshots) that is held out to choose the weights", "val")
+    ] = 0.1
+    test: Annotated[
+        float, key("fraction of the quenches (and of the random snapshots) that is held out to judge the model", "holdout")
+    ] = 0.1
+    validate_every: Annotated[int, key("epochs between two validations", "validation_interval", "eval_every")] = 1
+    patience: Annotated[
+        int, key("validations above the baseline after which a training counts as collapsed", "early_stopping")
+    ] = 10
+    seed: Annotated[
+        int, key("of the weights, the split, the order of the batches and the windows", "random_seed", "rng_seed", "rng")
+    ] = 0
+    time_limit_s: Annotated[
+        float, key("seconds of training after which it ends; 0: no limit", "time_limit", "max_time", "walltime")
+    ] = 0.0
+    dtype: Annotated[str, key("of weights and fields: float32 or float64", "precision")] = "float32"
+    device: Annotated[str, key("where: cpu, cuda or cuda:N")] = "cpu"
+    threads: Annotated[int, key("of the CPU")] = 1
 
     def __post_init__(self) -> None:
         least = {"learning_rate": 1e-12, "batch": 1, "validate_every": 1, "patience": 1, "threads": 1}

@@ -11,4 +11,8 @@ EXAMPLE = "examples: hpc-holstein show default; hpc-holstein show data.h5; hpc-h
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("what", metavar="PATH", help="model, snapshot file or trajectory.h5, folder that holds one, or default")
+    what = parser.add_mutually_exclusive_group(required=True)
+    shown = "model, snapshot file or trajectory.h5, folder that holds one, or default"
+    what.add_argument("what", nargs="?", metavar="PATH", help=shown)
+    schema = "print the JSON schema of configuration files, from which editors complete keys"
+    what.add_argument("--schema", action="store_true", help=schema)

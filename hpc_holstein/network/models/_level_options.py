@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from hpc_holstein.keys import key
 
 
 @dataclass(frozen=True)
 class LevelOptions:
-    """Shape of a network of levels; each architecture has its own defaults.
+    """Shape of a network of levels; each architecture has its own defaults."""
 
-    copies    copies of the 2|G|-dimensional regular representation in each hidden layer
-    radii     stencil radius of each layer, the first one lifts; what one site sees is their sum
-    levels    effective levels of the read-out
-    scales    the field enters as ``tanh(g Q' / s)`` for these energies ``s``, in units of the hopping
-    g, kT     coupling and electron temperature that the weights belong to
-    kT_range  lowest and highest ``kT`` of a network that takes ``kT`` as an input; empty: ``kT`` is fixed
-    """
-
-    copies: int = 4
-    radii: tuple[int, ...] = (2, 1, 1, 0)
-    levels: int = 8
-    scales: tuple[float, ...] = (16.0, 6.4, 2.5, 1.0, 0.4, 0.2)
-    g: float = 3.5
-    kT: float = 0.1
-    kT_range: tuple[float, ...] = ()
+    copies: Annotated[
+        int,
+        key("copies of the regular representation of the group in each hidden layer", "copy", "channels", "width", "hidden"),
+    ] = 4
+    radii: Annotated[
+        tuple[int, ...],
+        key("stencil radius of each layer [a], the first one lifts; what a site sees is their sum", "radius", "kernel_size"),
+    ] = (2, 1, 1, 0)
+    levels: Annotated[int, key("effective levels of the read-out", "n_levels")] = 8
+    scales: Annotated[
+        tuple[float, ...], key("the field Q' enters as tanh(g Q' / s) for these energies s [t_nn]", "input_scales")
+    ] = (16.0, 6.4, 2.5, 1.0, 0.4, 0.2)
+    g: Annotated[float, key("coupling that the weights belong to [t_nn/a]; default: that of the system", "coupling")] = 3.5
+    kT: Annotated[
+        float, key("temperature that the weights belong to [t_nn]; default: that of the system", "temperature", "T")
+    ] = 0.1
+    kT_range: Annotated[
+        tuple[float, ...],
+        key(
+            "lowest and highest kT [t_nn] of a network that takes kT as an input; empty: kT is fixed; a training with data at "
+            "several kT sets it",
+            "temperature_range",
+        ),
+    ] = ()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
+from hpc_holstein.keys import key
 
 if TYPE_CHECKING:
     from hpc_holstein.network.models._efnn import EFNN
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Keys of ``[model]`` for ``efnn``; the defaults are the published network.
+    """Keys of ``[model]`` for ``efnn``; the defaults are the published network."""
 
-    radius_squared   neighbourhood: all sites with ``|r|^2`` up to this (squared lattice constants); 13 gives 45 sites
-    widths           copies of every irrep in the hidden layers
-    """
-
-    radius_squared: float = 13.0
-    widths: tuple[int, ...] = (32, 8, 4)
+    radius_squared: Annotated[
+        float, key("neighbourhood: all sites with |r|^2 up to this [a^2]; 13 gives 45 sites", "radius", "cutoff")
+    ] = 13.0
+    widths: Annotated[
+        tuple[int, ...], key("copies of every irreducible representation in the hidden layers", "width", "hidden", "channels")
+    ] = (32, 8, 4)
 
 
 def build(options: Options, lattice: Lattice) -> EFNN:

@@ -23,16 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options(LevelOptions):
-    """Shape of the network.
-
-    copies    copies of the 2|G|-dimensional regular representation in each hidden layer
-    radii     stencil radius of each layer, the first one lifts; the reach is their sum
-    levels    effective levels of the read-out
-    scales    the field enters as ``tanh(g Q' / s)`` for these energies ``s``, in units of the hopping
-    g, kT     coupling and electron temperature that the weights belong to
-    kT_range  lowest and highest ``kT`` of a network that takes ``kT`` as an input; empty: ``kT`` is fixed.  A training with
-              data at several ``kT`` sets it
-    """
+    """Shape of the network."""
 
 
 def build(options: Options, lattice: Lattice) -> Enn:

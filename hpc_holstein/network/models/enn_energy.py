@@ -14,9 +14,10 @@ Forces tell ``Omega`` up to a constant a site, which ``train`` takes from exact 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from hpc_holstein.interfaces import Lattice
+from hpc_holstein.keys import key
 from hpc_holstein.network.models._level_options import LevelOptions
 
 if TYPE_CHECKING:
@@ -25,18 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options(LevelOptions):
-    """Shape of the network.
+    """Shape of the network."""
 
-    copies    copies of the 2|G|-dimensional regular representation in each hidden layer
-    radii     stencil radius of each layer, the first one lifts; the reach of the force is twice their sum
-    levels    effective levels of the read-out
-    scales    the field enters as ``tanh(g Q' / s)`` for these energies ``s``, in units of the hopping
-    g, kT     coupling and electron temperature that the weights belong to
-    kT_range  lowest and highest ``kT`` of a network that takes ``kT`` as an input; empty: ``kT`` is fixed.  A training with
-              data at several ``kT`` sets it
-    """
-
-    radii: tuple[int, ...] = (1, 1, 0)
+    radii: Annotated[
+        tuple[int, ...],
+        key("stencil radius of each layer [a], the first one lifts; a force sees twice their sum", "radius", "kernel_size"),
+    ] = (1, 1, 0)
 
 
 def build(options: Options, lattice: Lattice) -> EnnEnergy:
