@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from hpc_holstein.cli.session import Session
+from hpc_holstein.config import Config
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """Where to look: the ranks, the device of this one, and a folder (without a name where none could be made in ``asked``)."""
+    """Where to look: the ranks, the device of this one, a folder (without a name where none could be made in ``asked``), and
+    the configuration whose time step is meant.
+    """
 
     session: Session
     device: str
     folder: Path
     asked: str
+    config: Config
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hpc_holstein.cli.probes import Finding, Place, Probe, best_seconds, require
+from hpc_holstein.config.builders import build_integrator, build_system
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.forces import exact, kpm, neural, petsc
@@ -73,6 +74,15 @@ def _network(place: Place) -> Finding:
     return Finding("ok", f"{rate:.3g} sites/s a rank on {place.device} in float32")
 
 
+def _time_step(place: Place) -> Finding:
+    """``dt`` against the stiffest lattice mode."""
+    system = build_system(place.config)
+    integrator = build_integrator(place.config, system)  # refuses what is unstable
+    told = integrator.time_step_in_words(system.hamiltonian.stiffness[1])
+    require(integrator.is_safe(system.hamiltonian.stiffness[1]), told)
+    return Finding("ok", told)
+
+
 def _kpm(place: Place) -> Finding:
     _require_forces(_forces(kpm, kpm.Options(tolerance=_TOLERANCE), _EXTENT))
     return Finding("ok", f"forces agree with diagonalization; numba {version('numba')}")
@@ -97,6 +107,7 @@ def _require_forces(found: ForceResult) -> None:
 
 
 PROBES = (
+    Probe("time step", _time_step, "set dynamics.dt as told"),
     Probe("linear algebra", _linear_algebra, "reinstall torch"),
     Probe("network", _network, "reinstall the package, or give --device cpu"),
     Probe("KPM", _kpm, "reinstall numba, or use force kind neural, exact or local"),

@@ -69,15 +69,19 @@ class _Langevin(ABC):
                 f"less, at which {self.biased} is right within {100 * SAFE:g} %"
             )
 
+    def is_safe(self, stiffness: float) -> bool:
+        """Whether the averages of a mode of ``stiffness`` are right within :data:`SAFE`."""
+        return abs(self.bias(stiffness)) <= SAFE
+
     def time_step_in_words(self, stiffness: float) -> str:
         """One sentence: ``dt`` is safe, or which average is off by how much; and the bounds from the stiffest mode."""
-        bias = self.bias(stiffness)
         bounds = (
             f"the stiffest lattice mode ({stiffness:.3g} t_nn/a^2) has {self.biased} right within {100 * SAFE:g} % up to "
             f"{_rounded_down(self.safe_step(stiffness)):g}, and is unstable from 2/omega = {self.unstable_step(stiffness):.3g}"
         )
-        if abs(bias) <= SAFE:
+        if self.is_safe(stiffness):
             return f"dt = {self.dt:g} hbar/t_nn is safe: {bounds}"
+        bias = self.bias(stiffness)
         way = "large" if bias > 0 else "small"
         return (
             f"warning: dt = {self.dt:g} hbar/t_nn is too large: {self.biased} of the stiffest lattice mode is "

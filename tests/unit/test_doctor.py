@@ -47,6 +47,22 @@ def test_all_that_is_here_works(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_time_step_of_a_configuration(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    only(monkeypatch, "time step")
+    assert main(["doctor"]) == 0
+    assert "dt = 0.05 hbar/t_nn is safe: the stiffest lattice mode (1.72 t_nn/a^2)" in capsys.readouterr().out
+    for change, words in (
+        ("dynamics.dt=1.5", "<Q^2> of the stiffest lattice mode is 24 % too large"),
+        ("dynamics.dt=3.5", "is unstable"),
+        ("hamiltonian.k=0.5", "no ground state"),
+    ):
+        assert main(["doctor", "--set", change]) == 2
+        told = capsys.readouterr().out
+        assert states(told) == {"time step": "FAILED"}
+        assert words in told
+    assert main(["doctor", "--set", "dynamics.mass=500", "--set", "dynamics.dt=1.5"]) == 0
+
+
 def test_a_folder_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
