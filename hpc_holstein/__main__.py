@@ -1,5 +1,6 @@
 """``python -m hpc_holstein`` is ``hpc-holstein``."""
 
+import os
 import sys
 
 _INTERRUPTED = 130
@@ -7,6 +8,7 @@ _INTERRUPTED = 130
 
 def main() -> int:
     """The command line; Ctrl-C while it is still importing, which takes seconds, leaves no traceback either."""
+    _open_streams()
     try:
         from hpc_holstein.cli import main as execute
 
@@ -14,6 +16,30 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
+    finally:
+        _close_streams()
+
+
+def _open_streams() -> None:
+    """Let output go nowhere if it is closed, so that no file takes its place, and every name be printed in any encoding."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
+        elif hasattr(stream, "reconfigure"):  # what a test puts there may not have it
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _close_streams() -> None:
+    """Let a reader that has left, or a full disk, not turn the end of the work into an error."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

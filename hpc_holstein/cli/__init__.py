@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from hpc_holstein.cli import launcher
-from hpc_holstein.cli.arguments import parser
+from hpc_holstein.cli.arguments import parse, parser
+from hpc_holstein.cli.options import check_early
 from hpc_holstein.errors import HolsteinError
 
 _USER_ERROR = 2
@@ -25,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not launcher.first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - help texts; open until the process ends
     try:
-        args = parser().parse_args(arguments)
+        args = parse(sys.argv[1:] if arguments is None else arguments)
+        if launcher.told_size()[1] == 1:  # ranks agree on an error of a file that not all of them may see: later, through MPI
+            check_early(args)
     except HolsteinError as error:
         if launcher.first():
             print(f"error: {error}", file=sys.stderr, flush=True)

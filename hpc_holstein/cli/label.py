@@ -11,6 +11,7 @@ from hpc_holstein.cli.options import (
     default_preset,
     force_overrides,
     overrides,
+    require_no_keys,
 )
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import TRAINING_EXTENT, Config, load_config
@@ -86,6 +87,8 @@ def _require_consistent(args: argparse.Namespace) -> None:
     if args.mu_width is not None and args.more_mu is None:
         raise ConfigError(f"--mu-width {args.mu_width:g} has no meaning without --more-mu M: give both or neither")
     driving = [name for name in _ALONG_QUENCHES if getattr(args, name)]
+    if args.input is not None or args.quenches is None:
+        require_no_keys(args, "dynamics", "without quenches: give --quenches N, or remove it")
     if args.input is None and args.quenches is None and driving:
         raise ConfigError(f"--{driving[0].replace('_', '-')} has no meaning without quenches: give --quenches N or remove it")
 

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import math
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from hpc_holstein.config import PRESETS, Config, parse_assignment
-from hpc_holstein.config.kinds import available
+from hpc_holstein.config.folders import available
+from hpc_holstein.config.presets import PRESETS
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.files import usable_path
+
+if TYPE_CHECKING:  # loaded when a command has such options or they are wrong: --help of the others does without
+    from pydantic.fields import FieldInfo
+
+    from hpc_holstein.config import Config
 
 _DIRECT = {
     "lattice": "lattice.extent",
@@ -23,21 +30,26 @@ _DIRECT = {
     "threads": "parallel.threads",
     "deterministic": "parallel.deterministic",
 }
-"""Option -> key that it overrides."""
+"""Option -> key that it overrides; the options of :func:`add_keys` have the key for a name."""
+_OF_STATICS = ("hamiltonian", "ensemble")
+_OF_DYNAMICS = ("scheme", "mass", "gamma", "dt")  # steps and seed are options of those commands that have them
+_NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|-inf$|-nan$")
+_LONG_WORD = re.compile(r"\S{100,}")
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are ConfigErrors, with the nearest option or command."""
+    """A parser whose complaints are ConfigErrors, with the nearest option; options are not abbreviated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self._negative_number_matcher = _NEGATIVE  # that of argparse takes -1e-3 for an option
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of leaving."""
         if message.startswith("unrecognized arguments: "):
-            given = message.removeprefix("unrecognized arguments: ").split()[0]
-            known = [name for action in self._actions for name in action.option_strings]
-            near = difflib.get_close_matches(given.partition("=")[0], known, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else f"see `{self.prog} --help`"
-            raise ConfigError(f"unknown option {given}: {hint}")
-        raise ConfigError(f"{message} (see `{self.prog} --help`)")
+            given = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+            raise ConfigError(f"unknown option {_short(given)}: {self._meant(given) or f'see `{self.prog} --help`'}")
+        raise ConfigError(f"{_LONG_WORD.sub(lambda word: _short(word[0]), message)} (see `{self.prog} --help`)")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Complain here about what is unknown, where the options of the command are known."""
@@ -45,6 +57,37 @@ class Parser(argparse.ArgumentParser):
         if extra:
             self.error(f"unrecognized arguments: {' '.join(extra)}")
         return found, extra
+
+    def _meant(self, given: str) -> str:
+        """What a user may mean by an option that there is not, as a question; empty if that is not known."""
+        from hpc_holstein.config.loading import keys_of
+        from hpc_holstein.config.messages import nearest
+        from hpc_holstein.keys import other_names
+
+        wanted, keys = given.lstrip("-").replace("-", "_"), keys_of({})
+        names = {key: other_names(field) for key, field in keys.items()}
+        options = {}
+        for action in self._actions:
+            for option in action.option_strings:
+                key = action.dest if "." in action.dest else _DIRECT.get(action.dest, "")
+                options[option.lstrip("-").replace("-", "_")] = (option, names.get(key, []))
+        near = nearest(wanted, {name: others for name, (_, others) in options.items()}) if given.startswith("-") else None
+        if near is not None:
+            return f"did you mean {options[near][0]}?"
+        settable = nearest(wanted, names) if "set" in options else None
+        return f"did you mean --set {settable}=...?" if settable is not None and "." in settable else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) < 60 else f"{text[:40]}...{text[-10:]}"
+
+
+def path(text: str) -> Path:
+    """The name of a file or folder that there can be."""
+    try:
+        return Path(usable_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def cells(text: str) -> list[int]:
@@ -82,9 +125,20 @@ def positive_number(text: str) -> float:
 
 def whole(text: str) -> int:
     """A whole number of at least 0."""
-    if not text.strip().isdecimal():
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
-    return int(text)
+    return number
+
+
+def value(text: str) -> Any:
+    """A value as TOML, or a bare word as a string."""
+    from hpc_holstein.config.loading import parse_value
+
+    return parse_value(text)
 
 
 def add_physics(parser: argparse.ArgumentParser) -> None:
@@ -96,9 +150,40 @@ def add_physics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=positive, metavar="N", help=threads)
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """An optional configuration file."""
-    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.toml", help="configuration file")
+def add_keys(parser: argparse.ArgumentParser, dynamics: bool = True) -> None:
+    """An option for each key of the Hamiltonians, of the ensemble and, if asked for, of the dynamics, under its own name.
+
+    A key whose option is taken, or that two sections share, has the name of its section before it.
+    """
+    group = parser.add_argument_group("the physics, in place of the preset and the file")
+    for section, name, field in _keys_of_physics(dynamics):
+        option = f"--{section if name == 'kind' else name.replace('_', '-')}"
+        if option in parser._option_string_actions:
+            option = f"--{section}-{name.replace('_', '-')}"
+        group.add_argument(
+            option, dest=f"{section}.{name}", type=value, metavar="X", help=(field.description or "").replace("%", "%%")
+        )
+
+
+def _keys_of_physics(dynamics: bool) -> Iterable[tuple[str, str, FieldInfo]]:
+    """Section, name and what is said of each key."""
+    from hpc_holstein.config.kinds import KindSection, loadable
+    from hpc_holstein.config.sections import DynamicsSection, EnsembleSection
+
+    several: list[type[KindSection]] = loadable("hamiltonian")
+    known: dict[str, FieldInfo] = {}
+    for one in several:
+        known = {**one.model_fields, **known}
+    yield from (("hamiltonian", name, field) for name, field in known.items())
+    yield from (("ensemble", name, field) for name, field in EnsembleSection.model_fields.items())
+    if dynamics:
+        yield from (("dynamics", name, DynamicsSection.model_fields[name]) for name in _OF_DYNAMICS)
+
+
+def add_config(parser: argparse.ArgumentParser, published: bool = False) -> None:
+    """An optional configuration file; ``published``: without one, and without a preset, the published setting is meant."""
+    parser.add_argument("config", nargs="?", type=path, metavar="CONFIG.toml", help="configuration file")
+    parser.set_defaults(published=published)
 
 
 def add_lattice(parser: argparse.ArgumentParser) -> None:
@@ -112,17 +197,49 @@ def default_preset(args: argparse.Namespace) -> str | None:
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Full key -> value of everything given on the command line; ``--set`` comes last."""
+    """Full key -> value of everything given on the command line.
+
+    Raises ConfigError if an option and ``--set``, or two ``--set``, give one key different values.
+    """
+    from hpc_holstein.config.loading import parse_assignment
+
     given = {key: getattr(args, name, None) for name, key in _DIRECT.items()}
-    assignments = dict(parse_assignment(text) for text in args.set)
-    return {key: value for key, value in given.items() if value is not None} | assignments
+    given |= {name: number for name, number in vars(args).items() if "." in name}
+    given = {key: number for key, number in given.items() if number is not None}
+    for text in args.set:
+        key, number = parse_assignment(text)
+        if key in given and given[key] != number:
+            raise ConfigError(f"{key} is given twice, as {given[key]!r} and by --set {text}: leave one of the two out")
+        given[key] = number
+    return given
+
+
+def require_no_keys(args: argparse.Namespace, section: str, why: str) -> None:
+    """Raise ConfigError if an option of :func:`add_keys` is given for a section that means nothing, in words: ``why``."""
+    for name, number in vars(args).items():
+        if name.startswith(f"{section}.") and number is not None:
+            raise ConfigError(f"--{name.partition('.')[2].replace('_', '-')} has no meaning {why}")
 
 
 def force_overrides(section: str) -> dict[str, Any]:
-    """``KIND``, or the path of a model file, which is kind ``neural`` with that ``model``."""
-    if section.endswith(".safetensors"):
+    """``KIND``, or the path of a model file or ``default``, which is kind ``neural`` with that ``model``."""
+    if section.endswith(".safetensors") or section == "default":
         return {"force.kind": "neural", "force.model": section}
     return {"force.kind": section}
+
+
+def check_early(args: argparse.Namespace) -> None:
+    """Raise ConfigError for a configuration that is wrong whatever else a command finds, before what computes is loaded."""
+    if not hasattr(args, "set") or getattr(args, "run", None) is not None or getattr(args, "what", "") == "report":
+        return
+    from hpc_holstein.config.loading import merged, validated
+
+    files = [file for file in getattr(args, "files", []) if file.suffix == ".toml"]
+    config = getattr(args, "config", None) or (files[0] if files else None)
+    published = getattr(args, "published", True) and config is None
+    preset = args.preset or (next(iter(PRESETS)) if published else None)
+    force = force_overrides(args.force) if getattr(args, "force", None) else {}
+    validated(merged(config, preset, {**force, **overrides(args)}), partial=True)
 
 
 def require_one_run(config: Config, command: str, instead: str) -> None:
@@ -135,4 +252,4 @@ def require_one_run(config: Config, command: str, instead: str) -> None:
 
 def providers() -> str:
     """Everyone who can be asked for forces, as help texts list them."""
-    return ", ".join([*available("force"), "or a model file *.safetensors"])
+    return ", ".join([*available("force"), "default or another model file *.safetensors"])

@@ -88,7 +88,7 @@ class Session:
             return
         try:
             print(text, flush=True)
-        except BrokenPipeError:
+        except OSError:  # the reader has left, or the disk is full
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def on_root(self, work: Callable[[], object]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import pkgutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
@@ -14,18 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_type_h
 
 from pydantic import Discriminator, Tag, create_model
 
+from hpc_holstein.config.folders import FOLDERS, available, require_choice
 from hpc_holstein.config.sections import Section
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.keys import key
-
-FOLDERS = {
-    "lattice": "hpc_holstein.lattice",
-    "hamiltonian": "hpc_holstein.hamiltonian",
-    "force": "hpc_holstein.forces",
-    "model": "hpc_holstein.network.models",
-}
-"""Section -> folder whose public files are its kinds."""
-
 
 SectionModel = TypeVar("SectionModel", bound="OptionsSection")
 
@@ -55,22 +45,6 @@ class KindSection(OptionsSection):
     """A section whose ``kind`` names a file and whose other keys are the ``Options`` of that file."""
 
     kind: str
-
-
-def available(section: str) -> list[str]:
-    """Public files of the folder of ``[section]``: exactly the kinds that a user can choose."""
-    folder = importlib.import_module(FOLDERS[section])
-    return sorted(module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_"))
-
-
-def require_choice(name: str, value: str, choices: Iterable[str]) -> str:
-    """``value`` if it is one of ``choices``; else a ConfigError that names the nearest one and the list."""
-    choices = list(choices)
-    if value in choices:
-        return value
-    near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
-    hint = f"did you mean '{near[0]}'? " if near else ""
-    raise ConfigError(f"{name} = '{value}' is not known: {hint}choose from {', '.join(choices)}")
 
 
 def resolve(section: str, kind: str) -> ModuleType:
@@ -106,20 +80,24 @@ def new_section(section: str, kind: str, **values: Any) -> KindSection:
     return section_of(section, kind)(kind=kind, **values)
 
 
-def union_of(section: str, default: str | None = None) -> Any:
-    """The union of all kinds of ``[section]``, told apart by ``kind``, which is ``default`` where none is given.
+def loadable(section: str) -> list[type[KindSection]]:
+    """The models of all kinds of ``[section]`` whose file can be loaded; choosing another one is told by :func:`resolve`."""
+    found = []
+    for kind in available(section):
+        with suppress(ConfigError):
+            found.append(section_of(section, kind))
+    return found
 
-    Kinds whose file cannot be loaded are no part of it; choosing one is told by :func:`resolve`.
-    """
+
+def union_of(section: str, default: str | None = None) -> Any:
+    """The union of all kinds of ``[section]``, told apart by ``kind``, which is ``default`` where none is given."""
 
     def tag(value: Any) -> str | None:
         given = value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", None)
         return None if given is None else str(given)
 
-    loadable = []
-    for kind in available(section):
-        with suppress(ConfigError):
-            loadable.append(Annotated[section_of(section, kind), Tag(kind)])
-    if len(loadable) == 1:
-        return loadable[0]
-    return Annotated[Union[tuple(loadable)], Discriminator(tag)]  # noqa: UP007 - of a tuple
+    found = loadable(section)
+    if len(found) == 1:
+        return found[0]
+    tagged = [Annotated[one, Tag(one.model_fields["kind"].default)] for one in found]
+    return Annotated[Union[tuple(tagged)], Discriminator(tag)]  # noqa: UP007 - of a tuple

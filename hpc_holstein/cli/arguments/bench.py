@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from hpc_holstein.cli.options import Parser, add_config, add_lattice, add_physics, cells, positive, providers
+from hpc_holstein.cli.options import Parser, add_config, add_lattice, add_physics, cells, path, positive, providers
 
 HELP = "measure scaling, kernels and writers of this machine, and report them with a performance model"
 DESCRIPTION = """\
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_measurement(command: argparse.ArgumentParser, name: str) -> None:
-    add_config(command)
+    add_config(command, published=True)
     add_physics(command)
     if name in ("strong", "io"):
         add_lattice(command)
@@ -60,13 +59,13 @@ def _add_measurement(command: argparse.ArgumentParser, name: str) -> None:
         of_steps = "time steps in a repeat (default: 16); of training, a repeat is an epoch"
         command.add_argument("--steps", dest="time_steps", type=positive, metavar="N", help=of_steps)
         command.add_argument("--warm-up", type=positive, metavar="N", help="steps (8) or epochs (1) before, not counted")
-        command.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the records")
+        command.add_argument("--output", type=path, required=True, metavar="FOLDER", help="folder of the records")
         there = "a point that is in the folder already is done, instead of an error"
         command.add_argument("--skip-existing", action="store_true", help=there)
         return
-    command.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the record")
+    command.add_argument("--output", type=path, metavar="FOLDER", help="folder of the record")
     against = "fail, with exit code 1, where a ratio is worse than in this record of the same benchmark"
-    command.add_argument("--guard", type=Path, metavar="RECORD", help=against)
+    command.add_argument("--guard", type=path, metavar="RECORD", help=against)
     factor = f"by which a ratio may be worse (default: {_FACTOR})"
     command.add_argument("--factor", type=float, default=_FACTOR, metavar="X", help=factor)
     if name == "kernels":
@@ -74,7 +73,7 @@ def _add_measurement(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _add_report(command: argparse.ArgumentParser) -> None:
-    command.add_argument("records", type=Path, metavar="FOLDER", help="folder of records")
-    command.add_argument("--output", type=Path, metavar="FOLDER2", help="folder of the report (default: FOLDER/report)")
+    command.add_argument("records", type=path, metavar="FOLDER", help="folder of records")
+    command.add_argument("--output", type=path, metavar="FOLDER2", help="folder of the report (default: FOLDER/report)")
     asked = "numbers of ranks that the fitted model is asked about"
     command.add_argument("--predict", type=positive, nargs="+", default=[], metavar="RANKS", help=asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from hpc_holstein.cli.options import add_config, add_physics
+from hpc_holstein.cli.options import add_config, add_physics, path
 
 HELP = "try out what this machine offers (MPI, threads, GPUs, HDF5, file locks, PETSc, force rates) and the time step"
 DESCRIPTION = """\
@@ -22,4 +22,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_physics(parser)
     folder = "folder whose file system is tried out (default: this one)"
-    parser.add_argument("--output", type=Path, default=Path(), metavar="FOLDER", help=folder)
+    parser.add_argument("--output", type=path, default=Path(), metavar="FOLDER", help=folder)

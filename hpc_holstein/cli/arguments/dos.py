@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from hpc_holstein.cli.options import add_config, add_physics, cells, positive
+from hpc_holstein.cli.options import add_config, add_keys, add_physics, cells, path, positive
 from hpc_holstein.output.spectrum_options import SpectrumOptions
 
 HELP = "densities of states, chemical and grand potential of a state; writes dos.csv, dos.json, dos.png"
@@ -17,11 +16,11 @@ EXAMPLE = """examples: hpc-holstein dos --run quench --at 10,12 --at 10,13
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     usual = SpectrumOptions()
-    add_config(parser)
+    add_config(parser, published=True)
     add_physics(parser)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--run", type=Path, metavar="FOLDER", help="folder of a run, whose configuration is used")
-    source.add_argument("--input", type=Path, metavar="FILE", help="snapshot file")
+    source.add_argument("--run", type=path, metavar="FOLDER", help="folder of a run, whose configuration is used")
+    source.add_argument("--input", type=path, metavar="FILE", help="snapshot file")
     parser.add_argument("--snapshot", type=int, default=-1, metavar="N", help="which state, from 0; -1 (default): the last")
     parser.add_argument(
         "--at", type=_site, action="append", default=[], metavar="Y,X", help="local density of states there too"
@@ -37,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     exact = "grand potential without random errors, at the cost of one kpm force of TOLERANCE (default: 1e-6)"
     parser.add_argument("--exact-omega", type=float, nargs="?", const=1e-6, metavar="TOLERANCE", help=exact)
     parser.add_argument("--grid", type=cells, metavar="PxQ", help="ranks along rows and columns (default: smallest halo)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: FOLDER/dos, or dos)")
+    parser.add_argument("--output", type=path, metavar="FOLDER", help="folder of the results (default: FOLDER/dos, or dos)")
+    add_keys(parser, dynamics=False)
 
 
 def _site(text: str) -> tuple[int, ...]:

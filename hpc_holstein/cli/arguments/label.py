@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from hpc_holstein.cli.options import add_config, add_lattice, add_physics, positive, positive_number, providers
+from hpc_holstein.cli.options import add_config, add_keys, add_lattice, add_physics, path, positive, positive_number, providers
 
 HELP = "add forces to snapshots, or make labelled snapshots"
 DESCRIPTION = "Forces for given snapshots, or labelled snapshots from scratch."
@@ -17,11 +16,11 @@ MU_WIDTH = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    add_config(parser)
+    add_config(parser, published=True)
     add_physics(parser)
     add_lattice(parser)
-    parser.add_argument("--input", type=Path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="new file with force, density and mu added")
+    parser.add_argument("--input", type=path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
+    parser.add_argument("--output", type=path, required=True, metavar="FILE", help="new file with force, density and mu added")
     parser.add_argument("--force", default="exact", metavar="KIND", help=f"who labels: {providers()} (default: exact)")
     more = "densities at M further chemical potentials of each snapshot too, from the same diagonalization (exact forces)"
     parser.add_argument("--more-mu", type=positive, metavar="M", help=more)
@@ -35,3 +34,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     driving = "who drives the quenches (default: who labels; --set force.KEY=VALUE is of who labels)"
     parser.add_argument("--path-force", metavar="KIND", help=driving)
     parser.add_argument("--seed", type=int, metavar="N", help="seed of random snapshots and quenches")
+    add_keys(parser)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from hpc_holstein.cli.options import add_config, add_physics, positive
+from hpc_holstein.cli.options import add_config, add_keys, add_physics, path, positive
 
 HELP = "explore, collect, label and retrain in rounds; goes on where it was ended"
 DESCRIPTION = """\
@@ -24,4 +23,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     add_physics(parser)
     parser.add_argument("--rounds", type=positive, metavar="N", help="rounds at most (default: 3)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of everything (default: learn)")
+    parser.add_argument("--output", type=path, metavar="FOLDER", help="folder of everything (default: learn)")
+    add_keys(parser)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hpc_holstein.cli.options import add_config, add_physics
+from hpc_holstein.cli.options import add_config, add_keys, add_physics
 
 HELP = "label, train, run and analyze as Slurm jobs; submits what is missing"
 DESCRIPTION = """\
@@ -24,3 +24,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--status", action="store_true", help="say what is done, queued, running and failed; submit nothing")
     what.add_argument("--dry-run", action="store_true", help="write the scripts of what is missing; submit nothing")
     what.add_argument("--join-labels", action="store_true", help="make one file of all labels: the training job does this")
+    add_keys(parser)

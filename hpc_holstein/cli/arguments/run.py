@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 
-from hpc_holstein.cli.options import add_config, add_lattice, add_physics, cells, positive, providers
+from hpc_holstein.cli.options import add_config, add_keys, add_lattice, add_physics, cells, path, positive, providers
 
 HELP = "run the dynamics; writes trajectory.h5 and summary.json"
 DESCRIPTION = """\
@@ -35,11 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--replicas", type=positive, metavar="R", help=several)
     bits = "the same bits on any number of ranks and threads, any rank grid and after restarts"
     parser.add_argument("--deterministic", action="store_true", default=None, help=bits)
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: run)")
+    parser.add_argument("--output", type=path, metavar="FOLDER", help="folder of the results (default: run)")
     continued = "auto (default): continue the run in that folder; never; or a checkpoint or folder of a run to continue"
     parser.add_argument("--restart", default="auto", metavar="auto|never|PATH", help=continued)
     budget = "end with a checkpoint and exit code 75 before this time is over (default: before the Slurm job ends)"
     parser.add_argument("--max-walltime", type=duration, metavar="HH:MM:SS", help=budget)
+    add_keys(parser)
 
 
 def duration(text: str) -> float:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from hpc_holstein.cli.options import add_physics, positive
+from hpc_holstein.cli.options import add_keys, add_physics, path, positive
 
 HELP = "train a network on labelled snapshots; writes model.safetensors, loss.csv, loss.png and metrics.json"
 DESCRIPTION = "Labelled snapshots in, a model file out."
@@ -17,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     files = "labelled snapshots DATA.h5, from `hpc-holstein label` (files of several kT and g: one network for their range); "
     files += "and at most one CONFIG.toml, with sections [model] and [training]"
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help=files)
+    parser.add_argument("files", nargs="+", type=path, metavar="FILE", help=files)
     add_physics(parser)
     parser.add_argument("--model", metavar="NAME", help="architecture: enn, enn_energy or efnn")
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes through the training set")
@@ -25,4 +24,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the weights, the split and the order of the batches")
     start = "model whose weights the training starts from, of the same architecture and options (default: random weights)"
     parser.add_argument("--from", dest="start", metavar="MODEL", help=start)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder of the results")
+    parser.add_argument("--output", type=path, required=True, metavar="FOLDER", help="folder of the results")
+    add_keys(parser, dynamics=False)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from hpc_holstein.cli.options import add_config, add_physics, positive, providers, whole
+from hpc_holstein.cli.options import add_config, add_keys, add_physics, path, positive, providers, whole
 
 HELP = "compare forces on given snapshots or on the states of a run; writes validation.json and figures"
 DESCRIPTION = "One force provider against another, or against stored labels."
@@ -19,11 +18,11 @@ RUN_STATES = 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    add_config(parser)
+    add_config(parser, published=True)
     add_physics(parser)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--input", type=Path, metavar="FILE", help="snapshot file")
-    source.add_argument("--run", type=Path, metavar="FOLDER", help="folder of a run, whose configuration is used")
+    source.add_argument("--input", type=path, metavar="FILE", help="snapshot file")
+    source.add_argument("--run", type=path, metavar="FOLDER", help="folder of a run, whose configuration is used")
     states = f"at most N states, evenly, 1: the last one (default: all of a file, {RUN_STATES} of a run)"
     parser.add_argument("--states", type=positive, metavar="N", help=states)
     judged = f"who is judged: {providers()} (default: that of the run, or neural); --set force.KEY=VALUE sets its options"
@@ -38,4 +37,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reach", type=whole, metavar="R", help=reach)
     budget = "measure what parts the error has: probing, truncation, chemical potential, reach, network"
     parser.add_argument("--budget", action="store_true", help=budget)
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the results (default: FOLDER/validation)")
+    parser.add_argument("--output", type=path, metavar="FOLDER", help="folder of the results (default: FOLDER/validation)")
+    add_keys(parser, dynamics=False)
