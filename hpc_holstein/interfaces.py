@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # a configuration is checked without loading torch
     from torch import Tensor
 
     from hpc_holstein.symmetry.point_group import PointGroup
+    from hpc_holstein.symmetry.space_group import SpaceGroup
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ class Lattice(Protocol):
     """Geometry only: no global arrays, so that a lattice of any size costs nothing.
 
     extent, periodic   cells along each array axis, and whether it closes onto itself
-    vectors, basis     primitive vector of each array axis and positions of the sites of a cell, units of the lattice constant
+    vectors, basis     primitive vector of each array axis and positions of the sites of a cell, Cartesian (x, y, z), in units
+                       of the distance of nearest neighbours; x is the last array axis of the square and cubic lattices
+    symmetry           point group about an origin, with the permutations of the sites of a cell
     ordering_vector    phase per cell along each axis of the CDW order, (pi, pi) for the square lattice
     """
 
@@ -109,6 +112,8 @@ class Lattice(Protocol):
     def ordering_vector(self) -> tuple[float, ...]: ...
     @property
     def point_group(self) -> PointGroup: ...
+    @property
+    def symmetry(self) -> SpaceGroup: ...
     @property
     def sites(self) -> int: ...
     def bonds(self, shell: int) -> tuple[Bond, ...]: ...

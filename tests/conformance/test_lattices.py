@@ -63,6 +63,39 @@ def test_bonds_are_closed_under_the_point_group(name):
 
 
 @each_lattice
+def test_symmetry_permutes_the_sites(name):
+    """``site`` and ``cell`` move each site where its rotation moves it, about one point, and compose like the group."""
+    lattice = build_lattice(name, 6)
+    group, vectors, basis = lattice.symmetry, np.asarray(lattice.vectors), np.asarray(lattice.basis)
+    images = group.cell @ vectors + basis[group.site]  # [g, basis, dim]
+    shift = images - np.einsum("gij,bj->gbi", group.rotations, basis)  # (1 - R) origin, the same for all sites
+    assert np.allclose(shift, shift[:, :1])
+    fixed = np.eye(len(vectors)) - group.rotations
+    origin = np.linalg.lstsq(fixed.reshape(-1, len(vectors)), shift[:, 0].reshape(-1), rcond=None)[0]
+    assert np.allclose(fixed @ origin, shift[:, 0])
+    table, matrices = group.point_group.product_table, group.point_group.array
+    for g, h in itertools.product(range(group.point_group.order), repeat=2):
+        assert (group.site[g][group.site[h]] == group.site[table[g, h]]).all()
+        assert (group.cell[h] @ matrices[g].T + group.cell[g][group.site[h]] == group.cell[table[g, h]]).all()
+
+
+@each_lattice
+def test_bonds_are_those_of_the_symmetry(name):
+    """Every element takes the bonds of a shell, cells and sites, to bonds of it."""
+    lattice = build_lattice(name, 6)
+    group = lattice.symmetry
+    for bonds in shells(lattice):
+        directed = {(b.source, b.target, b.offset) for b in bonds}
+        directed |= {(t, s, tuple(-step for step in o)) for s, t, o in directed}
+        for g, matrix in enumerate(group.point_group.array):
+            moved_bonds = {
+                (group.site[g, s], group.site[g, t], tuple((matrix @ o + group.cell[g, t] - group.cell[g, s]).tolist()))
+                for s, t, o in directed
+            }
+            assert moved_bonds == directed
+
+
+@each_lattice
 def test_size_costs_nothing(name):
     small, large = build_lattice(name, 4), build_lattice(name, 10**6)
     assert large.bonds(1) == small.bonds(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,8 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces import _kernel_fused, exact, kpm
 from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.hamiltonian import holstein
-from hpc_holstein.interfaces import Bond, Ensemble, State
+from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
-from hpc_holstein.lattice._bravais import BravaisLattice
 from hpc_holstein.training.dataset import read
 
 QUENCH = Path(__file__).parents[1] / "data" / "quench-20x20.h5"
@@ -228,18 +228,6 @@ def test_block_of_vectors_does_not_matter():
     assert torch.allclose(one.force, other.force, atol=1e-11, rtol=0)
 
 
-def bravais(name, extent, periodic):
-    """Lattices of one to three dimensions, one of them with two sites in a cell."""
-    dimension = len(extent)
-    axes = tuple(tuple(float(i == j) for j in range(dimension)) for i in range(dimension))
-    steps = [tuple(int(step) for step in axis) for axis in axes]
-    bonds = tuple(Bond(0, 0, step) for step in steps)
-    basis = ((0.0,) * dimension,)
-    if name == "honeycomb":
-        bonds, basis = (Bond(0, 1, (0, 0)), Bond(1, 0, (0, 1)), Bond(1, 0, (1, 0))), ((0.0, 0.0), (1 / 3, 1 / 3))
-    return BravaisLattice(name, extent, periodic, axes, basis, (0.0,) * dimension, (bonds,), ())
-
-
 @pytest.mark.parametrize(("ranks", "threads"), [(1, 2), (2, 1)])
 @pytest.mark.parametrize(
     ("name", "extent", "periodic"),
@@ -248,12 +236,14 @@ def bravais(name, extent, periodic):
         ("chain", (40,), (False,)),
         ("honeycomb", (13, 12), (True, True)),
         ("honeycomb", (9, 8), (False, True)),
+        ("triangular", (12, 15), (True, True)),
+        ("kagome", (9, 9), (True, True)),
         ("cubic", (7, 6, 8), (True, True, True)),
         ("cubic", (4, 5, 6), (True, False, False)),
     ],
 )
 def test_any_lattice(name, extent, periodic, threads, ranks):
-    lattice = bravais(name, extent, periodic)
+    lattice = import_module(f"hpc_holstein.lattice.{name}").build(extent, periodic)
     hamiltonian = holstein.build(holstein.Options(), lattice)
     q = 3 * torch.randn(*extent, len(lattice.basis), 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     wanted = exact.build(exact.Options(), hamiltonian, CartesianDomain(lattice, SerialTransport()), CANONICAL)(State.at_rest(q))

@@ -17,9 +17,8 @@ from hpc_holstein.errors import ConfigError, DomainError, SpectrumError
 from hpc_holstein.forces import _local, atomic, exact, local
 from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.hamiltonian import holstein
-from hpc_holstein.interfaces import Bond, Ensemble, ForceResult, State
-from hpc_holstein.lattice import square
-from hpc_holstein.lattice._bravais import BravaisLattice
+from hpc_holstein.interfaces import Ensemble, ForceResult, State
+from hpc_holstein.lattice import chain, honeycomb, square
 
 G, KT = 3.5, 0.1
 HALF = Ensemble("canonical", KT)
@@ -154,17 +153,8 @@ def test_no_neighbours_is_the_atomic_limit():
     assert torch.allclose(here.grand_potential, there.grand_potential, atol=1e-9)
 
 
-CHAIN = BravaisLattice("chain", (9,), (True,), ((1.0,),), ((0.0,),), (math.pi,), ((Bond(0, 0, (1,)),),), (((-1,),),))
-HONEYCOMB = BravaisLattice(
-    name="honeycomb",
-    extent=(4, 3),
-    periodic=(True, False),
-    vectors=((1.0, 0.0), (0.5, math.sqrt(3) / 2)),
-    basis=((0.0, 0.0), (0.5, math.sqrt(3) / 6)),
-    ordering_vector=(0.0, 0.0),
-    shells=((Bond(0, 1, (0, 0)), Bond(1, 0, (1, 0)), Bond(1, 0, (0, 1))),),
-    generators=(((-1, 0), (0, -1)),),
-)
+CHAIN = chain.build((9,), (True,))
+HONEYCOMB = honeycomb.build((4, 3), (True, False))
 
 
 @pytest.mark.parametrize("lattice", [CHAIN, HONEYCOMB], ids=lambda lattice: lattice.name)
