@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+from hpc_holstein.fields import Field
+
 if TYPE_CHECKING:  # a configuration is checked without loading torch
     import torch
     from torch import Tensor
@@ -144,9 +146,14 @@ class Domain(Protocol):
 
 
 class Hamiltonian(Protocol):
-    """One-body matrix ``H(q)`` on a fixed sparsity pattern, and the classical potential ``V(q)``."""
+    """One-body matrix ``H(q)`` on a fixed sparsity pattern, and the classical potential ``V(q)``.
+
+    ``matrix`` and ``energy`` are functions of coordinates with ``halo >= reach`` ghosts; the forces follow from them, see
+    :class:`hamiltonian._base.LatticeHamiltonian`.
+    """
 
     name: str
+    coordinates: Field
     components: int
     reach: int  # cells that the pattern and the classical potential extend over
     pattern: tuple[Bond, ...]  # upper half: each off-diagonal bond once, on-site entries first
@@ -156,9 +163,11 @@ class Hamiltonian(Protocol):
     @property
     def stiffness(self) -> tuple[float, float]: ...  # lowest and highest eigenvalue of the Hessian of V
     def require_ground_state(self) -> None: ...
-    def entries(self, q: Tensor) -> Tensor: ...
-    def pull_back(self, q: Tensor, rho: Tensor) -> Tensor: ...
-    def classical(self, ghosted_q: Tensor, halo: int) -> tuple[Tensor, Tensor]: ...
+    def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor: ...
+    def energy(self, ghosted_q: Tensor, halo: int) -> Tensor: ...
+    def force(self, ghosted_q: Tensor, halo: int, rho: Tensor, domain: Domain) -> Tensor: ...
+    def electronic_force(self, ghosted_q: Tensor, halo: int, rho: Tensor, domain: Domain) -> Tensor: ...
+    def classical_force(self, ghosted_q: Tensor, halo: int, domain: Domain) -> Tensor: ...
 
 
 class ForceProvider(Protocol):

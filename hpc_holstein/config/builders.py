@@ -47,7 +47,19 @@ def build_system(config: Config) -> System:
     lattice = kinds.resolve("lattice", section.kind).build(section.extent, section.periodic)
     module = kinds.resolve("hamiltonian", config.hamiltonian.kind)
     hamiltonian = module.build(config.hamiltonian.options, lattice)
+    _require_plain(lattice, hamiltonian)
     return System(lattice, hamiltonian, config.ensemble.build())
+
+
+def _require_plain(lattice: Lattice, hamiltonian: Hamiltonian) -> None:
+    """Raise ConfigError for what the files of snapshots and trajectories have no axes for yet."""
+    dimension, basis = len(lattice.extent), len(lattice.basis)
+    if (dimension, basis, hamiltonian.components) != (2, 1, 1):
+        raise ConfigError(
+            f"hamiltonian.kind = {hamiltonian.name} on lattice.kind = {lattice.name} has {hamiltonian.components} number(s) on each of "
+            f"{basis} site(s) a cell in {dimension} dimension(s), and the commands store one number a cell of two dimensions so "
+            "far: use the force providers from Python, or another lattice or Hamiltonian"
+        )
 
 
 def forces_maker(

@@ -31,14 +31,15 @@ class AtomicForces:
         axes = len(self.domain.local_extent) + 2
         batch = state.q.shape[: state.q.ndim - axes]
         q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :])
-        density, mu, info = self._fill(q)
-        classical = self.hamiltonian.classical(self.domain.pad(q, self.reach), self.reach)[1]
-        force = self.hamiltonian.pull_back(q, density) + classical
+        ghosted = self.domain.pad(q, self.reach)
+        levels = on_site_energies(ghosted, self.reach, self.hamiltonian)
+        density, mu, info = self._fill(levels)
+        force = self.hamiltonian.force(ghosted, self.reach, density, self.domain)
         return ForceResult(
             force=force.reshape(state.q.shape),
             density=density.reshape(state.q.shape[:-1]),
             chemical_potential=mu.reshape(batch).to(q.device),
-            grand_potential=self._grand_potential(q, mu).reshape(batch).to(q.device),
+            grand_potential=self._grand_potential(levels, mu).reshape(batch).to(q.device),
             info=info,
         )
 
@@ -46,14 +47,13 @@ class AtomicForces:
         """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``; measured."""
         return (2 * dtype.itemsize + 75) * prod(self.domain.local_extent) * len(self.domain.lattice.basis)
 
-    def _fill(self, q: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
+    def _fill(self, levels: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
         if self.ensemble.kind == "canonical":
-            solved = atomic_limit(q, self.hamiltonian, self.domain, self.ensemble.filling, self.ensemble.kT)
+            solved = atomic_limit(levels, self.domain, self.ensemble.filling, self.ensemble.kT)
             return solved.density, solved.chemical_potential, {"residual": solved.residual}
-        mu = torch.full((len(q),), self.ensemble.chemical_potential, dtype=torch.float64)
-        return occupation(on_site_energies(q, self.hamiltonian), mu, self.ensemble.kT), mu, {}
+        mu = torch.full((len(levels),), self.ensemble.chemical_potential, dtype=torch.float64)
+        return occupation(levels, mu, self.ensemble.kT), mu, {}
 
-    def _grand_potential(self, q: Tensor, mu: Tensor) -> Tensor:
+    def _grand_potential(self, levels: Tensor, mu: Tensor) -> Tensor:
         """``Omega = -kT sum_i ln(1 + exp((mu - e_i) / kT))`` of the whole lattice, ``[batch]``."""
-        energies = on_site_energies(q, self.hamiltonian).double()
-        return global_sum(grand_potential(energies, mu, self.ensemble.kT), self.domain)
+        return global_sum(grand_potential(levels.double(), mu, self.ensemble.kT), self.domain)

@@ -82,12 +82,11 @@ def grand_potential(energies: Tensor, chemical_potential: Tensor, kT: float) -> 
     return filled - kT * torch.log1p(torch.exp(-below.abs() / kT))  # softplus has other bits at the end of an array too
 
 
-def atomic_limit(q: Tensor, hamiltonian: Hamiltonian, domain: Domain, filling: float, kT: float) -> CanonicalDensity:
-    """Canonical density of decoupled sites, ``n_i = f(e_i - mu)`` with the on-site energies ``e_i``, to round-off.
+def atomic_limit(energies: Tensor, domain: Domain, filling: float, kT: float) -> CanonicalDensity:
+    """Canonical density of decoupled sites, ``n_i = f(e_i - mu)`` with the ``energies`` ``e_i``, to round-off.
 
-    ``q``: ``[batch, *cells, basis, components]``.
+    ``energies``: ``[batch, *cells, basis]``, see :func:`on_site_energies`.
     """
-    energies = on_site_energies(q, hamiltonian)
     mean = site_mean(energies, domain)
     spread = (site_mean(energies.double().square(), domain) - mean.square()).clamp_min(0).sqrt() + kT
     return solve_chemical_potential(
@@ -101,9 +100,9 @@ def atomic_limit(q: Tensor, hamiltonian: Hamiltonian, domain: Domain, filling: f
     )
 
 
-def on_site_energies(q: Tensor, hamiltonian: Hamiltonian) -> Tensor:
-    """Diagonal of ``H(q)``: ``[batch, *cells, basis, components]`` -> ``[batch, *cells, basis]``."""
-    return hamiltonian.entries(q)[..., : q.shape[-2]]
+def on_site_energies(ghosted_q: Tensor, halo: int, hamiltonian: Hamiltonian) -> Tensor:
+    """Diagonal of ``H(q)``: ``[batch, *ghosted cells, basis, components]`` -> ``[batch, *cells, basis]``."""
+    return hamiltonian.matrix(ghosted_q, halo)[..., : ghosted_q.shape[-2]]
 
 
 def solve_chemical_potential(

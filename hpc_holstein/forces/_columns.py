@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_holstein.domain.transport import Transport, agreed
+from hpc_holstein.forces._elements import needed_entries
 from hpc_holstein.forces._poles import PoleExpansion
-from hpc_holstein.forces._probing import Colouring, needed_entries, site_signs
+from hpc_holstein.forces._probing import Colouring, site_signs
 from hpc_holstein.forces._rows import Rows
 from hpc_holstein.forces._sampled import in_whole_cells, lowest_sites, owned_sites
 from hpc_holstein.interfaces import Domain, Hamiltonian

@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _filling
 from hpc_holstein.forces._canonical import require_filling
+from hpc_holstein.forces._elements import matrix_elements, needed_entries
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Bond, Domain, Ensemble, ForceResult, Hamiltonian, Lattice, State
 
@@ -45,7 +48,8 @@ class ExactForces:
         self.deterministic = deterministic
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
         self._indices = _site_indices(domain.lattice, hamiltonian.pattern, domain.device)
-        self._needed = _needed_entries(hamiltonian, domain)
+        self._needed = needed_entries(hamiltonian, domain)
+        self._whole = CartesianDomain(domain.lattice, SerialTransport(), device=domain.device)
         offset_free = torch.tensor([b.source == b.target and not any(b.offset) for b in hamiltonian.pattern])
         self._off_diagonal = self._indices.present & ~offset_free.to(domain.device)
 
@@ -68,11 +72,10 @@ class ExactForces:
                 f"the coordinates at step {state.step} hold NaN or infinity, so H(q) has no spectrum: "
                 "check the initial state, or reduce dt"
             )
-        electronic = self.hamiltonian.pull_back(q, rho)
         halo = self.hamiltonian.reach
-        classical = self.hamiltonian.classical(self.domain.pad(q, halo), halo)[1]
+        force = self.hamiltonian.force(self.domain.pad(q, halo), halo, rho, self.domain)
         result = ForceResult(
-            force=(electronic + classical).to(state.q.dtype),
+            force=force.to(state.q.dtype),
             density=rho[..., : q.shape[-2]].to(state.q.dtype),
             chemical_potential=mu,
             grand_potential=omega,
@@ -130,7 +133,7 @@ class ExactForces:
     def _matrix(self, q: Tensor) -> Tensor:
         """``H(q)`` as a dense symmetric matrix; bonds that wrap onto the same pair of sites add up."""
         sites = self.domain.lattice.sites
-        values = self.hamiltonian.entries(q).reshape(self._indices.rows.shape)
+        values = matrix_elements(self.hamiltonian, self._whole, q).reshape(self._indices.rows.shape)
         matrix = values.new_zeros((sites, sites))
         rows, columns = self._indices.rows, self._indices.columns
         for kept, i, j in ((self._indices.present, rows, columns), (self._off_diagonal, columns, rows)):
@@ -160,16 +163,6 @@ def _site_indices(lattice: Lattice, pattern: tuple[Bond, ...], device: torch.dev
     rows = cell_numbers[0] * basis + np.asarray([bond.source for bond in pattern])
     columns = cell_numbers[1] * basis + np.asarray([bond.target for bond in pattern])
     return _SiteIndices(*(torch.from_numpy(array).to(device) for array in (rows, columns, present)))
-
-
-def _needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:
-    """Entries that enter ``Tr[rho dH/dq]`` or the density: those that move with ``q``, and the on-site ones."""
-    basis = len(domain.lattice.basis)
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, *domain.lattice.extent, basis, hamiltonian.components)
-    first, second = hamiltonian.entries(torch.randn(shape, generator=generator, dtype=torch.float64))
-    moves = (first != second).reshape(-1, len(hamiltonian.pattern)).any(dim=0).tolist()
-    return [entry for entry, moving in enumerate(moves) if moving or entry < basis]
 
 
 def _require_memory(domain: Domain) -> None:

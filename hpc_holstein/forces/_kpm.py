@@ -11,8 +11,9 @@ from torch import Tensor
 
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _probing
-from hpc_holstein.forces._canonical import atomic_limit, on_site_energies, require_filling, site_mean
+from hpc_holstein.forces._canonical import atomic_limit, require_filling, site_mean
 from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, PotentialNodes, fermi_order
+from hpc_holstein.forces._elements import force_scale, matrix_elements, needed_entries
 from hpc_holstein.forces._kernel_layout import Demand, Layout
 from hpc_holstein.forces._memory import fair_bytes
 from hpc_holstein.forces._pilot import PILOTS, pilot, probing_error
@@ -61,7 +62,7 @@ class KPMForces:
         domain.require_halo(hamiltonian.reach)
         self.options, self.hamiltonian, self.domain, self.ensemble = options, hamiltonian, domain, ensemble
         self.tolerance = options.tolerance if options.probing == "colours" else None
-        self._entries = _probing.needed_entries(hamiltonian, domain)
+        self._entries = needed_entries(hamiltonian, domain)
         self._chosen = chosen_sites(domain.lattice, options.sites, options.seed) if options.sites else torch.arange(0)
         self._beyond = max(abs(step) for entry in self._entries for step in hamiltonian.pattern[entry].offset)
 
@@ -78,7 +79,7 @@ class KPMForces:
         q64 = q.double()
         rho = torch.stack([one.rho for one in solved]).reshape(*q.shape[:-2], -1)
         halo = self.hamiltonian.reach
-        force = self.hamiltonian.pull_back(q64, rho) + self.hamiltonian.classical(self.domain.pad(q64, halo), halo)[1]
+        force = self.hamiltonian.force(self.domain.pad(q64, halo), halo, rho, self.domain)
         result = ForceResult(
             force=force.to(q.dtype).reshape(state.q.shape),
             density=rho[..., : q.shape[-2]].to(q.dtype).reshape(state.q.shape[:-1]),
@@ -133,8 +134,7 @@ class KPMForces:
         layout = Layout.of(self.domain, self.hamiltonian.reach, self._beyond, q.dtype)
         stencil = Stencil(self.hamiltonian, self.domain, q, layout.widths)
         interval = Interval.enclosing(*stencil.bounds())
-        ones = torch.ones(*q.shape[:-2], len(self.hamiltonian.pattern), dtype=torch.float64, device=q.device)
-        scale = float(all_max(self.hamiltonian.pull_back(q.double(), ones).abs().amax().cpu(), self.domain))
+        scale = float(all_max(torch.tensor(force_scale(self.hamiltonian, self.domain, q.double())), self.domain))
         tolerance = max(self.options.tolerance, _FLOAT32 if q.dtype == torch.float32 else 0.0) / scale
         bonds = [(entry, self.hamiltonian.pattern[entry]) for entry in self._entries]
         return Problem(
@@ -159,12 +159,13 @@ class KPMForces:
             return PotentialNodes.around(self.ensemble.chemical_potential, 0.0, kT, problem.error)
         if previous is not None:
             return PotentialNodes.around(previous, _WARM * kT, kT, problem.error)
-        guess = atomic_limit(q[None], self.hamiltonian, self.domain, self.ensemble.filling, kT).chemical_potential
+        levels = matrix_elements(self.hamiltonian, self.domain, q[None])[..., : q.shape[-2]]
+        guess = atomic_limit(levels, self.domain, self.ensemble.filling, kT).chemical_potential
         return PotentialNodes.around(float(guess), _COLD * kT, kT, problem.error)
 
     def _solve_coloured(self, problem: Problem, q: Tensor, nodes: PotentialNodes) -> _Solution:
         """Sweep until ``mu`` lies among the nodes and the error is small enough, which the first sweep does as a rule."""
-        energies = on_site_energies(q[None].double(), self.hamiltonian)[0].reshape(-1)
+        energies = matrix_elements(self.hamiltonian, self.domain, q.double())[..., : q.shape[-2]].reshape(-1)
         tolerance, cost = problem.tolerance, 0.0
         for _ in range(_ATTEMPTS):
             solution = self._attempt(problem, energies, nodes, tolerance)

@@ -19,6 +19,7 @@ from hpc_holstein.forces._canonical import (
     solve_chemical_potential,
 )
 from hpc_holstein.forces._clusters import Clusters
+from hpc_holstein.forces._elements import matrix_elements
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.forces._sampled import chosen_sites, known_potential, owned_sites
 from hpc_holstein.forces.local import Options
@@ -81,9 +82,9 @@ class LocalForces:
         self._require_finite(q, state.step)
         ghosted = self.domain.pad(q, self.reach)
         known = known_potential(state, self.ensemble, len(q)) if self._sampled else None
-        solved = [self._solve(q[i], ghosted[i], None if known is None else known[i]) for i in range(len(q))]
+        solved = [self._solve(q[i], None if known is None else known[i]) for i in range(len(q))]
         density, mu, omega, residual = (torch.stack(part) for part in zip(*solved, strict=True))
-        force = self.hamiltonian.pull_back(q, density) + self.hamiltonian.classical(ghosted, self.reach)[1]
+        force = self.hamiltonian.force(ghosted, self.reach, density, self.domain)
         clusters = self.domain.allsum(torch.tensor(float(self._clusters.number), dtype=torch.float64))
         return ForceResult(
             force=force.reshape(state.q.shape).to(state.q.dtype),
@@ -93,24 +94,25 @@ class LocalForces:
             info={"clusters": float(clusters), "residual": float(residual.max())},
         )
 
-    def _solve(self, q: Tensor, ghosted: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _solve(self, q: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One state, at the ``known`` chemical potential if there is one: ``n [*cells, basis]``, ``mu``, ``Omega``, residual of
         the filling."""
-        levels = self._diagonalize(self.hamiltonian.entries(ghosted))
+        entries = matrix_elements(self.hamiltonian, self.domain, q)
+        levels = self._diagonalize(self.domain.pad(entries[..., None], self.reach)[..., 0])
 
         def density(mu: Tensor, rows: Tensor) -> Tensor:
             return self._clusters.owned(levels.sum(occupation(levels.energies[None], mu, self.ensemble.kT)[0]))[None]
 
         if self.ensemble.kind == "canonical" and known is None:
-            return self._canonical(q, levels, density)
+            return self._canonical(entries[..., : q.shape[-2]], levels, density)
         mu = torch.tensor(self.ensemble.chemical_potential, dtype=torch.float64) if known is None else known
         n = density(self._rounded(mu)[None], torch.zeros(1))[0]
         return n, mu, self._grand_potential(levels, mu), torch.tensor(0.0)
 
-    def _canonical(self, q: Tensor, levels: _Levels, density: Density) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _canonical(self, on_site: Tensor, levels: _Levels, density: Density) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As :meth:`_solve`, at the ``mu`` of the filling."""
         ensemble = self.ensemble
-        start = atomic_limit(q[None], self.hamiltonian, self.domain, ensemble.filling, ensemble.kT)
+        start = atomic_limit(on_site[None], self.domain, ensemble.filling, ensemble.kT)
         solved = solve_chemical_potential(
             density=density,
             mean=lambda n: site_mean(n, self.domain),

@@ -48,7 +48,7 @@ class _HasDensity(Hamiltonian, Protocol):
     """A Hamiltonian whose electronic force tells the density."""
 
     def density(self, q: Tensor, electronic_force: Tensor) -> Tensor:
-        """The inverse of ``pull_back``."""
+        """The inverse of ``electronic_force``."""
         ...
 
 
@@ -104,15 +104,14 @@ class NeuralForces:
         omega, of_states = None, list[dict[str, float]]()
         if self._module.predicts == "force":
             force = self._evaluate(ghosted, torch.zeros(len(q)), torch.arange(len(q)))[..., None]
-            classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
+            classical = self.hamiltonian.classical_force(ghosted.arrived(), self._width, self.domain)
             density = cast(_HasDensity, self.hamiltonian).density(q, force - classical)
             mu, info = torch.full((len(q),), math.nan), {"evaluations": 1.0}
         else:
             evaluate = self._evaluation(ghosted)
             density, mu, info, of_states = self._density(q, ghosted, evaluate, state.forces)
             omega = evaluate.at(mu, density).reshape(batch) if isinstance(evaluate, RecordedPotential) else None
-            classical = self.hamiltonian.classical(ghosted.arrived(), self._width)[1]
-            force = self.hamiltonian.pull_back(q, density) + classical
+            force = self.hamiltonian.force(ghosted.arrived(), self._width, density, self.domain)
         return ForceResult(
             force=force.reshape(state.q.shape),
             density=density.reshape(state.q.shape[:-1]),
@@ -191,15 +190,20 @@ class NeuralForces:
     def _start(self, q: Tensor, previous: ForceResult | None) -> tuple[Tensor, Tensor]:
         """``mu`` and slope to start from, ``[batch]``: extrapolated from the previous forces, or of the atomic limit."""
         if previous is None:
-            guess = atomic_limit(q, self.hamiltonian, self.domain, self.ensemble.filling, self.ensemble.kT).chemical_potential
+            guess = atomic_limit(self._levels(q), self.domain, self.ensemble.filling, self.ensemble.kT).chemical_potential
         else:
             guess = previous.chemical_potential.reshape(-1).double().cpu()
             told = previous.of_states if len(previous.of_states) == len(q) else (previous.info,) * len(q)
             if "filling_slope" in told[0]:
                 slope, drift = (guess.new_tensor([one[name] for one in told]) for name in ("filling_slope", "mu_drift"))
                 return guess + drift, slope
-        n = occupation(on_site_energies(q, self.hamiltonian), guess, self.ensemble.kT)
+        n = occupation(self._levels(q), guess, self.ensemble.kT)
         return guess, (site_mean(n * (1 - n), self.domain) / self.ensemble.kT).clamp_min(_SLOPE_FLOOR)
+
+    def _levels(self, q: Tensor) -> Tensor:
+        """On-site energies ``[batch, *cells, basis]``."""
+        halo = self.hamiltonian.reach
+        return on_site_energies(self.domain.pad(q, halo), halo, self.hamiltonian)
 
     def _evaluation(self, ghosted: _Arriving) -> Density | RecordedPotential:
         """The density as a function of ``mu`` and the states; with the grand potential, where the network has one."""

@@ -84,7 +84,7 @@ class PETScForces:
         solved = [self._solve(one, known[k] if known else None, previous[k]) for k, one in enumerate(q)]
         rho = torch.stack([one.rho for one in solved]).view(*q.shape[:-2], -1).to(q.device)
         halo = self.hamiltonian.reach
-        force = self.hamiltonian.pull_back(q, rho) + self.hamiltonian.classical(self.domain.pad(q, halo), halo)[1]
+        force = self.hamiltonian.force(self.domain.pad(q, halo), halo, rho, self.domain)
         result = ForceResult(
             force=force.to(state.q.dtype).reshape(state.q.shape),
             density=rho[..., : q.shape[-2]].to(state.q.dtype).reshape(state.q.shape[:-1]),

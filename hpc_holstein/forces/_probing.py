@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hpc_holstein.domain.noise import philox
-from hpc_holstein.interfaces import Domain, Hamiltonian
+from hpc_holstein.interfaces import Domain
 
 _STREAM = 0x6B706D  # of the noise: apart from those of the dynamics
 _BITS = 64  # signs in one word of a Philox block
@@ -111,15 +111,6 @@ class Sites:
         basis = torch.arange(len(domain.lattice.basis), device=domain.device)
         each = (cells.reshape(-1, 1) * len(basis) + basis for cells in (owned_cells, domain.global_cells()))
         return cls(*each)
-
-
-def needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:
-    """Entries of the pattern that ``Tr[rho dH/dq]`` or the density need: those that move with ``q``, and the on-site ones."""
-    basis = len(domain.lattice.basis)
-    shape = (2, *(1,) * len(domain.local_extent), basis, hamiltonian.components)
-    first, second = hamiltonian.entries(torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    moves = (first != second).reshape(-1, len(hamiltonian.pattern)).any(dim=0).tolist()
-    return [entry for entry, moving in enumerate(moves) if moving or entry < basis]
 
 
 def coloured(

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.forces._canonical import atomic_limit, on_site_energies, site_mean
+from hpc_holstein.forces._canonical import atomic_limit, site_mean
 from hpc_holstein.forces._columns import Columns, Complex, LinearSystem, Pilots, RightHandSides
+from hpc_holstein.forces._elements import force_scale, matrix_elements
 from hpc_holstein.forces._poles import PoleExpansion, Weights
 from hpc_holstein.forces._rows import Rows, assemble
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
@@ -125,19 +126,18 @@ class Resolvent:
     def _problem(self, q: Tensor) -> _Problem:
         rows = assemble(self.hamiltonian, self.domain, q)
         low, high = rows.bounds()
-        ones = torch.ones(*q.shape[:-2], len(self.hamiltonian.pattern), dtype=torch.float64)
-        scale = float(self.hamiltonian.pull_back(q, ones).abs().max())
+        scale = force_scale(self.hamiltonian, self.domain, q)
         extremes = torch.zeros(self.domain.size, 3, dtype=torch.float64)
         extremes[self.domain.rank] = torch.tensor([-low, high, scale])
         minus_low, high, scale = self.domain.allsum(extremes).amax(dim=0).tolist()
-        levels = on_site_energies(q[None], self.hamiltonian)[0]
+        levels = matrix_elements(self.hamiltonian, self.domain, q)[..., : q.shape[-2]]
         trace = float(self.domain.allsum(levels.sum()))
         return _Problem(rows, -minus_low, high, trace, levels, self.tolerance / scale, scale)
 
     def _start(self, problem: _Problem, q: Tensor, previous: float | None) -> float:
         """``mu`` to about the window of the poles: the previous one, or by blunt solutions from that of the atomic limit on."""
         kT = self.ensemble.kT
-        limit = atomic_limit(q[None], self.hamiltonian, self.domain, self.ensemble.filling, kT).chemical_potential
+        limit = atomic_limit(problem.levels[None], self.domain, self.ensemble.filling, kT).chemical_potential
         if previous is not None and abs(previous - float(limit)) < _CREDIBLE * kT:
             return previous
         mu, _ = self._search(

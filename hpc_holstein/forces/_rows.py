@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from torch import Tensor
 
+from hpc_holstein.forces._elements import matrix_elements
 from hpc_holstein.interfaces import Domain, Hamiltonian
 
 
@@ -46,7 +47,7 @@ def assemble(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Rows:
     counts = domain.allsum(counts)
     first, total = int(counts[: domain.rank].sum()), int(counts.sum())
     number = torch.arange(first, first + sites, dtype=torch.float64).view(*q.shape[:-1], 1)
-    triplets = list(_triplets(hamiltonian, domain, hamiltonian.entries(q.double()), number))
+    triplets = list(_triplets(hamiltonian, domain, matrix_elements(hamiltonian, domain, q.double()), number))
     row, column, value = (torch.cat(part).numpy() for part in zip(*triplets, strict=True))
     index = row.astype(np.int64) - first, column.astype(np.int64)
     matrix = coo_array((value, index), shape=(sites, total)).tocsr()

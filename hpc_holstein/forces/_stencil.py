@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hpc_holstein.errors import SpectrumError
+from hpc_holstein.forces._elements import matrix_elements
 from hpc_holstein.interfaces import Bond, Domain, Hamiltonian
 
 _SWEEPS = 30  # of the bounds: within 0.5 % of the spectrum in hot and ordered states
@@ -52,7 +53,7 @@ class Stencil:
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, q: Tensor, widths: tuple[int, ...] | None = None) -> None:
         self.domain, self.width = domain, hamiltonian.reach
         self.widths = (self.width,) * len(domain.local_extent) if widths is None else widths
-        entries = hamiltonian.entries(q.double())
+        entries = matrix_elements(hamiltonian, domain, q.double())
         if float(domain.allsum((~torch.isfinite(entries)).sum().double().cpu())) > 0:
             raise SpectrumError(
                 "the coordinates hold NaN or infinity, so H(q) has no spectrum: check the initial state, or reduce dt"

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.interfaces import Bond, Lattice
+from hpc_holstein import fields
+from hpc_holstein.hamiltonian._base import LatticeHamiltonian, displaced, ends, joined
+from hpc_holstein.interfaces import Domain, Lattice
 from hpc_holstein.keys import key
-from hpc_holstein.lattice._neighbour_sums import neighbour_sums
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FLAT = 1e-12  # a stiffness that is zero but for round-off, in units of k and kappa
 _Parameter = Annotated[float, Field(ge=-1e6, le=1e6)]  # far beyond any material, and squares stay finite
 
 
@@ -35,95 +35,61 @@ class Options:
     kappa: Annotated[_Parameter, key("elastic coupling of nearest neighbours [t_nn/a^2]", "elastic_coupling")] = 0.18
 
 
-class Holstein:
-    """The Holstein model on any lattice with nearest-neighbour bonds; implements :class:`interfaces.Hamiltonian`."""
+class Holstein(LatticeHamiltonian):
+    """The Holstein model on any lattice with nearest-neighbour bonds; its forces are written out."""
 
     name = "holstein"
-    components = 1
+    coordinates = fields.Field("q", "a", "lattice coordinate")
+    elastic = ("k", "kappa")
 
     def __init__(self, lattice: Lattice, options: Options) -> None:
         if options.g == 0:
             raise ConfigError(
                 "g = 0 decouples electrons and lattice, so the shifted field Q + mu/g does not exist: give g != 0"
             )
-        self.lattice = lattice
         self.options = options
         self._bonds = lattice.bonds(1)
-        on_site = tuple(Bond(b, b, (0,) * len(lattice.extent)) for b in range(len(lattice.basis)))
-        self.pattern = on_site + self._bonds
-        self.reach = max(abs(step) for bond in self._bonds for step in bond.offset)
+        super().__init__(lattice, 1, self._bonds)
 
     @property
     def parameters(self) -> dict[str, float]:
         """Name and value of every parameter, as model cards and data files record them."""
         return asdict(self.options)
 
-    @property
-    def stiffness(self) -> tuple[float, float]:
-        """Lowest and highest eigenvalue of the Hessian of ``V`` on this lattice, ``k + kappa s`` [t_nn/a^2].
+    def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
+        """``-g Q`` on site, ``-t`` on bonds, ``[*batch, *cells, len(pattern)]``."""
+        on_site = -self.options.g * self._owned(ghosted_q, halo)[..., 0]
+        hopping = on_site.new_full((*on_site.shape[:-1], len(self._bonds)), -self.options.t)
+        return joined(on_site, hopping)
 
-        ``s`` are the eigenvalues of the sum over the nearest neighbours, -4 to 4 on the infinite square lattice.
-        """
-        ends = [self.options.k + self.options.kappa * s for s in neighbour_sums(self.lattice)]
-        return min(ends), max(ends)
-
-    def require_ground_state(self) -> None:
-        """Raise ConfigError where ``V`` does not grow faster than the ``g |Q|`` of the electrons: no lower bound."""
-        k, kappa, (lowest, _) = self.options.k, self.options.kappa, self.stiffness
-        if lowest > _FLAT * (abs(k) + abs(kappa)):
-            return
-        cells = "x".join(map(str, self.lattice.extent))
-        raise ConfigError(
-            f"hamiltonian.k = {k:g} with kappa = {kappa:g} has no ground state: the softest mode of the {cells} "
-            f"{self.lattice.name} lattice has the stiffness {min(lowest, 0.0):.3g} t_nn/a^2, so coordinates would grow without "
-            f"bound; give k > {k - lowest:g} or a smaller |kappa|"
-        )
-
-    def entries(self, q: Tensor) -> Tensor:
-        """Matrix elements on the pattern, ``[*batch, *cells, len(pattern)]``: ``-g Q`` on site, ``-t`` on bonds."""
-        on_site = -self.options.g * q[..., 0]
-        hopping = q.new_full((*q.shape[:-2], len(self._bonds)), -self.options.t)
-        import torch  # here: a configuration is checked without it
-
-        return torch.cat([on_site, hopping], dim=-1)
-
-    def pull_back(self, q: Tensor, rho: Tensor) -> Tensor:
-        """Electronic force ``-Tr[rho dH/dq] = g n_i``; ``rho`` on the pattern (or its on-site part), real.
-
-        ``rho`` ``[*batch, *cells, >= basis]`` -> ``[*batch, *cells, basis, 1]``.
-        """
-        return self.options.g * rho[..., : q.shape[-2]].unsqueeze(-1)
+    def electronic_force(self, ghosted_q: Tensor, halo: int, rho: Tensor, domain: Domain) -> Tensor:
+        """``-Tr[rho dH/dq] = g n_i``."""
+        return self.options.g * rho[..., : ghosted_q.shape[-2]].unsqueeze(-1)
 
     def density(self, q: Tensor, electronic_force: Tensor) -> Tensor:
-        """Density that belongs to an electronic force: the inverse of :meth:`pull_back`."""
+        """Density that belongs to an electronic force: the inverse of :meth:`electronic_force`."""
         return (electronic_force / self.options.g)[..., 0]
 
-    def classical(self, ghosted_q: Tensor, halo: int) -> tuple[Tensor, Tensor]:
-        """Energy of each cell and force ``-dV/dq`` of the classical potential.
-
-        ``ghosted_q`` carries ``halo >= reach`` ghost cells; returns ``[*batch, *cells]`` (each bond counted in the cell
-        it starts from) and ``[*batch, *cells, basis, 1]``.
-        """
-        g, k, kappa = self.options.g, self.options.k, self.options.kappa
-        q = self._shifted(ghosted_q, halo, (0,) * len(self.lattice.extent))
-        energy = 0.5 * g * q + 0.5 * k * q.square()
-        force = -0.5 * g - k * q
+    def energy(self, ghosted_q: Tensor, halo: int) -> Tensor:
+        """``g Q / 2 + k Q^2 / 2`` of the sites and ``kappa Q Q'`` of the bonds of each cell, ``[*batch, *cells]``."""
+        q = self._owned(ghosted_q, halo)
+        energy = 0.5 * self.options.g * q + 0.5 * self.options.k * q.square()
         for bond in self._bonds:
-            s, t = bond.source, bond.target
-            ahead = self._shifted(ghosted_q, halo, bond.offset)[..., t, :]
-            behind = self._shifted(ghosted_q, halo, tuple(-step for step in bond.offset))[..., s, :]
-            energy[..., s, :] += kappa * q[..., s, :] * ahead
-            force[..., s, :] -= kappa * ahead
-            force[..., t, :] -= kappa * behind
-        return energy.sum(dim=(-2, -1)), force
+            here, there = ends(ghosted_q, halo, bond)
+            energy[..., bond.source, :] += self.options.kappa * here * there
+        return energy.sum(dim=(-2, -1))
 
-    def _shifted(self, ghosted: Tensor, halo: int, offset: tuple[int, ...]) -> Tensor:
-        """View of the owned cells displaced by ``offset``."""
-        axes = len(offset)
-        for axis, step in enumerate(offset):
-            dim = ghosted.ndim - 2 - axes + axis
-            ghosted = ghosted.narrow(dim, halo + step, ghosted.shape[dim] - 2 * halo)
-        return ghosted
+    def classical_force(self, ghosted_q: Tensor, halo: int, domain: Domain) -> Tensor:
+        """``-g/2 - k Q_i - kappa sum_{j in nn(i)} Q_j``."""
+        force = -0.5 * self.options.g - self.options.k * self._owned(ghosted_q, halo)
+        for bond in self._bonds:
+            back = tuple(-step for step in bond.offset)
+            force[..., bond.source, :] -= self.options.kappa * ends(ghosted_q, halo, bond)[1]
+            force[..., bond.target, :] -= self.options.kappa * displaced(ghosted_q, halo, back)[..., bond.source, :]
+        return force
+
+    def _owned(self, ghosted_q: Tensor, halo: int) -> Tensor:
+        return displaced(ghosted_q, halo, (0,) * len(self.lattice.extent))
 
 
 def build(options: Options, lattice: Lattice) -> Holstein:

@@ -164,7 +164,7 @@ def energies(state: State, mass: float, hamiltonian: Hamiltonian, domain: Domain
     """
     sites, halo = domain.lattice.sites, hamiltonian.reach
     q, velocity = state.q.to(torch.float64), state.velocity.to(torch.float64)
-    potential = hamiltonian.classical(domain.pad(q, halo), halo)[0]
+    potential = hamiltonian.energy(domain.pad(q, halo), halo)
     found = {
         "kinetic": 0.5 * mass * _sum(velocity.square(), domain) / sites,
         "classical": _sum(potential, domain, fields=0) / sites,

@@ -41,9 +41,9 @@ class SpaceGroup:
         rotations = axes @ point_group.array @ np.linalg.inv(axes)
         if not np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(len(axes)), atol=_SAME):
             raise ConfigError("the matrices of the point group change distances of the lattice: give those of its symmetries")
-        places = np.linalg.solve(axes, np.asarray(basis, dtype=np.float64).T).T  # in primitive vectors
+        places: NDArray[np.float64] = np.linalg.solve(axes, np.asarray(basis, dtype=np.float64).T).T  # in primitive vectors
         for sixths in product(range(_SIXTHS), repeat=len(axes)):
-            found = _images(point_group.array, places, np.asarray(sixths) / _SIXTHS)
+            found = _images(point_group.array, places, np.asarray([sixth / _SIXTHS for sixth in sixths]))
             if found is not None:
                 return cls(point_group, rotations, *found)
         raise ConfigError("the matrices of the point group do not map the sites of a cell onto sites: give those that do")

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.fields import Field
 from hpc_holstein.forces import exact
 from hpc_holstein.forces._exact import ExactForces
 from hpc_holstein.hamiltonian import holstein
-from hpc_holstein.interfaces import Bond, Ensemble, ForceResult, State
+from hpc_holstein.hamiltonian._base import LatticeHamiltonian, displaced
+from hpc_holstein.interfaces import Ensemble, ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.lattice._bravais import BravaisLattice
 
@@ -66,7 +68,7 @@ def test_force_is_minus_the_derivative_of_the_free_energy(ensemble, periodic):
     def free_energy(field: Tensor) -> Tensor:
         result = provider(State.at_rest(field[..., None, None]))
         padded = provider.domain.pad(field[..., None, None], 1)
-        potential = provider.hamiltonian.classical(padded, 1)[0].sum(dim=(-2, -1))
+        potential = provider.hamiltonian.energy(padded, 1).sum(dim=(-2, -1))
         return potential + result.grand_potential + electrons * result.chemical_potential
 
     force = provider(State.at_rest(q[..., None, None])).force[..., 0, 0].flatten()
@@ -154,25 +156,21 @@ def test_zero_temperature_is_the_limit():
 # --- a Hamiltonian whose coordinates sit on the bonds: rho is needed off the diagonal too -------------------------------
 
 
-class BondModel:
-    """``H = -sum_b (1 - alpha q_b) (c_i^+ c_j + h.c.) - 0.3 sum_i (-1)^y n_i`` and ``V = sum_b q_b^2 / 2``."""
+class BondModel(LatticeHamiltonian):
+    """``H = -sum_b (1 - alpha q_b) (c_i^+ c_j + h.c.)`` and ``V = sum_b q_b^2 / 2``: coordinates on the bonds."""
 
-    name, components, reach, alpha = "bond model", 2, 0, 0.4
+    name, alpha, coordinates = "bond model", 0.4, Field("q", "a", "bond coordinate")
     parameters: ClassVar[dict[str, float]] = {}
 
     def __init__(self, lattice: BravaisLattice) -> None:
-        self.pattern = (Bond(0, 0, (0, 0)), *lattice.bonds(1))
-        self.potential = -0.3 * torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(lattice.extent[0] // 2)[:, None, None]
+        super().__init__(lattice, 2, lattice.bonds(1))
 
-    def entries(self, q: Tensor) -> Tensor:
-        on_site = self.potential.expand(*q.shape[:-2], 1)
-        return torch.cat([on_site, -(1 - self.alpha * q[..., 0, :])], dim=-1)
+    def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
+        q = displaced(ghosted_q, halo, (0, 0))[..., 0, :]
+        return torch.cat([torch.zeros_like(q[..., :1]), -(1 - self.alpha * q)], dim=-1)
 
-    def pull_back(self, q: Tensor, rho: Tensor) -> Tensor:
-        return -2 * self.alpha * rho[..., None, 1:]
-
-    def classical(self, ghosted_q: Tensor, halo: int) -> tuple[Tensor, Tensor]:
-        return 0.5 * ghosted_q.square().sum(dim=(-2, -1)), -ghosted_q
+    def energy(self, ghosted_q: Tensor, halo: int) -> Tensor:
+        return 0.5 * displaced(ghosted_q, halo, (0, 0)).square().sum(dim=(-2, -1))
 
 
 @pytest.mark.parametrize("periodic", [(True, True), (True, False)])

@@ -67,7 +67,7 @@ def test_free_energy_and_its_gradient():
     def free_energy(forces_of, position):
         result = forces_of(State.at_rest(position))
         padded = forces_of.domain.pad(position, 1)
-        classical = forces_of.hamiltonian.classical(padded, 1)[0].sum()
+        classical = forces_of.hamiltonian.energy(padded, 1).sum()
         return float(result.grand_potential + 0.5 * 400 * result.chemical_potential + classical)
 
     here = provider(reach=3)

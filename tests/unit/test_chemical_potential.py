@@ -143,6 +143,6 @@ def test_atomic_force_is_the_gradient_of_the_potential():
             moved = q.clone()
             moved[site] += sign * step
             ghosted = provider.domain.pad(moved, 1)
-            classical = provider.hamiltonian.classical(ghosted, 1)[0].sum()
+            classical = provider.hamiltonian.energy(ghosted, 1).sum()
             energy.append(float(provider(State.at_rest(moved)).grand_potential + classical))
         assert float(force[site]) == pytest.approx(-(energy[0] - energy[1]) / (2 * step), abs=1e-7)

@@ -15,6 +15,7 @@ import torch
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, DomainError, SpectrumError
+from hpc_holstein.fields import Field
 from hpc_holstein.forces import _memory, _probing, kpm
 from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, PotentialNodes, fermi_coefficients, fermi_order
 from hpc_holstein.forces._kernel_fused import FusedRecurrence
@@ -23,7 +24,8 @@ from hpc_holstein.forces._kernel_torch import TorchRecurrence
 from hpc_holstein.forces._probing import Colouring, Sites, site_signs
 from hpc_holstein.forces._stencil import Stencil
 from hpc_holstein.hamiltonian import holstein
-from hpc_holstein.interfaces import Bond, Ensemble, State
+from hpc_holstein.hamiltonian._base import LatticeHamiltonian, displaced
+from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 
 KT = 0.1
@@ -178,23 +180,22 @@ def test_bounds_are_tight(spread):
     assert 0 <= high - energies[-1] + 1e-9 <= 0.03 * width
 
 
-class Bonds:
+class Bonds(LatticeHamiltonian):
     """A bond on which the coordinate sits: H = -sum (1 + q_r) (c_r^+ c_{r+x} + h.c.); no classical potential."""
 
-    name, components, reach = "bonds", 1, 1
-    pattern = (Bond(0, 0, (0, 0)), Bond(0, 0, (0, 1)), Bond(0, 0, (1, 0)))
+    name, coordinates = "bonds", Field("q", "a", "bond coordinate")
     parameters: dict[str, float] = {}  # noqa: RUF012
 
-    def entries(self, q):
-        one = torch.ones_like(q[..., 0])
-        return torch.cat([0.3 * one, -(1 + q[..., 0]), -one], dim=-1)
+    def __init__(self, lattice):
+        super().__init__(lattice, 1, lattice.bonds(1))
 
-    def pull_back(self, q, rho):
-        return 2 * rho[..., 1:2].unsqueeze(-1)
+    def matrix(self, ghosted_q, halo):
+        q = displaced(ghosted_q, halo, (0, 0))[..., 0]
+        one = torch.ones_like(q)
+        return torch.cat([0.3 * one, -(1 + q), -one], dim=-1)
 
-    def classical(self, ghosted_q, halo):
-        owned = ghosted_q[..., halo:-halo, halo:-halo, :, :]
-        return torch.zeros(owned.shape[:-2]), torch.zeros_like(owned)
+    def energy(self, ghosted_q, halo):
+        return torch.zeros(displaced(ghosted_q, halo, (0, 0)).shape[:-2])
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -219,7 +220,7 @@ def test_hamiltonian_with_coordinates_on_bonds(periodic, ranks):
     def body(transport):
         domain = CartesianDomain(lattice, transport)
         tile = tuple(slice(*span) for span in domain.owned)
-        forces = kpm.build(kpm.Options(), Bonds(), domain, Ensemble("grand-canonical", KT, chemical_potential=0.2))
+        forces = kpm.build(kpm.Options(), Bonds(lattice), domain, Ensemble("grand-canonical", KT, chemical_potential=0.2))
         return tile, forces(State.at_rest(q[tile].contiguous()))
 
     for tile, result in run_in_process(ranks, body):

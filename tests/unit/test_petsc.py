@@ -18,6 +18,7 @@ from hpc_holstein.forces._petsc_options import require_solver_options
 from hpc_holstein.forces._poles import PoleExpansion
 from hpc_holstein.forces._rows import assemble
 from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.hamiltonian._base import LatticeHamiltonian, displaced
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 
@@ -173,14 +174,12 @@ def test_a_metal_is_factorized():
 class Bonds(holstein.Holstein):
     """Holstein whose hopping depends on the coordinate where the bond starts: off-diagonal entries of rho are needed."""
 
-    def entries(self, q):
-        first = len(self.lattice.basis)
-        entries = super().entries(q)
-        return torch.cat([entries[..., :first], entries[..., first:] * (1 + 0.4 * torch.tanh(q[..., 0]))], dim=-1)
+    electronic_force = LatticeHamiltonian.electronic_force
 
-    def pull_back(self, q, rho):
-        slope = 0.4 / torch.cosh(q[..., 0]).square() * self.options.t
-        return super().pull_back(q, rho) + (2 * slope * rho[..., len(self.lattice.basis) :].sum(-1, keepdim=True)).unsqueeze(-1)
+    def matrix(self, ghosted_q, halo):
+        first, q = len(self.lattice.basis), displaced(ghosted_q, halo, (0, 0))
+        entries = super().matrix(ghosted_q, halo)
+        return torch.cat([entries[..., :first], entries[..., first:] * (1 + 0.4 * torch.tanh(q[..., 0]))], dim=-1)
 
 
 def moving_bonds(lattice):

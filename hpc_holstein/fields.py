@@ -1,0 +1,39 @@
+"""Fields on a lattice: what a number on each site is, and the names of the axes it is stored along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+CELL_AXES = ("z", "y", "x")
+"""Names of the array axes of the cells; a lattice of fewer dimensions has the last ones."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """A quantity on the sites of a lattice.
+
+    representation  how its components turn under the point group: ``scalar``, each on its own, or ``vector``, Cartesian
+                    ``(x, y, z)``
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    representation: Literal["scalar", "vector"] = "scalar"
+
+
+def cell_axes(dimension: int) -> tuple[str, ...]:
+    """``("y", "x")`` of a lattice of two dimensions."""
+    return CELL_AXES[len(CELL_AXES) - dimension :]
+
+
+def site_dims(dimension: int, basis: int, components: int = 1) -> tuple[str, ...]:
+    """Names of the axes of a field in files: cells, sites of a cell and components, the last two only if there are several."""
+    return (*cell_axes(dimension), *(["site"] if basis > 1 else []), *(["component"] if components > 1 else []))
+
+
+def stored_shape(extent: Sequence[int], basis: int, components: int = 1) -> tuple[int, ...]:
+    """Shape of a field in files, along :func:`site_dims`."""
+    return (*extent, *([basis] if basis > 1 else []), *([components] if components > 1 else []))

@@ -1,0 +1,39 @@
+"""Matrix elements of ``H(q)`` that a solver reads, and how far an error of ``rho`` carries into the force."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hpc_holstein.interfaces import Domain, Hamiltonian
+
+
+def matrix_elements(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Tensor:
+    """``H(q)`` on the pattern of the owned cells, ``[*batch, *cells, pattern]``; collective."""
+    return hamiltonian.matrix(domain.pad(q, hamiltonian.reach), hamiltonian.reach)
+
+
+def needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:
+    """Entries of the pattern that ``Tr[rho dH/dq]`` or the density need: those that move with ``q``, and the on-site ones."""
+    halo, basis = hamiltonian.reach, len(domain.lattice.basis)
+    shape = (2, *(1 + 2 * halo for _ in domain.local_extent), basis, hamiltonian.components)
+    q = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first, second = hamiltonian.matrix(q, halo)
+    moves = (first != second).reshape(-1, len(hamiltonian.pattern)).any(dim=0).tolist()
+    return [entry for entry, moving in enumerate(moves) if moving or entry < basis]
+
+
+def force_scale(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> float:
+    """Largest force, on this rank, that errors of one in the needed entries of ``rho`` can make together; collective.
+
+    ``max_c sum_ij |dH_ij/dq_c|``, the signs of the errors of one entry drawn at random: one site in a few has the worst ones.
+    """
+    halo = hamiltonian.reach
+    ghosted, generator = domain.pad(q, halo), torch.Generator().manual_seed(0)
+    signs = torch.randint(2, q.shape[:-2], generator=generator, dtype=torch.int8).to(q) * 2 - 1
+    total = torch.zeros_like(q)
+    for entry in needed_entries(hamiltonian, domain):
+        rho = q.new_zeros((*q.shape[:-2], len(hamiltonian.pattern)))
+        rho[..., entry] = signs
+        total += hamiltonian.electronic_force(ghosted, halo, rho, domain).abs()
+    return float(total.max())

@@ -1,0 +1,134 @@
+"""What every Hamiltonian inherits: forces as vector-Jacobian products of its matrix and of its classical energy.
+
+    F = -d/dq (V(q) + Tr[rho H(q)])  at fixed rho
+
+``matrix`` and ``energy`` of a file need nothing but ghosted coordinates, so that a model is its equations; a file may write its
+forces out, which saves time, and the conformance tests hold them to the product.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.fields import Field
+from hpc_holstein.interfaces import Bond, Domain, Lattice
+from hpc_holstein.lattice._neighbour_sums import neighbour_sums
+
+if TYPE_CHECKING:  # a configuration is checked without loading torch
+    from torch import Tensor
+
+_FLAT = 1e-12  # a stiffness that is zero but for round-off, in units of k and kappa
+
+
+class LatticeHamiltonian(ABC):
+    """One-body matrix on a fixed pattern of bonds, and classical potential; see :class:`interfaces.Hamiltonian`.
+
+    ``bonds``: each off-diagonal pair of sites once; on-site entries are put before them.
+    """
+
+    name: str
+    coordinates: Field
+    elastic: tuple[str, str]  # names of the stiffness of a site and of the coupling of neighbours in ``V``
+
+    def __init__(self, lattice: Lattice, components: int, bonds: Sequence[Bond]) -> None:
+        self.lattice, self.components = lattice, components
+        on_site = tuple(Bond(b, b, (0,) * len(lattice.extent)) for b in range(len(lattice.basis)))
+        self.pattern = on_site + tuple(bonds)
+        self.reach = max((abs(step) for bond in bonds for step in bond.offset), default=0)
+
+    @property
+    @abstractmethod
+    def parameters(self) -> dict[str, float]:
+        """Name and value of every parameter, as model cards and data files record them."""
+
+    @abstractmethod
+    def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
+        """Matrix elements on the pattern, of the bonds that start in the cells within ``halo >= reach`` ghosts.
+
+        ``[*batch, *ghosted cells, basis, components]`` -> ``[*batch, *cells, len(pattern)]``.
+        """
+
+    @abstractmethod
+    def energy(self, ghosted_q: Tensor, halo: int) -> Tensor:
+        """Classical potential of each cell, ``[*batch, *cells]``; a bond counts in the cell that it starts from."""
+
+    @property
+    def stiffness(self) -> tuple[float, float]:
+        """Lowest and highest eigenvalue of the Hessian of ``V`` on this lattice, ``k + kappa s`` [t_nn/a^2].
+
+        ``s`` are the eigenvalues of the sum over the nearest neighbours, -4 to 4 on the infinite square lattice.
+        """
+        k, kappa = (self.parameters[name] for name in self.elastic)
+        ends = [k + kappa * s for s in neighbour_sums(self.lattice)]
+        return min(ends), max(ends)
+
+    def require_ground_state(self) -> None:
+        """Raise ConfigError if ``V`` does not grow faster than the energy of the electrons falls: no lower bound."""
+        (site, coupling), (lowest, _) = self.elastic, self.stiffness
+        k, kappa = self.parameters[site], self.parameters[coupling]
+        if lowest > _FLAT * (abs(k) + abs(kappa)):
+            return
+        cells = "x".join(map(str, self.lattice.extent))
+        raise ConfigError(
+            f"hamiltonian.{site} = {k:g} with {coupling} = {kappa:g} has no ground state: the softest mode of the {cells} "
+            f"{self.lattice.name} lattice has the stiffness {min(lowest, 0.0):.3g} t_nn/a^2, so coordinates would grow without "
+            f"bound; give {site} > {k - lowest:g} or a smaller |{coupling}|"
+        )
+
+    def force(self, ghosted_q: Tensor, halo: int, rho: Tensor, domain: Domain) -> Tensor:
+        """Adiabatic force ``-dV/dq - Tr[rho dH/dq]`` on the owned cells; collective.
+
+        ``ghosted_q``: coordinates with ``halo >= reach`` ghosts; ``rho``: real, ``[*batch, *cells, len(pattern)]``, or its
+        on-site part alone, zero on bonds beyond an open edge.
+        """
+        return self.electronic_force(ghosted_q, halo, rho, domain) + self.classical_force(ghosted_q, halo, domain)
+
+    def electronic_force(self, ghosted_q: Tensor, halo: int, rho: Tensor, domain: Domain) -> Tensor:
+        """``-Tr[rho dH/dq]`` on the owned cells, arguments as of :meth:`force`; collective."""
+        weight = rho.new_full((rho.shape[-1],), 2.0)  # a bond stands for both of its directions
+        weight[: ghosted_q.shape[-2]] = 1.0
+        return _minus_gradient(
+            ghosted_q, halo, domain, lambda q: (self.matrix(q, halo)[..., : rho.shape[-1]] * (weight * rho)).sum()
+        )
+
+    def classical_force(self, ghosted_q: Tensor, halo: int, domain: Domain) -> Tensor:
+        """``-dV/dq`` on the owned cells; collective."""
+        return _minus_gradient(ghosted_q, halo, domain, lambda q: self.energy(q, halo).sum())
+
+
+def _minus_gradient(ghosted_q: Tensor, halo: int, domain: Domain, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Minus the gradient of a sum over the lattice, ``function`` being the share of this rank."""
+    import torch
+
+    variable = ghosted_q.detach().requires_grad_()
+    with torch.enable_grad():
+        value = function(variable)
+        if not value.requires_grad:  # nothing in it moves with q
+            return torch.zeros_like(domain.crop(ghosted_q, halo))
+        (gradient,) = torch.autograd.grad(value, variable)
+    return -domain.crop(domain.accumulate(gradient.contiguous(), halo), halo)
+
+
+def displaced(ghosted: Tensor, halo: int, offset: Sequence[int]) -> Tensor:
+    """View of the cells within ``halo`` ghosts, moved by ``offset``: ``[*batch, *cells, basis, components]``."""
+    axes = len(offset)
+    for axis, step in enumerate(offset):
+        dim = ghosted.ndim - 2 - axes + axis
+        ghosted = ghosted.narrow(dim, halo + step, ghosted.shape[dim] - 2 * halo)
+    return ghosted
+
+
+def ends(ghosted: Tensor, halo: int, bond: Bond) -> tuple[Tensor, Tensor]:
+    """Coordinates at the two ends of a bond, ``[*batch, *cells, components]`` each."""
+    here = displaced(ghosted, halo, (0,) * len(bond.offset))
+    return here[..., bond.source, :], displaced(ghosted, halo, bond.offset)[..., bond.target, :]
+
+
+def joined(*parts: Tensor) -> Tensor:
+    """Numbers of each cell behind one another, ``[*batch, *cells, numbers]``."""
+    import torch
+
+    return torch.cat(parts, dim=-1)
