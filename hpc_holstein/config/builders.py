@@ -56,9 +56,9 @@ def _require_plain(lattice: Lattice, hamiltonian: Hamiltonian) -> None:
     dimension, basis = len(lattice.extent), len(lattice.basis)
     if (dimension, basis, hamiltonian.components) != (2, 1, 1):
         raise ConfigError(
-            f"hamiltonian.kind = {hamiltonian.name} on lattice.kind = {lattice.name} has {hamiltonian.components} number(s) on each of "
-            f"{basis} site(s) a cell in {dimension} dimension(s), and the commands store one number a cell of two dimensions so "
-            "far: use the force providers from Python, or another lattice or Hamiltonian"
+            f"{hamiltonian.name} on the {lattice.name} lattice has {hamiltonian.components} number(s) on each of {basis} site(s) a "
+            f"cell in {dimension} dimension(s), and files hold one number a cell of two dimensions: use the force providers from "
+            "Python, or another lattice or Hamiltonian"
         )
 
 

@@ -22,7 +22,7 @@ from hpc_holstein.forces._elements import needed_entries
 from hpc_holstein.forces._poles import PoleExpansion
 from hpc_holstein.forces._probing import Colouring, site_signs
 from hpc_holstein.forces._rows import Rows
-from hpc_holstein.forces._sampled import in_whole_cells, lowest_sites, owned_sites
+from hpc_holstein.forces._sampled import lowest_sites, owned_sites, read_for
 from hpc_holstein.interfaces import Domain, Hamiltonian
 
 Array = NDArray[np.float64]
@@ -133,9 +133,7 @@ class Columns:
             (entry, bond.source, self._basis * _distance(bond.offset, cells) + bond.target - bond.source)
             for entry, bond in bonds
         ]
-        self._wanted = wanted
-        if wanted is not None:
-            self._wanted = in_whole_cells(wanted, self._basis)
+        self._wanted = None if wanted is None else read_for(wanted, hamiltonian, domain)
 
     def one_by_one(self) -> RightHandSides:
         """A right-hand side for each site, or for each that the forces at the wanted sites take."""

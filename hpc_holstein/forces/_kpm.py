@@ -18,7 +18,7 @@ from hpc_holstein.forces._kernel_layout import Demand, Layout
 from hpc_holstein.forces._memory import fair_bytes
 from hpc_holstein.forces._pilot import PILOTS, pilot, probing_error
 from hpc_holstein.forces._probing import Colouring, Readings, Sites
-from hpc_holstein.forces._sampled import chosen_sites, in_whole_cells, known_potential, previous_potentials, sampled
+from hpc_holstein.forces._sampled import chosen_sites, known_potential, previous_potentials, read_for, sampled
 from hpc_holstein.forces._stencil import Stencil, all_max
 from hpc_holstein.forces._sweep import Problem, Swept, sweep
 from hpc_holstein.forces.kpm import Options
@@ -64,6 +64,7 @@ class KPMForces:
         self.tolerance = options.tolerance if options.probing == "colours" else None
         self._entries = needed_entries(hamiltonian, domain)
         self._chosen = chosen_sites(domain.lattice, options.sites, options.seed) if options.sites else torch.arange(0)
+        self._read = read_for(self._chosen, hamiltonian, domain) if options.sites else self._chosen
         self._beyond = max(abs(step) for entry in self._entries for step in hamiltonian.pattern[entry].offset)
 
     @torch.no_grad()
@@ -98,7 +99,7 @@ class KPMForces:
         """Upper bounds: a cold start, and as few colours as a tolerance asks for."""
         sites, entries = self.domain.lattice.sites, len(self._entries)
         if self.options.sites:
-            return Demand(0, 1, 0, 0, self.options.sites * len(self.domain.lattice.basis))
+            return Demand(0, 1, 0, 0, len(self._read))
         if self.options.probing == "random":
             return Demand(entries * self.options.vectors, 1, 0, 0, self.options.vectors)
         radius = _COLD * self.ensemble.kT if self.ensemble.kind == "canonical" else 0.0
@@ -248,7 +249,7 @@ class KPMForces:
         """A vector for each of the chosen sites: no probing error, at a ``mu`` that is known."""
         assert mu is not None
         pattern = len(self.hamiltonian.pattern)
-        starts = in_whole_cells(self._chosen, problem.stencil.basis).to(self.domain.device)
+        starts = self._read.to(self.domain.device)
         readings = _probing.single(starts, problem.sites, problem.shifts, pattern)
         swept = sweep(problem, [(readings, problem.fermi(np.array([mu])))])
         rho = self._collected(readings, swept.values[0][0])

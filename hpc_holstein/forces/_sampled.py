@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hpc_holstein.domain.noise import philox
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Lattice, State
+from hpc_holstein.forces._elements import needed_entries
+from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, Lattice, State
 
 _STREAM = 0x73697465  # of the noise: apart from those of the dynamics and of the probe signs
 _POSITIVE = (1 << 63) - 1
@@ -84,10 +85,21 @@ def previous_potentials(state: State, states: int) -> list[float | None]:
     return [mu if math.isfinite(mu) else None for mu in state.forces.chemical_potential.reshape(-1).tolist()]
 
 
-def in_whole_cells(sites: Tensor, basis: int) -> Tensor:
-    """All sites of the cells that hold ``sites``, sorted: the force at a site takes all entries that move with its cell."""
-    cells = sites.div(basis, rounding_mode="floor").unique()
-    return (cells[:, None] * basis + torch.arange(basis)).reshape(-1)
+def read_for(sites: Tensor, hamiltonian: Hamiltonian, domain: Domain) -> Tensor:
+    """Sites at which entries of ``rho`` start that the force at ``sites`` takes, in whole cells, sorted.
+
+    Those of their own cells, and of the cells that a bond which moves with the coordinates leads from to theirs.
+    """
+    lattice, basis = domain.lattice, len(domain.lattice.basis)
+    own = np.unravel_index(np.unique(sites.numpy() // basis), lattice.extent)
+    cells = [np.stack(own)]
+    for bond in {hamiltonian.pattern[entry].offset for entry in needed_entries(hamiltonian, domain)}:
+        from_there = np.stack(own) - np.asarray(bond)[:, None]
+        extent = np.asarray(lattice.extent)[:, None]
+        exists = ((from_there >= 0) & (from_there < extent) | np.asarray(lattice.periodic)[:, None]).all(axis=0)
+        cells.append((from_there % extent)[:, exists])
+    numbers = np.unique(np.ravel_multi_index(tuple(np.concatenate(cells, axis=1)), lattice.extent))
+    return (torch.from_numpy(numbers)[:, None] * basis + torch.arange(basis)).reshape(-1)
 
 
 def lowest_sites(value: Tensor, domain: Domain, count: int) -> Tensor:

@@ -41,7 +41,7 @@ class SpaceGroup:
         rotations = axes @ point_group.array @ np.linalg.inv(axes)
         if not np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(len(axes)), atol=_SAME):
             raise ConfigError("the matrices of the point group change distances of the lattice: give those of its symmetries")
-        places: NDArray[np.float64] = np.linalg.solve(axes, np.asarray(basis, dtype=np.float64).T).T  # in primitive vectors
+        places = np.linalg.solve(axes, np.asarray(basis).T).T.astype(np.float64)  # in primitive vectors
         for sixths in product(range(_SIXTHS), repeat=len(axes)):
             found = _images(point_group.array, places, np.asarray([sixth / _SIXTHS for sixth in sixths]))
             if found is not None:

@@ -153,6 +153,19 @@ def test_solvers_keep_their_tolerance(name, system, kind, periodic):
 
 
 @each_system
+@pytest.mark.parametrize("kind", ["kpm", "petsc"])
+def test_sampled_sites_are_those_of_the_whole_lattice(name, system, kind):
+    """Also of a Hamiltonian whose bonds move: the force takes those that end at the site, too."""
+    domain, hamiltonian, q = system_on(name, system, periodic=name != "square")
+    ensemble = ENSEMBLES["grand"]
+    wanted = provider("exact", hamiltonian, domain, ensemble)(State.at_rest(q)).force
+    found = provider(kind, hamiltonian, domain, ensemble, tolerance=1e-6, sites=3)(State.at_rest(q)).force
+    known = ~torch.isnan(found)
+    assert int(known.any(dim=-1).sum()) == 3
+    assert torch.allclose(found[known], wanted[known], atol=1e-6, rtol=0)
+
+
+@each_system
 @pytest.mark.parametrize("kind", ["exact", "kpm"])
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_agree_with_one(name, system, kind, ranks):
