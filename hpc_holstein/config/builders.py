@@ -55,10 +55,10 @@ def _require_plain(lattice: Lattice, hamiltonian: Hamiltonian) -> None:
     """Raise ConfigError for what the files of snapshots and trajectories have no axes for yet."""
     dimension, basis = len(lattice.extent), len(lattice.basis)
     if (dimension, basis, hamiltonian.components) != (2, 1, 1):
+        numbers = f"{hamiltonian.components} number(s) on each of {basis} site(s) a cell in {dimension} dimension(s)"
         raise ConfigError(
-            f"{hamiltonian.name} on the {lattice.name} lattice has {hamiltonian.components} number(s) on each of {basis} site(s) a "
-            f"cell in {dimension} dimension(s), and files hold one number a cell of two dimensions: use the force providers from "
-            "Python, or another lattice or Hamiltonian"
+            f"{hamiltonian.name} on the {lattice.name} lattice has {numbers}, and a file holds one a cell of two dimensions: "
+            "use the force providers from Python, or another lattice or Hamiltonian"
         )
 
 
