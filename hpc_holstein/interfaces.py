@@ -153,6 +153,7 @@ class Hamiltonian(Protocol):
     """
 
     name: str
+    lattice: Lattice
     coordinates: Field
     components: int
     reach: int  # cells that the pattern and the classical potential extend over

@@ -142,18 +142,6 @@ def moved(field: Tensor, matrix: Any, first_axis: int = 0) -> Tensor:
     return out.reshape(field.shape)
 
 
-def transformed(field: Tensor, on: Lattice, g: int, vector: bool = False) -> Tensor:
-    """A field ``[*cells, basis, components]`` under element ``g`` of the point group of a periodic lattice with equal sides."""
-    group, dimension, cells = on.symmetry, len(on.extent), on.extent[0]
-    r = torch.stack(torch.meshgrid(*[torch.arange(cells)] * dimension, indexing="ij")).flatten(1)
-    turned = field @ torch.from_numpy(group.rotations[g]).T if vector else field
-    out = torch.empty_like(field)
-    for b in range(field.shape[-2]):
-        image = (torch.tensor(group.point_group.matrices[g]) @ r + torch.from_numpy(group.cell[g, b])[:, None]) % cells
-        out[(*image, int(group.site[g, b]))] = turned[(*r, b)]
-    return out
-
-
 def wrapped(field: Tensor, width: int) -> Tensor:
     """Periodic ghost cells of any width, ``[batch, *cells]``."""
     for axis in range(1, field.ndim):
