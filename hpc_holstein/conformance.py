@@ -22,7 +22,7 @@ from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_pro
 from hpc_holstein.errors import HolsteinError
 from hpc_holstein.forces import exact
 from hpc_holstein.hamiltonian._base import LatticeHamiltonian
-from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Lattice, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, Lattice, State
 
 _ROUND_OFF = 1e-10
 _STEP = 1e-4  # of finite differences, in units of the coordinates
@@ -106,7 +106,9 @@ def check_forces(
             _require_close(f"the force on {number} ranks", force, "one rank", found.force[tile], allowed)
 
 
-def check_symmetry(forces: ForceProvider, hamiltonian: Hamiltonian, q: Tensor, tolerance: float = _ROUND_OFF) -> None:
+def check_symmetry(
+    forces: Callable[[State], ForceResult], hamiltonian: Hamiltonian, q: Tensor, tolerance: float = _ROUND_OFF
+) -> None:
     """Check ``F(g q) = g F(q)`` for each element of the point group of a periodic lattice of equal sides, and a translation.
 
     ``q``: ``[*cells, basis, components]`` of the whole lattice.

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from hpc_holstein.errors import ConfigError
 from hpc_holstein import fields
+from hpc_holstein.errors import ConfigError
 from hpc_holstein.hamiltonian._base import LatticeHamiltonian, displaced, ends, joined
 from hpc_holstein.interfaces import Domain, Lattice
 from hpc_holstein.keys import key

@@ -12,33 +12,39 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from math import hypot
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from pydantic import Field
+
+from hpc_holstein import fields
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.fields import Field
 from hpc_holstein.hamiltonian._base import LatticeHamiltonian, displaced, ends, joined
 from hpc_holstein.interfaces import Bond, Lattice
+from hpc_holstein.keys import key
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+_Parameter = Annotated[float, Field(ge=-1e6, le=1e6)]  # far beyond any material, and squares stay finite
+
+
 @dataclass(frozen=True)
 class Options:
-    """Hopping ``t0`` of nearest and ``t2`` of second neighbours, coupling ``alpha``, stiffness ``k0``, elastic ``kappa``."""
+    """Parameters; those of arXiv 2510.20659, whose unit of energy is free, and the lattice constant ``a``."""
 
-    t0: float = 2.5
-    t2: float = 0.5
-    alpha: float = 4.0
-    k0: float = 30.0
-    kappa: float = 4.0
+    t0: Annotated[_Parameter, key("hopping between nearest neighbours", "hopping", "t_nn", "t", "t1")] = 2.5
+    t2: Annotated[_Parameter, key("hopping between second neighbours", "t_nnn", "tnnn", "t_prime")] = 0.5
+    alpha: Annotated[_Parameter, key("change of the hopping per length of a bond [1/a]", "coupling", "ssh_coupling")] = 4.0
+    k0: Annotated[_Parameter, key("stiffness of a site [1/a^2]", "k", "stiffness", "spring_constant", "force_constant")] = 30.0
+    kappa: Annotated[_Parameter, key("elastic coupling of nearest neighbours [1/a^2]", "elastic_coupling")] = 4.0
 
 
 class Peierls(LatticeHamiltonian):
     """The Peierls model on any lattice with nearest-neighbour bonds; coordinates are Cartesian, ``(x, y, z)``."""
 
     name = "peierls"
-    coordinates = Field("q", "a", "displacement", "vector")
+    coordinates = fields.Field("q", "a", "displacement", "vector")
     elastic = ("k0", "kappa")
 
     def __init__(self, lattice: Lattice, options: Options) -> None:
