@@ -10,6 +10,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "BravaisLattice": "lattice",
+    "LatticeHamiltonian": "hamiltonian",
+    "Field": "fields",
     "Ensemble": "interfaces",
     "ForceResult": "interfaces",
     "State": "interfaces",

@@ -1,1 +1,5 @@
-"""Lattices: geometry, bonds and point group; one file per lattice, resolved by name."""
+"""Lattices: geometry, bonds and symmetry; one file per lattice, resolved by name."""
+
+from hpc_holstein.lattice._bravais import BravaisLattice
+
+__all__ = ["BravaisLattice"]

@@ -1,6 +1,8 @@
 """Every Hamiltonian on every lattice that it builds on: forces that are gradients, symmetry, providers that agree."""
 
 import itertools
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -152,3 +154,15 @@ def test_a_provider_beyond_its_tolerance_is_found():
 
     with pytest.raises(conformance.ConformanceError, match=r"the force differs from exact diagonalization by 1\.00e-05"):
         conformance.check_forces(Sloppy, hamiltonian, CANONICAL, ranks=())
+
+
+def test_the_page_on_extending_builds_a_lattice_and_a_hamiltonian():
+    """Its Python blocks, in order, as one program."""
+    page = (Path(__file__).parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    names: dict[str, object] = {}
+    exec("\n".join(blocks), names)
+    lieb, breathing = names["lieb"], names["Breathing"]
+    hamiltonian = breathing(lieb((4, 4)))
+    conformance.check_forces(maker("kpm", hamiltonian, CANONICAL, tolerance=1e-6), hamiltonian, CANONICAL, ranks=(2,))
