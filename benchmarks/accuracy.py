@@ -91,7 +91,6 @@ def make_data(path: Path, random: int, quenches: int, last_step: int, seed: int)
         integrator=build_integrator(config, build_system(config)),
         make_forces=lambda domain: neural.build(driver, hamiltonian, domain, ENSEMBLE),
         path="neural",
-        batch=5,
     )
     about = dataset.physics_attributes(lattice, hamiltonian, ENSEMBLE)
     make_file(

@@ -26,3 +26,10 @@ class DataError(HolsteinError):
 
 class ModelError(HolsteinError):
     """A model file that cannot be used: damaged, of another architecture, or made for another Hamiltonian."""
+
+
+class StoppedError(Exception):
+    """Work that was told to end before it was done, and why; what it has done is kept, and the same command goes on.
+
+    No :class:`HolsteinError`: it ends with exit code 75.
+    """

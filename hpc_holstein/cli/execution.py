@@ -11,7 +11,7 @@ from types import ModuleType
 
 from hpc_holstein.cli.session import Session, require_launcher, require_one_job, speaks, start_transport
 from hpc_holstein.domain.transport import Transport, abort_all_on_error
-from hpc_holstein.errors import HolsteinError
+from hpc_holstein.errors import HolsteinError, StoppedError
 
 _ON_ALL_RANKS = ("run", "label", "train", "learn", "validate")
 _USER_ERROR, _INTERRUPTED = 2, 130
@@ -42,5 +42,9 @@ def _execute(args: argparse.Namespace, transport: Transport) -> int:
             require_launcher(transport)
         code: int | None = command(args.command).execute(args, Session.of(transport))
         return code or os.EX_OK
+    except StoppedError as stopped:
+        if speaks(transport):
+            print(f"stopped because {stopped}: the same command continues it", flush=True)
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         transport.abort("interrupted", _INTERRUPTED)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from hpc_holstein.cli.arguments.label import MU_WIDTH
+from hpc_holstein.cli.ending import stoppable
 from hpc_holstein.cli.options import (
     default_preset,
     force_overrides,
@@ -28,7 +29,7 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import require_writable
 from hpc_holstein.training import dataset
 from hpc_holstein.training.label import FurtherPotentials, label_file, make_file
-from hpc_holstein.training.paths import QuenchPlan, RandomPlan, early_dense_steps, even_steps
+from hpc_holstein.training.paths import QuenchPlan, RandomPlan, Stop, early_dense_steps, even_steps
 
 _QUENCH_STEPS, _PER_QUENCH = 2000, 40
 _ALONG_QUENCHES = ("per_quench", "quench_steps", "even", "path_force")
@@ -38,6 +39,11 @@ _DRAWING = ("random", "quenches", *_ALONG_QUENCHES)
 def execute(args: argparse.Namespace, session: Session) -> None:
     """Label a file, or make one."""
     _require_consistent(args)
+    with stoppable(session, args.max_walltime, args.output) as stop:
+        _execute(args, session, stop)
+
+
+def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     config = load_config(args.config, default_preset(args), _overrides(args))
     session.on_root(lambda: require_writable(args.output))
     device = session.use(config.parallel.threads, config.parallel.device)
@@ -61,6 +67,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
             "device": device,
             "progress": bar,
             "further": further,
+            "stop": stop,
         }
         if args.input is not None:
             require_fit(dataset.read(args.input), args.input, system)

@@ -25,6 +25,7 @@ from hpc_holstein.files import replace_text
 from hpc_holstein.network.checkpoint import check_card, model_path, read_card
 from hpc_holstein.output.folder_lock import FolderLock
 from hpc_holstein.output.provenance import provenance
+from hpc_holstein.simulation import StopSignals
 from hpc_holstein.training import dataset
 
 T = TypeVar("T")
@@ -44,7 +45,11 @@ def execute(args: argparse.Namespace, session: Session) -> int:
     """All rounds; returns the exit code, 75 where a run was stopped."""
     folder = None if args.output is None else str(args.output)
     given = {"learn.rounds": args.rounds, "learn.folder": folder, **overrides(args)}
-    learning = Learning(load_config(args.config, args.preset, given), session)
+    with StopSignals():  # also between the commands that it calls, which know what has arrived
+        return _execute(Learning(load_config(args.config, args.preset, given), session), session)
+
+
+def _execute(learning: Learning, session: Session) -> int:
     session.on_root(learning.check)
     with FolderLock(learning.folder) as lock:
         session.on_root(lock.acquire)

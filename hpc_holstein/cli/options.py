@@ -141,6 +141,21 @@ def value(text: str) -> Any:
     return parse_value(text)
 
 
+def duration(text: str) -> float:
+    """``HH:MM:SS`` in seconds."""
+    found = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", text, re.ASCII)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time HH:MM:SS, such as 01:30:00")
+    hours, minutes, seconds = map(int, found.groups())
+    return 3600.0 * hours + 60 * minutes + seconds
+
+
+def add_walltime(parser: argparse.ArgumentParser, kept: str) -> None:
+    """How long a command may take in all; ``kept``: what it leaves, in words."""
+    budget = f"end {kept} and exit code 75 before this time is over (default: before the Slurm job ends)"
+    parser.add_argument("--max-walltime", type=duration, metavar="HH:MM:SS", help=budget)
+
+
 def add_physics(parser: argparse.ArgumentParser) -> None:
     """Options that say which system and on which machine."""
     parser.add_argument("--preset", metavar="NAME", help=f"start from a preset: {', '.join(PRESETS)}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from hpc_holstein.cli import replicas, restart
+from hpc_holstein.cli.ending import deadline
 from hpc_holstein.cli.options import (
     force_overrides,
     overrides,
@@ -35,7 +35,6 @@ from hpc_holstein.output.provenance import UNITS, provenance
 from hpc_holstein.output.writers import Kind
 from hpc_holstein.simulation import (
     CheckpointKeeper,
-    Deadline,
     Ledger,
     Lockstep,
     Progress,
@@ -67,7 +66,7 @@ def execute(args: argparse.Namespace, session: Session) -> int:
 def _run_one(config: Config, restarted: str, walltime: float | None, session: Session, company: Company) -> int:
     """A run on the ranks of ``session``, in the ``company`` of others; its exit code."""
     folder = Folder(Path(config.output.folder))
-    deadline = Deadline.earliest(walltime, _process_start(), os.environ)
+    until = deadline(walltime)
     with FolderLock(folder.path, config.output.locking) as lock:
         session.on_root(lambda: lock.acquire() if folder.path.is_dir() else None)
         start = restart.find(config, restarted, folder, session)
@@ -91,7 +90,7 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         restart.save_first(start, state, folder, kind, config, facts, simulation)
         start = replace(start, stored=None)  # a whole lattice
         seconds, domain = 60 * config.output.checkpoint_minutes, simulation.domain
-        watch = Watch(domain, company.signals, deadline, folder.stop, seconds, company.stop_file, simulation.runs)
+        watch = Watch(domain, company.signals, until, folder.stop, seconds, company.stop_file, simulation.runs)
         trust = trust_of(limits, config, simulation, start, folder.collected, session)
         summary = _run(config, simulation, state, start, folder, kind, facts, watch, trust, session)
         session.on_root(lambda: _write_summary(folder.summary, _account(config, simulation, summary, facts)))
@@ -176,12 +175,6 @@ def given_keys(args: argparse.Namespace) -> dict[str, Any]:
     if args.output is not None:
         given["output.folder"] = str(args.output)
     return {**given, **overrides(args)}
-
-
-def _process_start() -> float:
-    """When this process started [s since the epoch]: imports may take longer than a minute on a busy file system."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _headline(config: Config, simulation: Simulation, start: Start) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hpc_holstein.cli.ending import stoppable
 from hpc_holstein.cli.options import default_preset, overrides
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, fit_options, load_config
@@ -36,11 +37,17 @@ from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
 from hpc_holstein.training.fit import FitResult, fit
 from hpc_holstein.training.fit_options import FitOptions
+from hpc_holstein.training.paths import Stop
 from hpc_holstein.training.validation import summary
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
     """Train, or continue a training that was interrupted, and write the model with its card."""
+    with stoppable(session, args.max_walltime, args.output) as stop:
+        _execute(args, session, stop)
+
+
+def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     data, args.config = _sorted(args.files)
     snapshots = dataset.read_together(data)
     config = load_config(args.config, default_preset(args), {"lattice.extent": list(snapshots.extent), **_overrides(args)})
@@ -57,7 +64,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     session.say(_headline(config, len(snapshots), module))
     state_file = args.output / ".training.pt"
     curve = args.output / "loss.csv"
-    result = fit(module, snapshots, system.hamiltonian, system.ensemble, how, session.transport, state_file, curve, start)
+    result = fit(module, snapshots, system.hamiltonian, system.ensemble, how, session.transport, state_file, curve, start, stop)
     metrics = card_metrics(result.metrics)
     if result.model.predicts == "grand_potential":
         physics = system.hamiltonian, system.lattice, system.ensemble.kT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -189,10 +189,10 @@ def watch_maker(config: Config, system: System) -> MakeWatch:
     """The health limits of a run for quenches that make training states, see :class:`simulation.BatchHealth`."""
     section = config.dynamics
 
-    def make(domain: Domain, quenches: range) -> BatchHealth:
+    def make(domain: Domain, quenches: Sequence[int]) -> BatchHealth:
         physics = _QuenchPhysics(domain, system.hamiltonian, system.ensemble, section.mass, section.dt)
         limits = [health_of(config, {}) for _ in quenches]
-        return BatchHealth(physics, limits, quenches.start, config.output.observables_every)
+        return BatchHealth(physics, limits, quenches, config.output.observables_every)
 
     return make
 

@@ -18,6 +18,7 @@ class AtomicForces:
     tolerance = None
     deterministic = True
     takes_batches = True
+    batches_exactly = True
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
         require_filling(ensemble)

@@ -57,6 +57,7 @@ class NeuralForces:
 
     The result depends on ``q`` and on ``state.forces`` (``chemical_potential``, ``info["filling_slope"]`` and
     ``info["mu_drift"]``, of a batch in ``of_states``) alone, so a run that is restarted with these continues bit by bit.
+    ``batches_exactly``: that of a state has the same bits in any batch.
     """
 
     tolerance = None
@@ -88,6 +89,7 @@ class NeuralForces:
         same_bits = isinstance(module, Enn) and module.is_fused(domain.device) and precision != "bfloat16"
         self._longest = LONGEST if same_bits else _LONGEST[domain.device.type]
         self._aligned = deterministic and not same_bits
+        self.batches_exactly = same_bits or self._aligned
         extent = domain.lattice.extent if self._aligned else domain.local_extent
         self._window = tuple(_window(cells, 2 * self.reach, self._longest, self._aligned) for cells in extent)
 

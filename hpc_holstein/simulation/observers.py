@@ -98,11 +98,11 @@ class HealthCheck:
 class BatchHealth:
     """The health of quenches that move together on one rank, each measured against its own start.
 
-    ``limits`` has one :class:`Health` for each quench; these are numbered from ``first`` on in what SpectrumError says.
+    ``limits`` has one :class:`Health` for each quench, and ``numbers`` its number in what SpectrumError says.
     """
 
-    def __init__(self, physics: Physics, limits: Sequence[Health], first: int, every: int) -> None:
-        self._physics, self._limits, self._first, self._every = physics, limits, first, every
+    def __init__(self, physics: Physics, limits: Sequence[Health], numbers: Sequence[int], every: int) -> None:
+        self._physics, self._limits, self._numbers, self._every = physics, limits, numbers, every
 
     def __call__(self, state: State, recorded: bool) -> None:
         """Look at ``q [quench, *cells, basis, components]`` in each step; at the multiples of ``every``, and where the state
@@ -112,11 +112,11 @@ class BatchHealth:
         if not recorded and state.step % self._every:
             return
         sums = _sums(state, self._physics)
-        for index, health in enumerate(self._limits):
+        for index, (number, health) in enumerate(zip(self._numbers, self._limits, strict=True)):
             try:
                 health.require(state.step, _numbers({name: values[index] for name, values in sums.items()}))
             except SpectrumError as error:
-                raise SpectrumError(f"quench {self._first + index}: {error}") from None
+                raise SpectrumError(f"quench {number}: {error}") from None
 
 
 def _numbers(values: Mapping[str, Tensor]) -> dict[str, float]:

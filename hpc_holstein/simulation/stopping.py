@@ -6,6 +6,7 @@ Of several runs in one process a file STOP in the folder of one ends that one; e
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -30,7 +31,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class StopSignals:
     """Notes SIGINT (once), SIGTERM and SIGUSR1 in a ``with`` block instead of ending there; a second SIGINT interrupts.
 
-    ``stopped``: one of several runs has found that all of them are to stop.
+    ``stopped``: one of several runs has found that all of them are to stop.  A block within another one knows what has arrived
+    in that, and the other way round, so that a command that calls others loses no signal between them.
     """
 
     def __init__(self) -> None:
@@ -41,12 +43,20 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # Python hands signals to no other
+            outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+            if isinstance(outer, StopSignals):
+                self.arrived = outer.arrived
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @property
+    def reason(self) -> str | None:
+        """What has arrived, in words."""
+        return next((f"{number.name} arrived" for number, count in self.arrived.items() if count), None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -75,6 +85,36 @@ class Deadline:
             return None
         at, reason = min(ends)
         return cls(at, reason, min(_CLOSING_SECONDS, _CLOSING_SHARE * max(at - started, 0.0)))
+
+
+class Apart:
+    """Says why work that each rank does by itself is to end now, None while it goes on: a signal on any rank, or the time.
+
+    ``marker``: a file by which a rank tells the others, which are asked for nothing else before the end of their shares.
+    """
+
+    def __init__(self, signals: StopSignals, deadline: Deadline | None, marker: Path | None = None) -> None:
+        self._signals, self._deadline, self._marker = signals, deadline, marker
+        self._looked = -math.inf
+        self._reason: str | None = None
+
+    def __call__(self) -> str | None:
+        """The reason; cheap enough for every step."""
+        if self._reason is None:
+            self._reason = self._signals.reason or self._looked_up()
+            if self._reason is not None and self._marker is not None:
+                with suppress(OSError):
+                    self._marker.touch()
+        return self._reason
+
+    def _looked_up(self) -> str | None:
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return None
+        self._looked = now
+        if self._deadline is not None and time.time() + self._deadline.margin > self._deadline.at:
+            return self._deadline.reason
+        return "another rank was told to" if self._marker is not None and self._marker.exists() else None
 
 
 class Verdict(NamedTuple):

@@ -31,9 +31,11 @@ from hpc_holstein.training._fields import FieldData, split, with_further
 from hpc_holstein.training._record import Record, Report, TrainingFile
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.fit_options import FitOptions
+from hpc_holstein.training.paths import Stop, require_going
 from hpc_holstein.training.validation import force_metrics
 
 _ENDLESS_EPOCHS = 10**9
+_START = (0, 0.0, 0)  # of an epoch: the place in its order, the sum of the errors so far and how many
 _VALIDATION_CELLS = 1 << 15  # cells evaluated at once without gradients: enough to amortise the call, small enough for caches
 
 
@@ -57,12 +59,14 @@ def fit(
     state_file: Path | None = None,
     curve_file: Path | None = None,
     start: str = "",
+    stop: Stop | None = None,
 ) -> FitResult:
     """Train ``model`` (changed in place), alone or data-parallel over the ranks of ``transport``.
 
     Each rank takes its share of every batch, and gradients are summed.  ``state_file`` continues a training that was
     interrupted, at the last validation; ``curve_file`` receives the loss curve as CSV; ``start`` names the weights that
-    ``model`` has, so that a training is never continued from others.
+    ``model`` has, so that a training is never continued from others.  ``stop`` ends it after a step, on all ranks, with the
+    state written and StoppedError.
     Errors: :class:`DataError` where the snapshots have no labels or allow no validation set, or where ``state_file``
     belongs to another training; :class:`ConfigError` for windows larger than the lattice.
     """
@@ -77,6 +81,7 @@ def fit(
     torch.set_num_threads(options.threads)
     training = _Training(model, snapshots, hamiltonian, ensemble, options, transport)
     training.key |= {"start": start} if start else {}
+    training.stop = stop
     training.run(state_file, curve_file)
     return training.result(snapshots)
 
@@ -111,6 +116,9 @@ class _Training:
         self.record = Record(baseline=self.data.baseline(ensemble.kT, self._index("validation")))
         self.key = {"data": snapshots.data_hash, "shapes": [list(p.shape) for p in self.parameters], **asdict(options)}
         self.started = time.monotonic()
+        self.stop: Stop | None = None
+        self.told = False  # some rank to stop
+        self.within = _START
 
     def run(self, state_file: Path | None, curve_file: Path | None) -> None:
         """Train until the budget is spent, validating and saving as the options say."""
@@ -121,6 +129,11 @@ class _Training:
         with Report(self.transport.rank == 0, curve_file) as report:
             while self._spent() < 1 and self.record.epoch < self._epochs:
                 training_mse = self._train_epoch()
+                if training_mse is None:
+                    if file and self.transport.rank == 0:
+                        file.save(self._state())
+                    require_going(self.transport, self.stop)
+                    continue
                 done = self._spent() >= 1 or self.record.epoch == self._epochs
                 if done or self.record.epoch % self.options.validate_every == 0:
                     self._validate(training_mse, report)
@@ -147,10 +160,11 @@ class _Training:
         rising = min(1.0, spent / self.options.warmup) if self.options.warmup else 1.0
         return self.options.learning_rate * self.record.rate_scale * rising * 0.5 * (1 + math.cos(math.pi * min(spent, 1.0)))
 
-    def _train_epoch(self) -> float:
-        """One pass through the training set; returns its mean squared force error on the way.
+    def _train_epoch(self) -> float | None:
+        """One pass through the training set, or the rest of it; returns its mean squared force error on the way.
 
-        The order and the windows are functions of (seed, epoch), so that nothing but the epoch need be restored.
+        The order and the windows are functions of (seed, epoch), so that only the place in it need be restored.  None where
+        the ranks were told to stop.
         """
         self.model.train()
         generator = np.random.default_rng((self.options.seed, self.record.epoch))
@@ -158,13 +172,17 @@ class _Training:
         extent = (self.data.inputs.shape[1], self.data.inputs.shape[2])
         origins = generator.integers(0, extent, size=(len(order), 2)) if self.options.crop else np.zeros((len(order), 2), int)
         cells = (self.options.crop, self.options.crop) if self.options.crop else extent
-        total, count = 0.0, 0
-        for first in range(0, len(order), self.options.batch):
+        start, total, count = self.within
+        for first in range(start, len(order), self.options.batch):
             chosen = slice(first, min(first + self.options.batch, len(order)))
             total += self._step(order[chosen], origins[chosen], cells) * (chosen.stop - first)
             count += chosen.stop - first
             if self._spent() >= 1:
                 break
+            if self.told:
+                self.within = first + self.options.batch, total, count
+                return None
+        self.within = _START
         self.record.epoch += 1
         return total / count
 
@@ -195,19 +213,19 @@ class _Training:
         return value
 
     def _sum_over_ranks(self, loss: Tensor) -> float:
-        """Sum gradients and loss over the ranks, in one message that also carries the clock of rank 0."""
-        elapsed = time.monotonic() - self.started
+        """Sum gradients and loss over the ranks, in one message that carries the clock of rank 0 and who is told to stop."""
+        elapsed, told = time.monotonic() - self.started, self.stop is not None and self.stop() is not None
         if self.transport.size == 1:
-            self.record.elapsed_s = elapsed
+            self.record.elapsed_s, self.told = elapsed, told
             return float(loss)
-        clock = loss.new_tensor([elapsed if self.transport.rank == 0 else 0.0])
+        clock = loss.new_tensor([elapsed if self.transport.rank == 0 else 0.0, float(told)])
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         summed = self.transport.allsum(torch.cat([*(g.reshape(-1) for g in gradients), loss.reshape(1), clock]))
-        pieces = torch.split(summed, [p.numel() for p in self.parameters] + [1, 1])
+        pieces = torch.split(summed, [p.numel() for p in self.parameters] + [1, 1, 1])
         for parameter, piece in zip(self.parameters, pieces, strict=False):
             parameter.grad = piece.reshape(parameter.shape)
-        self.record.elapsed_s = float(pieces[-1])
-        return float(pieces[-2])
+        self.record.elapsed_s, self.told = float(pieces[-2]), bool(pieces[-1])
+        return float(pieces[-3])
 
     def _average(self) -> None:
         """Running average of the weights, of shorter memory at first."""
@@ -268,6 +286,7 @@ class _Training:
             "best_weights": self.best_weights,
             "optimiser": self.optimiser.state_dict(),
             "record": asdict(self.record),
+            "within": list(self.within),
         }
 
     def _restore(self, state: Mapping[str, Any] | None) -> None:
@@ -278,6 +297,8 @@ class _Training:
         self.best_weights = state["best_weights"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.record = Record(**state["record"])
+        first, total, count = state.get("within", _START)  # files of earlier versions: at the end of an epoch
+        self.within = first, total, count
 
     def result(self, snapshots: Snapshots) -> FitResult:
         """The best weights in the model, and their metrics on each set."""

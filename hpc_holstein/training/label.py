@@ -32,9 +32,11 @@ from hpc_holstein.training.paths import (
     Progress,
     QuenchPlan,
     RandomPlan,
+    Stop,
     joined,
     quench_snapshots,
     random_snapshots,
+    require_going,
 )
 
 _SAVE_EVERY = 20  # snapshots between two writes of the finished ones
@@ -130,6 +132,11 @@ class Work:
         """The snapshots that this rank takes part in."""
         return range(self.transport.rank, snapshots, self.transport.size) if self.domain.size == 1 else range(snapshots)
 
+    def is_told(self, stop: Stop | None) -> bool:
+        """If this rank is to end its work, where ranks share a snapshot together with all others; collective there."""
+        told = stop is not None and stop() is not None
+        return told if self.domain.size == 1 or stop is None else any(self.transport.allgather(told))
+
     def labels(self, q: Tensor, chemical_potential: float | None, offsets: Sequence[float] = ()) -> _Labels:
         """Labels of ``q [*extent, basis, components]``, with densities at ``mu + offsets``.
 
@@ -163,12 +170,14 @@ def evaluate(
     chemical_potential: NDArray[np.floating] | None = None,
     parts: Parts | None = None,
     further: FurtherPotentials | None = None,
+    stop: Stop | None = None,
 ) -> Evaluation:
     """Force, density and chemical potential of each snapshot, float64, what they cost, and what the provider says of them.
 
     ``stage`` names the work in progress lines.  ``chemical_potential [snapshot]``, ``t_nn``, goes to the provider with the
     state: those that compute a sample of the sites need it in the canonical ensemble.  ``parts`` keeps finished snapshots;
-    those found there are not computed again.  ``further``: chemical potentials of densities besides.
+    those found there are not computed again.  ``further``: chemical potentials of densities besides.  Raises StoppedError, on
+    all ranks, where ``stop`` ends the work of one.
     """
     transport = work.transport
     finished = _restored(parts)
@@ -176,13 +185,22 @@ def evaluate(
     fields = snapshots.fields()
     mine = [i for i in work.mine(len(snapshots)) if i not in finished]
     new: dict[int, _Labels] = {}
+
+    def save() -> None:
+        if parts is not None and work.keeps and new:
+            parts.save(f"labels-{transport.rank}-{mine[0]}", _stacked(new))
+
     for count, i in enumerate(mine, 1):
+        if work.is_told(stop):
+            break
         known = None if chemical_potential is None else float(chemical_potential[i])
         new[i] = work.labels(fields[i], known, further.offsets(i) if further else ())
-        if parts is not None and work.keeps and (count % _SAVE_EVERY == 0 or count == len(mine)):
-            parts.save(f"labels-{transport.rank}-{mine[0]}", _stacked(new))
+        if count % _SAVE_EVERY == 0 and count < len(mine):
+            save()
         if progress is not None:
             progress(stage, count, len(mine))
+    save()
+    require_going(transport, stop)
     for share in transport.allgather(new if work.keeps else {}):
         finished.update(share)
     return _evaluation(snapshots, [finished[i] for i in range(len(snapshots))], work.forces)
@@ -198,6 +216,7 @@ def label(
     device: str = "cpu",
     progress: Progress | None = None,
     further: FurtherPotentials | None = None,
+    stop: Stop | None = None,
 ) -> Snapshots:
     """The snapshots with force, density and chemical potential of the provider, complete on every rank, float64.
 
@@ -210,7 +229,7 @@ def label(
             f"densities at {further.number} further chemical potentials come with exact forces only: label with --force exact, "
             "or without --more-mu"
         )
-    found = evaluate(snapshots, work, progress, parts=parts, further=further).snapshots
+    found = evaluate(snapshots, work, progress, parts=parts, further=further, stop=stop).snapshots
     assert found.force is not None
     missing = int(np.count_nonzero(~np.isfinite(found.force)))
     if missing:
@@ -228,6 +247,7 @@ def label_file(
     device: str = "cpu",
     progress: Progress | None = None,
     further: FurtherPotentials | None = None,
+    stop: Stop | None = None,
 ) -> Snapshots:
     """Copy ``source`` to ``target`` with labels added and nothing else changed; an interrupted job continues.
 
@@ -239,7 +259,7 @@ def label_file(
         refuse_existing(target)
         parts = Parts(target, {"states": snapshots.data_hash, "labels": dict(label_attributes), "further": further})
         parts.check()
-    labelled = label(snapshots, lattice, transport, make_forces, label_attributes, parts, device, progress, further)
+    labelled = label(snapshots, lattice, transport, make_forces, label_attributes, parts, device, progress, further, stop)
     _finish(transport, parts, lambda: dataset.write_labelled(source, target, labelled))
     return labelled
 
@@ -256,6 +276,7 @@ def make_file(
     device: str = "cpu",
     progress: Progress | None = None,
     further: FurtherPotentials | None = None,
+    stop: Stop | None = None,
 ) -> Snapshots:
     """Make random snapshots and snapshots along quenches, label them, and write the file; an interrupted job continues.
 
@@ -273,9 +294,9 @@ def make_file(
         parts.check()
     made = [random_snapshots(random, lattice)] if random else []
     if quenches:
-        made.append(quench_snapshots(quenches, lattice, transport, parts, device, progress))
+        made.append(quench_snapshots(quenches, lattice, transport, parts, device, progress, stop))
     states = replace(joined(made), attributes={**attributes, **plans})
-    labelled = label(states, lattice, transport, make_forces, label_attributes, parts, device, progress, further)
+    labelled = label(states, lattice, transport, make_forces, label_attributes, parts, device, progress, further, stop)
     _finish(transport, parts, lambda: dataset.write(target, labelled))
     return labelled
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
-from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.errors import ConfigError, DataError, StoppedError
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.lattice import square
@@ -195,6 +195,33 @@ def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path, changes, mo
         assert torch.equal(a, b)
     finished = run(options(**changes), state_file=tmp_path / "state.pt", model=Stencil(seed=6))
     assert curve(finished) == curve(whole)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_training_that_is_told_to_stop_keeps_the_step_and_goes_on_bitwise(tmp_path, steps):
+    """Within an epoch, as at its end: no step is done twice or left out."""
+    whole, looks = run(), [steps]
+
+    def stop():
+        looks[0] -= 1
+        return "a test said so" if looks[0] <= 0 else None
+
+    with pytest.raises(StoppedError, match="a test said so"):
+        run(state_file=tmp_path / "state.pt", stop=stop)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["record"]["step"] == steps
+    resumed = run(state_file=tmp_path / "state.pt", model=Stencil(seed=5))
+    assert curve(resumed) == curve(whole)
+    for a, b in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_ranks_of_a_training_stop_together_when_one_is_told(tmp_path):
+    def body(transport):
+        return run(transport=transport, state_file=tmp_path / "state.pt", stop=lambda: "rank 1" if transport.rank else None)
+
+    with pytest.raises(StoppedError, match="rank 1"):
+        run_in_process(2, body)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["record"]["step"] == 1
 
 
 def test_state_file_of_another_training_or_damaged_is_refused(tmp_path):

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from hpc_holstein.cli import main
+from hpc_holstein.config import load_config
+from hpc_holstein.config.builders import build_system, forces_maker
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.dynamics import langevin
-from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.errors import ConfigError, DataError, StoppedError
 from hpc_holstein.forces import atomic, exact, local
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble
@@ -72,6 +74,13 @@ def stopping(make_forces, calls):
 
 def counting(make_forces, log):
     return lambda domain: Watched(make_forces(domain), lambda: log.append(1))
+
+
+def exactly_batched(domain):
+    """Exact forces, for labels, and for quenches that move together."""
+    forces = make_exact(domain)
+    forces.batches_exactly = True
+    return forces
 
 
 def plan(**changes):
@@ -155,7 +164,7 @@ def test_schedules():
     assert sum(step <= 200 for step in steps) > len(steps) / 3
 
 
-@pytest.mark.parametrize("changes", [{"steps": ()}, {"steps": (3, 3)}, {"steps": (-1, 2)}, {"count": 0}, {"batch": 0}])
+@pytest.mark.parametrize("changes", [{"steps": ()}, {"steps": (3, 3)}, {"steps": (-1, 2)}, {"count": 0}])
 def test_impossible_plans_are_refused(changes):
     with pytest.raises(ConfigError):
         plan(**changes)
@@ -180,23 +189,42 @@ def test_quench_follows_the_published_scheme():
     assert abs(np.corrcoef(v0.ravel(), q0.ravel())[0, 1]) < 0.6
 
 
-@pytest.mark.parametrize("batch", [1, 2])
-def test_quenches_do_not_depend_on_the_ranks_and_are_ordered(batch):
-    alone = quench_snapshots(plan(batch=batch), LATTICE, SerialTransport())
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_quenches_do_not_depend_on_the_ranks_or_on_their_company_and_are_ordered(together, monkeypatch):
+    """Bit for bit, with forces that say that batches change none."""
+    single = quench_snapshots(plan(make_forces=counting(make_atomic, [])), LATTICE, SerialTransport())  # says nothing: alone
+    monkeypatch.setattr("hpc_holstein.training.paths._TOGETHER", together * LATTICE.sites)
+    log = []
+
+    def make_counted(domain):
+        forces = counting(make_atomic, log)(domain)
+        forces.batches_exactly = True
+        return forces
+
+    alone = quench_snapshots(plan(make_forces=make_counted), LATTICE, SerialTransport())
+    assert len(log) == 10 * -(-3 // together)
     assert alone.quench.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert alone.step.tolist() == [0, 1, 4, 9] * 3
     assert np.abs(alone.q[0] - alone.q[4]).max() > 1
-    for made in run_in_process(2, lambda t: quench_snapshots(plan(batch=batch), LATTICE, t)):
-        np.testing.assert_array_equal(made.q, alone.q)
+    np.testing.assert_array_equal(alone.q, single.q)
+    for ranks in (2, 4):
+        for made in run_in_process(ranks, lambda t: quench_snapshots(plan(make_forces=make_counted), LATTICE, t)):
+            np.testing.assert_array_equal(made.q, alone.q)
 
 
-def test_batches_move_as_single_quenches_do():
-    together = quench_snapshots(plan(batch=3), LATTICE, SerialTransport())
-    single = quench_snapshots(plan(batch=1), LATTICE, SerialTransport())
-    np.testing.assert_allclose(together.q, single.q, atol=1e-9)
+def test_quenches_that_a_network_drives_move_together_bit_for_bit(monkeypatch):
+    def quenches(**changes):
+        config = load_config(None, "paper-2601.04104", {"lattice.extent": [12, 9]})
+        system = build_system(config)
+        driver = forces_maker(system, config.force, mixed=True)
+        return quench_snapshots(plan(make_forces=driver, steps=(0, 7), **changes), system.lattice, SerialTransport())
+
+    together = quenches()
+    monkeypatch.setattr("hpc_holstein.training.paths._TOGETHER", 1)
+    np.testing.assert_array_equal(quenches().q, together.q)
 
 
-def make(target, transport=None, make_forces=make_exact, **changes):
+def make(target, transport=None, make_forces=make_exact, stop=None, **changes):
     return make_file(
         target,
         LATTICE,
@@ -206,6 +234,7 @@ def make(target, transport=None, make_forces=make_exact, **changes):
         {"provider": "exact"},
         RandomPlan(5, 5.27, seed=2),
         plan(**changes),
+        stop=stop,
     )
 
 
@@ -230,7 +259,7 @@ def test_made_file_says_how_it_was_made(tmp_path):
     assert said["random.seed"] == 2
     assert {"version.torch", "version.h5py", "version.numpy", "version.hpc_holstein"} <= said.keys()
     assert back.label_attributes["provider"] == "exact"
-    assert seen[0] == ("quench", 1, 12)
+    assert seen[0] == ("quench", 3, 12)  # all three move together
     assert seen[-1] == ("label", 14, 14)
     with pytest.raises(DataError, match="exists already"):
         make(tmp_path / "a.h5")
@@ -261,7 +290,7 @@ def test_interrupted_quench_continues_bitwise(tmp_path, monkeypatch):
     whole = quench_snapshots(plan(), LATTICE, SerialTransport())
     parts = Parts(tmp_path / "a.h5", {})
     log = []
-    for calls in (2, 8, 9):  # a quench takes 10 calls and is kept after steps 1 and 9
+    for calls in (2, 8, 9):  # a quench takes 10 calls and is kept after steps 1 and 9; this driver takes no batches
         driver = counting(stopping(make_atomic, calls), log)
         with pytest.raises(InterruptedJobError):
             quench_snapshots(plan(make_forces=driver), LATTICE, SerialTransport(), parts)
@@ -269,6 +298,34 @@ def test_interrupted_quench_continues_bitwise(tmp_path, monkeypatch):
     made = quench_snapshots(plan(make_forces=counting(make_atomic, log)), LATTICE, SerialTransport(), parts)
     assert len(log) == 8 + 10  # 2 calls: nothing kept; 8: step 1 of quench 0; 9: all of quench 0 and step 1 of quench 1
     np.testing.assert_array_equal(made.q, whole.q)
+
+
+@pytest.mark.parametrize("looks", [1, 6, 14, 22])
+def test_labels_that_are_told_to_stop_go_on_to_the_same_file_on_other_ranks(tmp_path, looks, monkeypatch):
+    """During the quenches (9 looks for all three) and during the labels, on the rank that is told and on those that are not."""
+    whole = make(tmp_path / "whole.h5", make_forces=exactly_batched)
+    target, left = tmp_path / "a.h5", [looks]
+
+    def stop():
+        left[0] -= 1
+        return "a test said so" if left[0] < 0 else None
+
+    with pytest.raises(StoppedError, match="a test said so"):
+        make(target, make_forces=exactly_batched, stop=stop)
+    assert not target.exists()
+    assert list(tmp_path.glob(".a.h5.*.part"))
+    told = [lambda: None, lambda: "rank 1 of two"]
+    with pytest.raises(StoppedError, match="rank 1 of two"):
+        run_in_process(2, lambda t: make(target, t, make_forces=exactly_batched, stop=told[t.rank]))
+    run_in_process(3, lambda t: make(target, t, make_forces=exactly_batched))
+    assert dataset.read(target).data_hash == whole.data_hash
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "whole.h5"]
+
+
+def test_a_snapshot_that_ranks_share_is_left_by_all_of_them(tmp_path):
+    states = random_snapshots(RandomPlan(1, 2.0, seed=1), WIDE)
+    with pytest.raises(StoppedError, match="rank 1"):
+        run_in_process(2, lambda t: label(states, WIDE, t, make_local, {}, stop=lambda: "rank 1 was told" if t.rank else None))
 
 
 def test_external_file_is_labelled_on_ranks_and_otherwise_unchanged(tmp_path):

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import argparse
 
-from hpc_holstein.cli.options import add_config, add_keys, add_lattice, add_physics, path, positive, positive_number, providers
+from hpc_holstein.cli.options import (
+    add_config,
+    add_keys,
+    add_lattice,
+    add_physics,
+    add_walltime,
+    path,
+    positive,
+    positive_number,
+    providers,
+)
 
 HELP = "add forces to snapshots, or make labelled snapshots"
-DESCRIPTION = "Forces for given snapshots, or labelled snapshots from scratch."
+DESCRIPTION = """\
+Forces for given snapshots, or labelled snapshots from scratch.
+
+SIGTERM, SIGUSR1, Ctrl-C, --max-walltime and the end of a Slurm job end it with what is done kept beside the output and exit
+code 75: the same command goes on, on any number of ranks.
+"""
 EXAMPLE = """examples: hpc-holstein label --input states.h5 --force exact --output labelled.h5
           mpirun -n 2 hpc-holstein label --random 20 --quenches 8 --per-quench 40 --force exact --output data.h5"""
 MU_WIDTH = 1.0
@@ -21,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_lattice(parser)
     parser.add_argument("--input", type=path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
     parser.add_argument("--output", type=path, required=True, metavar="FILE", help="new file with force, density and mu added")
+    add_walltime(parser, "with what is done")
     parser.add_argument("--force", default="exact", metavar="KIND", help=f"who labels: {providers()} (default: exact)")
     more = "densities at M further chemical potentials of each snapshot too, from the same diagonalization (exact forces)"
     parser.add_argument("--more-mu", type=positive, metavar="M", help=more)

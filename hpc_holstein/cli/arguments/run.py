@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import re
 
-from hpc_holstein.cli.options import add_config, add_keys, add_lattice, add_physics, cells, path, positive, providers
+from hpc_holstein.cli.options import (
+    add_config,
+    add_keys,
+    add_lattice,
+    add_physics,
+    add_walltime,
+    cells,
+    path,
+    positive,
+    providers,
+)
 
 HELP = "run the dynamics; writes trajectory.h5 and summary.json"
 DESCRIPTION = """\
@@ -37,15 +46,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=path, metavar="FOLDER", help="folder of the results (default: run)")
     continued = "auto (default): continue the run in that folder; never; or a checkpoint or folder of a run to continue"
     parser.add_argument("--restart", default="auto", metavar="auto|never|PATH", help=continued)
-    budget = "end with a checkpoint and exit code 75 before this time is over (default: before the Slurm job ends)"
-    parser.add_argument("--max-walltime", type=duration, metavar="HH:MM:SS", help=budget)
+    add_walltime(parser, "with a checkpoint")
     add_keys(parser)
-
-
-def duration(text: str) -> float:
-    """``HH:MM:SS`` in seconds."""
-    found = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a time HH:MM:SS, such as 01:30:00")
-    hours, minutes, seconds = map(int, found.groups())
-    return 3600.0 * hours + 60 * minutes + seconds

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from hpc_holstein.cli.options import add_keys, add_physics, path, positive
+from hpc_holstein.cli.options import add_keys, add_physics, add_walltime, path, positive
 
 HELP = "train a network on labelled snapshots; writes model.safetensors, loss.csv, loss.png and metrics.json"
-DESCRIPTION = "Labelled snapshots in, a model file out."
+DESCRIPTION = """\
+Labelled snapshots in, a model file out.
+
+SIGTERM, SIGUSR1, Ctrl-C, --max-walltime and the end of a Slurm job end it with the state of the training kept and exit code 75:
+the same command goes on, bit for bit where a training repeats bit for bit.
+"""
 EXAMPLE = """examples: mpirun -n 2 hpc-holstein train data.h5 --model enn --time-limit 600 --output model
           hpc-holstein train cold.h5 warm.h5 hot.h5 --time-limit 600 --output any_kT"""
 
@@ -25,4 +30,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start = "model whose weights the training starts from, of the same architecture and options (default: random weights)"
     parser.add_argument("--from", dest="start", metavar="MODEL", help=start)
     parser.add_argument("--output", type=path, required=True, metavar="FOLDER", help="folder of the results")
+    add_walltime(parser, "with the state of the training")
     add_keys(parser, dynamics=False)
