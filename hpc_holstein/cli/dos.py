@@ -16,7 +16,8 @@ from tqdm import tqdm
 from hpc_holstein.cli.options import default_preset, overrides
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, config_of_text, load_config
-from hpc_holstein.config.builders import System, build_system, require_fit
+from hpc_holstein.config.builders import System, build_system
+from hpc_holstein.config.same_physics import another_system, require_fit
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.partition import shown
 from hpc_holstein.errors import ConfigError, DataError
@@ -39,7 +40,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     folder = args.output or (trajectory_of(args.run).parent / "dos" if args.run else Path("dos"))
     files = {name: folder / name for name in ("dos.csv", "dos.json", "dos.png")}
     session.on_root(lambda: require_writable(*files.values()))
-    config, q, facts = _from_run(args) if args.run else _from_file(args)
+    config, q, facts = _from_run(args, session) if args.run else _from_file(args)
     device = session.use(config.parallel.threads, config.parallel.device)
     system = build_system(config)
     grid = config.parallel.grid if args.grid or not args.run else None  # that of the run was for its own ranks
@@ -79,13 +80,14 @@ def _numbers(at: list[tuple[int, ...]], lattice: Lattice) -> list[int]:
     return [int(np.ravel_multi_index(site, lattice.extent)) * len(lattice.basis) for site in at]
 
 
-def _from_run(args: argparse.Namespace) -> tuple[Config, torch.Tensor, dict[str, Any]]:
+def _from_run(args: argparse.Namespace, session: Session) -> tuple[Config, torch.Tensor, dict[str, Any]]:
     """The configuration of a run, one of its states ``[*extent, basis, components]``, and what that is."""
     if args.config or args.preset:
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
     with open_trajectory(trajectory_of(args.run)) as trajectory:
         state = trajectory.snapshot(args.snapshot)
         config = config_of_text(trajectory.attributes["config"], overrides(args))
+        session.say_all(another_system(trajectory.attributes, args.run, build_system(config)))
     q = torch.as_tensor(state.q, dtype=torch.float64).reshape(*state.q.shape[:2], 1, -1)
     return config, q, {"source": str(args.run), "snapshot": args.snapshot, "step": state.step, "time": state.time}
 

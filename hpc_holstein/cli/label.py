@@ -22,9 +22,11 @@ from hpc_holstein.config.builders import (
     build_system,
     forces_maker,
     provider_facts,
-    require_fit,
+    require_forces,
+    scaling_told,
     watch_maker,
 )
+from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import require_writable
 from hpc_holstein.training import dataset
@@ -48,6 +50,9 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     session.on_root(lambda: require_writable(args.output))
     device = session.use(config.parallel.threads, config.parallel.device)
     system = build_system(config)
+    if args.input is None:  # who labels comes after the quenches
+        require_forces(config.force, system)
+    session.say_all(scaling_told(config.force, system))
     labels: dict[str, Any] = {**provider_facts(config.force, system.lattice, system.ensemble)}
     labels |= dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
     labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
@@ -70,7 +75,8 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
             "stop": stop,
         }
         if args.input is not None:
-            require_fit(dataset.read(args.input), args.input, system)
+            states = dataset.read(args.input)
+            require_fit(states, args.input, system, lambda meant: require_forces(config.force, meant))
             made = label_file(args.input, args.output, **common)
         else:
             attributes = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
@@ -129,6 +135,7 @@ def _plans(args: argparse.Namespace, config: Config, system: System) -> dict[str
             given = {key: value for key, value in overrides(args).items() if not key.startswith("force.")}
             driver = args.path_force
             section = load_config(args.config, default_preset(args), {**given, **force_overrides(driver)}).force
+        require_forces(section, system)
         steps, count = args.quench_steps or _QUENCH_STEPS, args.per_quench or _PER_QUENCH
         plans["quenches"] = QuenchPlan(
             count=args.quenches,

@@ -19,10 +19,11 @@ from hpc_holstein.cli.restart import Folder
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_with
 from hpc_holstein.config import Config, config_of_text, fit_options, load_config
-from hpc_holstein.config.builders import build_system, provider_facts, require_dynamics, require_fit
+from hpc_holstein.config.builders import build_system, provider_facts, require_dynamics, require_forces
+from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.files import replace_text
-from hpc_holstein.network.checkpoint import check_card, model_path, read_card
+from hpc_holstein.network.checkpoint import model_path, read_card
 from hpc_holstein.output.folder_lock import FolderLock
 from hpc_holstein.output.provenance import provenance
 from hpc_holstein.simulation import StopSignals
@@ -125,13 +126,12 @@ class Learning:
         config = config_of_text(text, {"lattice.extent": list(snapshots.extent)})
         require_dynamics(config)
         system = build_system(config)
-        require_fit(snapshots, data, system)
-        main, committee = self._given()
-        cards = [read_card(model_path(model)) for model in (main, *committee)]
-        for card in cards:
-            check_card(card, system.hamiltonian, system.ensemble, system.lattice)
-        limits_with(self.config, True, bool(cards[0].field_range))
+        require_fit(snapshots, data, system, lambda meant: train.network_for(self.config, meant))
         labeller = config_of_text(text, force_overrides(self.settings.labeller)).force
+        for section in (self.config.force, labeller):
+            require_forces(section, system)
+        train.network_for(self.config, system)
+        limits_with(self.config, True, bool(read_card(model_path(self._given()[0])).field_range))
         provider_facts(labeller, system.lattice, system.ensemble)
 
     def claim(self) -> None:

@@ -29,6 +29,7 @@ _DIRECT = {
     "replicas": "parallel.replicas",
     "threads": "parallel.threads",
     "deterministic": "parallel.deterministic",
+    "model": "model.kind",
 }
 """Option -> key that it overrides; the options of :func:`add_keys` have the key for a name."""
 _OF_STATICS = ("hamiltonian", "ensemble")

@@ -20,7 +20,7 @@ from hpc_holstein.cli.restart import Folder, Start
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_of, refuse_foreign_states, trust_of
 from hpc_holstein.config import Config, load_config
-from hpc_holstein.config.builders import build_simulation, health_of, initial_state, provider_facts
+from hpc_holstein.config.builders import build_simulation, build_system, health_of, initial_state, provider_facts, scaling_told
 from hpc_holstein.config.sections import ParallelSection
 from hpc_holstein.domain import gpu_buffers
 from hpc_holstein.domain.transport import agreed
@@ -70,8 +70,7 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
     with FolderLock(folder.path, config.output.locking) as lock:
         session.on_root(lambda: lock.acquire() if folder.path.is_dir() else None)
         start = restart.find(config, restarted, folder, session)
-        for sentence in start.told:
-            session.say(sentence)
+        session.say_all(start.told)
         if start.finished:
             session.say(f"the run in {folder.path} is finished: ask for more than its {start.step} steps to extend it")
             return os.EX_OK
@@ -82,10 +81,11 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         session.on_root(lambda: refuse_foreign_states(start, folder.collected, limits))
         session.say(_headline(config, simulation, start))
         session.say(simulation.integrator.time_step_in_words(simulation.hamiltonian.stiffness[1]))
+        session.say_all(scaling_told(config.force, build_system(config)))
         kind = restart.choose_writer(start, folder, config, simulation, session)
         company.admit(simulation, config, kind == "gather", session)
         facts = {**simulation_facts(config, simulation), **session.mpi_facts()}
-        state = _first_state(start, config, simulation)
+        state = _first_state(start, config, simulation, session)
         session.on_root(lambda: _claim(lock, start, folder))
         restart.save_first(start, state, folder, kind, config, facts, simulation)
         start = replace(start, stored=None)  # a whole lattice
@@ -107,10 +107,10 @@ def _device(parallel: ParallelSection, session: Session) -> str:
     return session.use(parallel.threads, parallel.device, carried)
 
 
-def _first_state(start: Start, config: Config, simulation: Simulation) -> State:
+def _first_state(start: Start, config: Config, simulation: Simulation, session: Session) -> State:
     """The initial one, or that of the checkpoint; collective."""
     if start.step is None:
-        return initial_state(config, simulation)
+        return initial_state(config, simulation, session.say)
     return checkpoint.restored(start.stored, simulation.domain, simulation.transport)
 
 

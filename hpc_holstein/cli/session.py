@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Never
@@ -90,6 +90,11 @@ class Session:
             print(text, flush=True)
         except OSError:  # the reader has left, or the disk is full
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def say_all(self, sentences: Iterable[str]) -> None:
+        """:meth:`say` one after the other."""
+        for sentence in sentences:
+            self.say(sentence)
 
     def on_root(self, work: Callable[[], object]) -> None:
         """Do on rank 0 what needs one rank only; its user error is raised on every rank. Collective."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpc_holstein.cli.session import Session
+from hpc_holstein.config.builders import stated_physics
 from hpc_holstein.config.schema import file_schema
 from hpc_holstein.errors import DataError
 from hpc_holstein.network.checkpoint import describe, model_path, read_card
@@ -54,6 +55,7 @@ def _trajectory(path: Path) -> str:
         if len(series["time"]):
             lines.append(f"last observables at t = {series['time'][-1]:g} hbar/t_nn:")
             lines += [f"  {name:<30} {row[-1]:.6g}" for name, row in series.items() if np.isfinite(row[-1]) and name != "time"]
+        lines.append(f"physics: {stated_physics(trajectory.attributes).in_words()}")
         return "\n".join([*lines, *_attributes(trajectory.attributes)])
 
 
@@ -66,6 +68,11 @@ def _snapshots(path: Path) -> str:
         f"{int((data.quench == -1).sum())} random, {len(quenches)} quenches, steps {data.step.min()} to {data.step.max()}",
         f"data SHA-256 {data.data_hash}",
     ]
+    states, marked = (stated_physics(said) for said in (data.attributes, data.label_attributes))
+    lines.append(f"physics of the states: {states.in_words()}")
+    if data.label_attributes:
+        same = not states.differences(marked) and states.joined(marked) == states
+        lines.append(f"physics of the labels: {'the same' if same else marked.in_words()}")
     return "\n".join([*lines, *_attributes(data.attributes)])
 
 

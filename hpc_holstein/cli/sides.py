@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpc_holstein.cli.options import force_overrides
 from hpc_holstein.config import Config, parse_assignment
-from hpc_holstein.config.builders import System, forces_maker
+from hpc_holstein.config.builders import System, forces_maker, require_forces
 from hpc_holstein.config.kinds import KindSection, available, new_section, require_choice
 from hpc_holstein.config.loading import parsed_section
 from hpc_holstein.errors import ConfigError
@@ -46,6 +46,12 @@ class Sides:
     def chosen(self, system: System) -> NDArray[np.int64] | None:
         """Numbers of the sites that are compared, None for all; ConfigError for more sites than the lattice has."""
         return chosen_sites(system.lattice, self.sites, self.seed).numpy() if self.sites else None
+
+    def require(self, system: System) -> None:
+        """Raise ModelError where a network of either side cannot give the forces of ``system``."""
+        for section in (self.judged, self.reference):
+            if section is not None:
+                require_forces(section, system)
 
     def build(self, system: System) -> tuple[Side, Side, Side | None]:
         """Judged side, reference, and who knows ``mu`` where neither does: a section is sampled as far as its kind can be."""

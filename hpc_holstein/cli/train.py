@@ -14,7 +14,8 @@ from hpc_holstein.cli.ending import stoppable
 from hpc_holstein.cli.options import default_preset, overrides
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, fit_options, load_config
-from hpc_holstein.config.builders import System, build_network, build_system, require_fit
+from hpc_holstein.config.builders import System, build_network, build_system
+from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, ModelError
@@ -30,6 +31,7 @@ from hpc_holstein.network.checkpoint import (
     save_model,
 )
 from hpc_holstein.network.field_range import field_range
+from hpc_holstein.network.supported import require_supported
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
 from hpc_holstein.training._fields import FieldData
@@ -39,6 +41,8 @@ from hpc_holstein.training.fit import FitResult, fit
 from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.paths import Stop
 from hpc_holstein.training.validation import summary
+
+_SETTING = ("g", "kT")  # options of an architecture that say at which values it works
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
@@ -54,14 +58,15 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     config = with_kT_range(config, snapshots)
     system = build_system(config)
     for path in data:
-        require_fit(_of_any_setting(dataset.read(path)) if len(data) > 1 else snapshots, path, system)
+        one = dataset.read(path) if len(data) > 1 else snapshots
+        require_fit(one, path, system, lambda meant: network_for(config, meant), _free(snapshots))
     model_file, metrics_file, figure = (args.output / name for name in ("model.safetensors", "metrics.json", "loss.png"))
     session.on_root(lambda: require_writable(model_file, metrics_file, figure))
     device = session.use(config.parallel.threads, config.parallel.device)
-    module, options = build_network(config, system)
-    start = "" if args.start is None else warm_start(args.start, module, config.model.kind, options, system)
+    module, options = network_for(config, system)
+    start, told = ("", []) if args.start is None else warm_start(args.start, module, config.model.kind, options, system)
     how = replace(fit_options(config), device=device, threads=torch.get_num_threads())
-    session.say(_headline(config, len(snapshots), module))
+    session.say_all([_headline(config, len(snapshots), module), *told])
     state_file = args.output / ".training.pt"
     curve = args.output / "loss.csv"
     result = fit(module, snapshots, system.hamiltonian, system.ensemble, how, session.transport, state_file, curve, start, stop)
@@ -133,10 +138,21 @@ def with_kT_range(config: Config, snapshots: Snapshots) -> Config:
     return config.model_copy(update={"model": model.model_copy(update={"kT_range": [first, last]})})
 
 
-def _of_any_setting(snapshots: Snapshots) -> Snapshots:
-    """The snapshots of a file, silent on what may differ between files."""
-    kept = {key: value for key, value in snapshots.attributes.items() if key not in dataset.SETTING.values()}
-    return replace(snapshots, attributes=kept)
+def network_for(config: Config, system: System) -> tuple[torch.nn.Module, Any]:
+    """A fresh network and its options; ModelError where it could not give the forces of ``system`` in a run."""
+    module, options = build_network(config, system)
+    require_supported(module, system.hamiltonian, system.lattice, system.ensemble)
+    return module, options
+
+
+def _free(snapshots: Snapshots) -> list[str]:
+    """Attributes of a file that need not be those of the configuration: what the files of a training differ in.
+
+    Several files are brought to one ``g`` in any case.
+    """
+    values = {name: getattr(snapshots, name) for name in dataset.SETTING}
+    free = [name for name, array in values.items() if array is not None and (name == "g" or array.min() < array.max())]
+    return [dataset.SETTING[name] for name in free]
 
 
 def _options_of(how: FitOptions) -> dict[str, Any]:
@@ -160,10 +176,11 @@ def can_start(model: str, config: Config) -> bool:
     return not _differences(read_card(model_path(model)), module, config.model.kind, options)
 
 
-def warm_start(model: str, module: torch.nn.Module, architecture: str, options: Any, system: System) -> str:
-    """Give ``module`` the weights of ``model``, a path or ``default``; returns the SHA-256 of the file.
+def warm_start(model: str, module: torch.nn.Module, architecture: str, options: Any, system: System) -> tuple[str, list[str]]:
+    """Give ``module`` the weights of ``model``, a path or ``default``; returns the SHA-256 of the file, and what to say of it.
 
-    Raises ModelError where that has another architecture or other options, or scales its input by the data of its training.
+    That may be a model of another ``g``, ``kT`` or filling.  Raises ModelError where that has another architecture or other
+    options, or scales its input by the data of its training.
     """
     path = model_path(model)
     start, card = load_model(path, system.lattice)
@@ -174,16 +191,22 @@ def warm_start(model: str, module: torch.nn.Module, architecture: str, options: 
             "values of the file in [model], or leave --from out"
         )
     module.load_state_dict(start.state_dict())
-    return model_hash(path)
+    there = {**card.parameters, "kT": card.kT, "filling": card.filling}
+    here = {**system.hamiltonian.parameters, "kT": system.ensemble.kT, "filling": system.ensemble.filling}
+    odd = ", ".join(f"{name} from {there[name]:g} to {here[name]:g}" for name in here if there.get(name) != here[name])
+    return model_hash(path), [f"from the weights of {path}" + (f", {odd}" if odd else "")]
 
 
 def _differences(card: Card, module: torch.nn.Module, architecture: str, options: Any) -> list[str]:
-    """Why the weights of a model mean something else in ``module``; empty where they mean the same."""
+    """Why the weights of a model mean something else in ``module``; empty where they mean the same.
+
+    They mean energies and weights of levels whatever ``g`` and ``kT``, so a network may be carried on to others.
+    """
     if card.architecture != architecture:
         return [f"kind is {card.architecture} in the file and {architecture} here"]
     newer = {f.name: f.default for f in fields(options) if f.name not in card.options}  # than the file
     there, here = {**card.options, **newer}, asdict(options)
-    odd = [name for name in here if there.get(name) != here[name]]
+    odd = [name for name in here if name not in _SETTING and there.get(name) != here[name]]
     told = [f"{name} is {there.get(name)} in the file and {here[name]} here" for name in odd]
     return told + ["it scales its input by the data of its own training"] * hasattr(module, "calibrate")
 
@@ -207,7 +230,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     if args.epochs is None and args.time_limit is not None:
         given["training.epochs"] = 0  # the time alone limits
     shared = {key: value for key, value in overrides(args).items() if key != "dynamics.seed"}
-    return {"model.kind": args.model, **given, **shared}
+    return {**given, **shared}
 
 
 def _headline(config: Config, snapshots: int, module: torch.nn.Module) -> str:

@@ -19,7 +19,8 @@ from hpc_holstein.cli.options import (
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, sides_of
 from hpc_holstein.config import Config, config_of_text, load_config
-from hpc_holstein.config.builders import build_system, model_facts, require_fit
+from hpc_holstein.config.builders import build_system, model_facts, scaling_told
+from hpc_holstein.config.same_physics import another_system, require_fit
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import require_writable
 from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
@@ -48,10 +49,13 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     folder = args.output or (trajectory_of(args.run).parent / "validation" if args.run else Path("validation"))
     files = {name: folder / f"{name}.png" for name in _FIGURES}
     session.on_root(lambda: require_writable(folder / "validation.json", *files.values()))
-    snapshots, config = _from_run(args) if args.run else _from_file(args)
+    snapshots, config = _from_run(args, session) if args.run else _from_file(args)
     sides = sides_of(args, config)
     device = session.use(config.parallel.threads, config.parallel.device)
     system = build_system(config)
+    if args.input:
+        require_fit(snapshots, args.input, system, sides.require)
+    session.say_all(scaling_told(config.force, system))
     sites = sides.chosen(system)
     with Bar(session) as bar:
         common: dict[str, Any] = {"lattice": system.lattice, "transport": session.transport, "device": device, "progress": bar}
@@ -74,12 +78,13 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     session.say("wrote " + ", ".join(str(path) for path in written))
 
 
-def _from_run(args: argparse.Namespace) -> tuple[Snapshots, Config]:
+def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Config]:
     """States of a run, the last one among them, and its configuration with what the command line changes."""
     if args.config or args.preset:
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
     with open_trajectory(trajectory_of(args.run)) as trajectory:
         config = config_of_text(trajectory.attributes["config"], _overrides(args))
+        session.say_all(another_system(trajectory.attributes, args.run, build_system(config)))
         states = [trajectory.snapshot(index) for index in _evenly(len(trajectory), args.states or RUN_STATES)]
     q = np.stack([state.q for state in states])
     return Snapshots.of(q, quench=0, step=np.array([state.step for state in states]), source=str(args.run)), config
@@ -89,7 +94,6 @@ def _from_file(args: argparse.Namespace) -> tuple[Snapshots, Config]:
     snapshots = dataset.read(args.input, require_labels=args.reference == LABELS)
     extent = {"lattice.extent": list(snapshots.extent)}
     config = load_config(args.config, default_preset(args), {**extent, **_overrides(args)})
-    require_fit(snapshots, args.input, build_system(config))
     return snapshots.select(_evenly(len(snapshots), args.states)) if args.states else snapshots, config
 
 

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from hpc_holstein.config import kinds
 from hpc_holstein.config.kinds import KindSection
-from hpc_holstein.config.loading import fit_options
+from hpc_holstein.config.loading import config_of_text, fit_options
 from hpc_holstein.config.schema import Config
 from hpc_holstein.config.sections import InitialSection
 from hpc_holstein.domain.halo import CartesianDomain
@@ -23,13 +23,14 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.forces import auto
-from hpc_holstein.inputs import same_number
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
+from hpc_holstein.network.supported import model_for
 from hpc_holstein.output import hdf5
 from hpc_holstein.simulation import LARGEST, BatchHealth, Health, MeteredTransport, Simulation, require_memory
 from hpc_holstein.training import dataset
 from hpc_holstein.training.paths import MakeWatch
+from hpc_holstein.training.physics import Physics, in_words
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,25 @@ def model_facts(force: KindSection) -> dict[str, str]:
     return {"model.sha256": checkpoint.model_hash(path), "model.card": json.dumps(asdict(checkpoint.read_card(path)))}
 
 
+def require_forces(force: KindSection, system: System) -> None:
+    """Raise :class:`ModelError` where the networks of ``force``, its committee included, cannot give the forces of ``system``.
+
+    For commands that evaluate it late; nothing is asked of the other kinds.
+    """
+    if force.kind == "neural":
+        for model in (force.options.model, *force.options.committee):
+            model_for(model, system.hamiltonian, system.ensemble, system.lattice)
+
+
+def scaling_told(force: KindSection, system: System) -> list[str]:
+    """A sentence if the network of ``force`` was made for another scale than that of ``system`` and serves it."""
+    if force.kind != "neural":
+        return []
+    card = checkpoint.read_card(checkpoint.model_path(force.options.model))
+    sentence = card.scaling(system.hamiltonian).in_words()
+    return [sentence] if sentence else []
+
+
 def provider_facts(force: KindSection, lattice: Lattice, ensemble: Ensemble) -> dict[str, str]:
     """:func:`model_facts`, and whom ``auto`` chooses, as ``provider.chosen``."""
     facts = model_facts(force)
@@ -107,54 +127,27 @@ def provider_facts(force: KindSection, lattice: Lattice, ensemble: Ensemble) -> 
 def build_network(config: Config, system: System) -> tuple[torch.nn.Module, Any]:
     """The network of ``[model]`` with fresh weights drawn from the seed of ``[training]``, and its options.
 
-    Parameters of the electrons that the architecture takes (``g``, ``kT``) are those of the system unless given.
+    Parameters of the electrons that the architecture takes (``g``, ``kT``) are those of the system unless given.  ConfigError
+    for another ``g``: a run would not know of it.
     """
     module = kinds.resolve("model", config.model.kind)
     physics = {**system.hamiltonian.parameters, "kT": system.ensemble.kT}
     implied = {name: physics[name] for name in config.model.option_names() if name in physics}
-    options = config.model.made_of(**{**implied, **config.model.option_values})
+    given = config.model.option_values
+    if given.get("g", physics.get("g")) != physics.get("g"):
+        raise ConfigError(f"model.g = {given['g']} is not hamiltonian.g = {physics.get('g')}, which it follows: leave it out")
+    options = config.model.made_of(**{**implied, **given})
     torch.manual_seed(fit_options(config).seed)
     return module.build(options, system.lattice), options
 
 
-def require_same_physics(attributes: Mapping[str, Any], source: Path, system: System) -> None:
-    """Raise ConfigError where a data file says that it belongs to another system; what it does not say is not compared."""
-    here = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
-    names = [name for name in here if name.partition(".")[0] in ("lattice", "periodic", "hamiltonian", "ensemble", "kT")]
-    odd = [name for name in names if name in attributes and not _equal(attributes[name], here[name])]
-    if odd:
-        told = ", ".join(f"{_key(name)} is {_plain(attributes[name])!r} there and {here[name]!r} here" for name in odd)
-        raise ConfigError(
-            f"{source} belongs to another system: {told}; set the values of the file with --set, or use another file"
-        )
-
-
-def _key(attribute: str) -> str:
-    """The configuration key of an attribute of a data file."""
-    named = {"kT": "ensemble.kT", "periodic": "lattice.periodic"}
-    return named.get(attribute, attribute if "." in attribute else f"{attribute}.kind")
-
-
-def require_fit(snapshots: dataset.Snapshots, source: Path, system: System) -> None:
-    """Raise where snapshots do not belong to ``system``: other physics, or another number of coordinates on a site."""
-    require_same_physics(snapshots.attributes, source, system)
-    given, wanted = (snapshots.q.shape[3] if snapshots.q.ndim == 4 else 1), system.hamiltonian.components
-    if given != wanted:
-        raise DataError(
-            f"q of {source} has {given} components on each site and the {system.hamiltonian.name} Hamiltonian has {wanted}: "
-            f"store {'[snapshot, y, x]' if wanted == 1 else f'[snapshot, y, x, {wanted}]'}"
-        )
-
-
-def _plain(value: Any) -> Any:
-    """The number in an array of one, which is what some programs store."""
-    return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
-def _equal(a: Any, b: Any) -> bool:
-    a = _plain(a)
-    numbers = isinstance(a, int | float) and isinstance(b, int | float)
-    return same_number(a, b) if numbers else bool(a == b)
+def stated_physics(attributes: Mapping[str, Any]) -> Physics:
+    """What the attributes of a file say of its physics: those of a trajectory hold the configuration of its run."""
+    said = Physics.stated(attributes)
+    if "config" not in attributes:
+        return said
+    system = build_system(config_of_text(str(attributes["config"])))
+    return Physics.of(system.lattice, system.hamiltonian, system.ensemble).joined(said)
 
 
 def health_of(config: Config, start: Mapping[str, float]) -> Health:
@@ -227,8 +220,12 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
     )
 
 
-def initial_state(config: Config, simulation: Simulation) -> State:
-    """Random coordinates and velocities keyed by the seed and the global site, or a stored snapshot; collective."""
+def initial_state(config: Config, simulation: Simulation, say: Callable[[str], None] | None = None) -> State:
+    """Random coordinates and velocities keyed by the seed and the global site, or a stored snapshot; collective.
+
+    A stored snapshot of another system is a start as good as any, which ``say`` is told; ConfigError for one of another lattice
+    or Hamiltonian, whose coordinates mean something else.
+    """
     section, domain = config.initial, simulation.domain
     dtype = config.parallel.torch_dtype
 
@@ -238,17 +235,30 @@ def initial_state(config: Config, simulation: Simulation) -> State:
     velocity = section.velocity_std * normal(Stream.INITIAL_VELOCITY)
     if section.q_std is not None:
         return State((section.q_std * normal(Stream.INITIAL_Q)).to(dtype), velocity.to(dtype))
-    q, stored_velocity = read_state(section, domain.lattice)
-    if q.shape[-1] != simulation.hamiltonian.components:
-        raise DataError(f"initial.file {section.file} has {q.shape[-1]} components on each site: choose another file")
-    q_local = domain.scatter(q if domain.rank == 0 else None, velocity)
-    if stored_velocity is not None:
-        velocity = domain.scatter(stored_velocity if domain.rank == 0 else None, velocity)
+    stored = read_state(section, domain.lattice)
+    odd = stored.physics.differences(Physics.of(domain.lattice, simulation.hamiltonian, simulation.ensemble))
+    if {"lattice.kind", "hamiltonian.kind"} & odd.keys():
+        raise ConfigError(f"initial.file {section.file} belongs to another model: {in_words(odd)}; use another file")
+    if stored.q.shape[-1] != simulation.hamiltonian.components:
+        raise DataError(f"initial.file {section.file} has {stored.q.shape[-1]} components on each site: choose another file")
+    if odd and say is not None:
+        say(f"initial.file {section.file} is a state of another system ({in_words(odd)}), from which this run starts")
+    q_local = domain.scatter(stored.q if domain.rank == 0 else None, velocity)
+    if stored.velocity is not None:
+        velocity = domain.scatter(stored.velocity if domain.rank == 0 else None, velocity)
     return State(q_local.to(dtype), velocity.to(dtype))
 
 
-def read_state(section: InitialSection, lattice: Lattice) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """``q`` and, from a trajectory (file or folder of a run), ``velocity`` of a snapshot, ``[*extent, basis, components]``.
+class StoredState(NamedTuple):
+    """A snapshot of a file, fields ``[*extent, basis, components]``; ``velocity`` of trajectories; what the file says."""
+
+    q: torch.Tensor
+    velocity: torch.Tensor | None
+    physics: Physics
+
+
+def read_state(section: InitialSection, lattice: Lattice) -> StoredState:
+    """A snapshot of a file of states, or of a trajectory (file or folder of a run), with its velocities.
 
     Every rank reads, so that all of them see the same error.  Raises :class:`DataError`.
     """
@@ -259,12 +269,13 @@ def read_state(section: InitialSection, lattice: Lattice) -> tuple[torch.Tensor,
     if hdf5.is_trajectory(path):
         with hdf5.open_trajectory(path) as trajectory:
             snapshot = trajectory.snapshot(section.snapshot)
-            q, velocity = snapshot.q, snapshot.velocity
+            q, velocity, physics = snapshot.q, snapshot.velocity, stated_physics(trajectory.attributes)
     else:
         snapshots = dataset.read(path)
         if not -len(snapshots) <= section.snapshot < len(snapshots):
             raise DataError(f"initial.snapshot = {section.snapshot} is not in {path}: it holds {len(snapshots)} snapshots")
         q = snapshots.q[section.snapshot]
+        physics = stated_physics(snapshots.label_attributes).joined(stated_physics(snapshots.attributes))
     if q.shape[:2] != lattice.extent:
         given, wanted = ("x".join(map(str, e)) for e in (q.shape[:2], lattice.extent))
         raise DataError(f"initial.file {path} holds {given} cells and the lattice has {wanted}: set lattice.extent to {given}")
@@ -274,4 +285,4 @@ def read_state(section: InitialSection, lattice: Lattice) -> tuple[torch.Tensor,
         None if f is None else torch.as_tensor(f, dtype=torch.float64).reshape(*lattice.extent, 1, -1) for f in (q, velocity)
     ]
     assert fields[0] is not None
-    return fields[0], fields[1]
+    return StoredState(fields[0], fields[1], physics)

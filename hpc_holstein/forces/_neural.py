@@ -28,13 +28,13 @@ from hpc_holstein.forces._energy_network import RecordedPotential
 from hpc_holstein.forces._following import completed, followed
 from hpc_holstein.forces._graphs import Outputs, Replayed, require_graphs
 from hpc_holstein.forces._precision import arithmetic, dtype_of
-from hpc_holstein.forces._supported import require_supported
 from hpc_holstein.forces.neural import Options, Precision
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 from hpc_holstein.network._fused import LONGEST
-from hpc_holstein.network.checkpoint import check_card, load_model, model_path
 from hpc_holstein.network.models._enn import Enn
 from hpc_holstein.network.models._levels import LevelNetwork
+from hpc_holstein.network.scaling import Scaling
+from hpc_holstein.network.supported import model_for, require_supported
 
 _DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu
 _SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
@@ -73,15 +73,18 @@ class NeuralForces:
         following: float = 0.0,
         deterministic: bool = False,
         replayed: Replayed | None = None,
+        scaling: Scaling = Scaling(),  # noqa: B008 - frozen
     ) -> None:
         require_filling(ensemble)
-        require_supported(module, hamiltonian, domain, ensemble)
+        require_supported(module, hamiltonian, domain.lattice, ensemble)
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
         self.reach: int = module.reach  # type: ignore[assignment]
         self._width = max(self.reach, hamiltonian.reach)
         self._module = module
         self._precision, self._replayed = precision, replayed
         self._following = following if hasattr(module, "response") else 0.0
+        self.scaling = scaling
+        self._factor = 1.0 if isinstance(module, LevelNetwork) else scaling.field  # those multiply the field by g themselves
         self.deterministic = deterministic
         self.committee: Committee | None = None
         self.field_range: Mapping[str, float] = {}
@@ -124,12 +127,16 @@ class NeuralForces:
         )
 
     def field(self, state: State) -> Tensor:
-        """What the network reads of a state with forces, ``[*cells, basis]``: ``Q + mu/g``, or ``Q`` where it is plain."""
+        """What the network reads of a state with forces, ``[*cells, basis]``: ``Q`` where it is plain, else ``Q + mu/g``.
+
+        In the units that the network was made in (:attr:`scaling`), as its :attr:`field_range` is.
+        """
         assert state.forces is not None
         q = state.q[..., 0]
         if self._module.field == "plain":
             return q
-        return q + (state.forces.chemical_potential / self.hamiltonian.parameters["g"]).to(q)
+        field = q + (state.forces.chemical_potential / self.hamiltonian.parameters["g"]).to(q)
+        return field if self.scaling.field == 1 else self.scaling.field * field
 
     def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
         """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``, without the few MB of a window.
@@ -180,8 +187,13 @@ class NeuralForces:
 
     def _followed(self, ghosted: _Arriving, guess: Tensor) -> tuple[CanonicalDensity, Tensor]:
         """See :func:`forces._following.followed`."""
+
+        def network(mu: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            density, response = self._apply(_response, ghosted, mu, rows)
+            return density, response if self.scaling.energy == 1 else response / self.scaling.energy
+
         return followed(
-            network=lambda mu, rows: tuple(self._apply(_response, ghosted, mu, rows)),  # type: ignore[arg-type,return-value]
+            network=network,
             mean=lambda n: site_mean(n, self.domain),
             filling=self.ensemble.filling,
             kT=self.ensemble.kT,
@@ -213,7 +225,8 @@ class NeuralForces:
             return lambda mu, rows: self._evaluate(ghosted, mu, rows)
 
         def both(mu: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            return tuple(self._apply(_with_grand_potential, ghosted, mu, rows))
+            density, omega = self._apply(_with_grand_potential, ghosted, mu, rows)
+            return density, omega if self.scaling.energy == 1 else self.scaling.energy * omega
 
         return RecordedPotential(both, self.domain, len(ghosted.field))
 
@@ -238,7 +251,8 @@ class NeuralForces:
                 if not inside:
                     ghosted.arrived()
                 seen = field[rows[states].to(field.device), y.start : y.stop + halo, x.start : x.stop + halo]
-                window = self._filled_up((seen + shift[states]).to(dtype))
+                shifted = seen + shift[states]
+                window = self._filled_up((shifted if self._factor == 1 else self._factor * shifted).to(dtype))
                 found = self._replayed(function, network, window) if self._replayed else function(network, window)
                 out = out or [field.new_empty(len(rows), *cells, 1) for _ in found]
                 for whole, piece in zip(out, found, strict=True):
@@ -270,7 +284,7 @@ class NeuralForces:
         if key not in self._converted:
             network = deepcopy(self._module).to(dtype=dtype, device=device).eval()
             if isinstance(network, LevelNetwork):
-                network.at(self.hamiltonian.parameters["g"], self.ensemble.kT)
+                network.at(self.hamiltonian.parameters["g"] / self.scaling.energy, self.ensemble.kT / self.scaling.energy)
             self._converted[key] = network
             if self.deterministic:
                 self._require_same_bits(self._converted[key], dtype, device)
@@ -340,15 +354,13 @@ def from_files(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensem
     """Forces from the model file ``options.model``, with its committee; raises ModelError."""
 
     def of(model: str) -> NeuralForces:
-        module, card = load_model(model_path(model), domain.lattice)
-        check_card(card, hamiltonian, ensemble, domain.lattice)
+        module, card = model_for(model, hamiltonian, ensemble, domain.lattice)
         how = options.precision, options.following, options.deterministic
         if options.cuda_graphs:
             require_graphs(module, domain.device)
         replayed = Replayed() if options.cuda_graphs else None
-        forces = NeuralForces(module, hamiltonian, domain, ensemble, *how, replayed)
-        ratio = card.parameters["g"] / hamiltonian.parameters["g"] if card.field == "shifted" else 1.0  # g Q' is what matters
-        forces.field_range = {name: ratio * value for name, value in card.field_range.items()}
+        forces = NeuralForces(module, hamiltonian, domain, ensemble, *how, replayed, card.scaling(hamiltonian))
+        forces.field_range = card.field_range
         return forces
 
     main = of(options.model)

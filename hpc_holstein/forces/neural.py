@@ -13,6 +13,8 @@ little, and a network that knows its response ``s_i = dn_i/dmu`` is evaluated on
 
 which keeps the electron number to round-off, and is taken where its error is far below that of the network.
 
+A network serves every ``g``, and every common scale of the energies, see :mod:`hpc_holstein.network.scaling`.
+
 A network that predicts the grand potential gives the density as its gradient, and ``Omega`` beside it.  One that reads the
 plain field (as published, arXiv 2601.04104) knows no ``mu`` and stands for half filling.
 """

@@ -28,6 +28,7 @@ from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 from hpc_holstein.network import models
 from hpc_holstein.network.field_range import in_words
+from hpc_holstein.network.scaling import Scaling
 
 SCHEMA = 2
 """Version of the card; files of a newer one are refused, older ones may lack ``field_range``, ``ranges`` and ``training``."""
@@ -35,6 +36,7 @@ SCHEMA = 2
 UNITS = "t_nn = hbar = k_B = a = 1"
 
 _DEFAULT_MODEL = "paper-2601.04104.safetensors"
+_FREE = frozenset({"t", "g", "k", "kappa"})  # of a network of the electrons alone, at one kT/t
 _SAME = 1e-9  # relative difference of two parameters that count as equal
 
 
@@ -51,7 +53,7 @@ class Card:
     data_hash, seed        SHA-256 of the training data and the seed of the training
     metrics                errors on data that was held out, name and value
     versions               of the package and of the libraries that trained it
-    ranges                 lowest and highest value of parameters (``kT``, ``g``) that a run may choose; all others are fixed
+    ranges                 lowest and highest value of parameters (``kT``, ``g``) in the training data; see :func:`check_card`
     field_range            what the network saw in training (:func:`network.field_range.field_range`); empty: not recorded
     training               the keys of ``[training]``, and ``from``, the SHA-256 of the model whose weights it started from;
                            empty: not recorded
@@ -80,6 +82,15 @@ class Card:
     training: dict[str, Any] = member(default_factory=dict)
     units: str = UNITS
     schema: int = SCHEMA
+
+    @property
+    def of_electrons(self) -> bool:
+        """Whether the network stands for the electrons alone, in the shifted field, so that no ``g`` binds it."""
+        return self.predicts != "force" and self.field == "shifted" and {"t", "g"} <= self.parameters.keys()
+
+    def scaling(self, hamiltonian: Hamiltonian) -> Scaling:
+        """How the network sees a system that passes :func:`check_card`."""
+        return Scaling.of(hamiltonian.parameters, self.parameters) if self.of_electrons else Scaling()
 
 
 def make_card(
@@ -206,21 +217,27 @@ def model_hash(path: str | Path) -> str:
 def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice: Lattice) -> None:
     """Raise :class:`ModelError`, naming every difference, when the model was made for another system.
 
-    Parameters that have a range on the card may have any value in it.  The density as a function of the shifted field depends
-    on the electrons alone: the classical ``k`` and ``kappa`` and the filling do not enter then.
+    The density as a function of the shifted field depends on the electrons alone: the classical ``k`` and ``kappa`` and the
+    filling do not enter, and any ``g`` is served, as is any common scale of the energies (:mod:`hpc_holstein.network.scaling`):
+    ``kT/t`` decides.  ``kT`` may have any value in its range on the card.
     """
-    electrons_only = card.predicts != "force" and card.field == "shifted"
-    ignored = {"k", "kappa"} if electrons_only else set()
     here: dict[str, Any] = {"hamiltonian": hamiltonian.name, "lattice": lattice.name, "kT": ensemble.kT}
     model: dict[str, Any] = {"hamiltonian": card.hamiltonian, "lattice": card.lattice, "kT": card.kT}
-    if not electrons_only:
-        here |= {"ensemble": ensemble.kind, "filling": ensemble.filling}
-        model |= {"ensemble": card.ensemble, "filling": card.filling}
-    here |= {name: value for name, value in hamiltonian.parameters.items() if name not in ignored}
-    model |= {name: value for name, value in card.parameters.items() if name not in ignored}
-    names = [name for name in dict.fromkeys([*here, *model]) if not _fits(card, name, here.get(name), model.get(name))]
+    ranges: dict[str, tuple[float, ...]] = dict(card.ranges)
+    if card.of_electrons:
+        here |= {name: value for name, value in hamiltonian.parameters.items() if name not in _FREE}
+        model |= {name: value for name, value in card.parameters.items() if name not in _FREE}
+        t, t_0 = abs(hamiltonian.parameters.get("t", 0.0)), abs(card.parameters["t"])
+        if not _same(t, t_0):
+            here["kT/t"], model["kT/t"] = _over(here.pop("kT"), t), _over(model.pop("kT"), t_0)
+            ranges = {"kT/t": tuple(_over(kT, t_0) for kT in card.ranges["kT"])} if "kT" in card.ranges else {}
+    else:
+        here |= {"ensemble": ensemble.kind, "filling": ensemble.filling, **hamiltonian.parameters}
+        model |= {"ensemble": card.ensemble, "filling": card.filling, **card.parameters}
+    every = dict.fromkeys([*here, *model])
+    names = [name for name in every if not _fits(ranges.get(name), here.get(name), model.get(name))]
     if names:
-        model |= {name: f"{low:g} to {high:g}" for name, (low, high) in card.ranges.items()}
+        model |= {name: f"{low:g} to {high:g}" for name, (low, high) in ranges.items()}
         told = ", ".join(f"{name} is {model.get(name)} in the model and {here.get(name)} in this run" for name in names)
         raise ModelError(
             f"the model is made for another system: {told}; give this run the values of the model, "
@@ -237,8 +254,7 @@ def describe(card: Card) -> str:
         "predicts": f"{card.predicts} from the {card.field} field, {card.reach} cells around a site",
         "lattice": f"{card.lattice}, point group of order {len(card.group)}, trained on {cells} cells",
         "hamiltonian": f"{card.hamiltonian}, {system}, kT = {card.kT:g}",
-        "valid for": ", ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in card.ranges.items())
-        or "these values",
+        "valid for": _valid_for(card),
         "ensemble": f"{card.ensemble}, filling {card.filling:g}",
         "units": card.units,
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items()) or "none",
@@ -248,6 +264,16 @@ def describe(card: Card) -> str:
         "versions": _named(card.versions) or "unknown",
     }
     return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
+
+
+def _valid_for(card: Card) -> str:
+    """Which systems :func:`check_card` accepts, in words."""
+    ranges = {name: interval for name, interval in card.ranges.items() if not (card.of_electrons and name in _FREE)}
+    told = [f"{name} from {low:g} to {high:g}" for name, (low, high) in ranges.items()]
+    if not card.of_electrons:
+        return ", ".join(told) or "these values"
+    kT = told[0] if told else f"kT = {card.kT:g}"
+    return f"any g, k, kappa and filling at t = {card.parameters['t']:g}, {kT}, and any common scale of t, g and kT"
 
 
 _ADDED = frozenset({"field_range", "ranges", "training"})  # members that older cards lack; empty, they say nothing
@@ -326,11 +352,15 @@ def _same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _fits(card: Card, name: str, here: Any, model: Any) -> bool:
+def _over(energy: float, unit: float) -> float:
+    return energy / unit if unit else math.inf
+
+
+def _fits(interval: tuple[float, ...] | None, here: Any, model: Any) -> bool:
     """Whether the value of a run is that of the model, or in its range."""
-    if name not in card.ranges:
+    if interval is None:
         return _same(here, model)
-    low, high = card.ranges[name]
+    low, high = interval
     return here is not None and bool(low - _SAME <= here <= high + _SAME)
 
 

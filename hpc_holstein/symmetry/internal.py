@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import block_array, coo_array
+from scipy.sparse.csgraph import connected_components
 
+from hpc_holstein.interfaces import Bond
 from hpc_holstein.symmetry.irreps import Irrep, real_irreps
 from hpc_holstein.symmetry.point_group import PointGroup
 
@@ -15,8 +19,8 @@ from hpc_holstein.symmetry.point_group import PointGroup
 class ParticleHoleGroup:
     """Direct product ``G x Z2`` of a point group with particle-hole exchange; element ``g + |G| s``, ``s = 1`` exchanges.
 
-    On a bipartite lattice ``n_i(-Q, -mu) = 1 - n_i(Q, mu)``: an element acts on the shifted field as
-    ``(Q + mu/g)(r) -> parity (Q + mu/g)(M_g^-1 r)`` and on ``n - 1/2`` and on the force in the same way.
+    Where hopping joins two sublattices alone (:func:`is_bipartite`), ``n_i(-Q, -mu) = 1 - n_i(Q, mu)``: an element acts on the
+    shifted field as ``(Q + mu/g)(r) -> parity (Q + mu/g)(M_g^-1 r)`` and on ``n - 1/2`` and on the force in the same way.
     """
 
     spatial: PointGroup
@@ -51,3 +55,32 @@ class ParticleHoleGroup:
             for suffix, sign in (("+", 1.0), ("-", -1.0))
             for irrep in real_irreps(self.spatial)
         )
+
+
+def is_bipartite(bonds: Sequence[Bond]) -> bool:
+    """Whether the bonds of a cell and its copies join two sublattices alone, each bond a site of one to a site of the other.
+
+    It is asked of the infinite lattice: an odd number of cells along a periodic axis breaks the sublattices only where it
+    closes.  A graph is bipartite if and only if its double cover, two copies of the sites with each bond from one copy to the
+    other, falls into twice as many pieces; a patch of the lattice that holds the shortest closed walks decides.
+    """
+    if not bonds:
+        return True
+    offsets = np.array([bond.offset for bond in bonds])
+    edge, sites = 4 * int(np.abs(offsets).max()) + 1, 1 + max(max(bond.source, bond.target) for bond in bonds)
+    cells = np.indices((edge,) * offsets.shape[1]).reshape(offsets.shape[1], -1)
+    ends = []
+    for bond in bonds:
+        there = cells + np.array(bond.offset)[:, None]
+        inside = ((there >= 0) & (there < edge)).all(axis=0)
+        pair = (np.ravel_multi_index(tuple(where[:, inside]), (edge,) * len(cells)) for where in (cells, there))
+        ends.append(np.stack([cell * sites + site for cell, site in zip(pair, (bond.source, bond.target), strict=True)]))
+    source, target = np.concatenate(ends, axis=1)
+    number = sites * cells.shape[1]
+    graph = coo_array((np.ones(len(source)), (source, target)), shape=(number, number))
+    graph = graph + graph.T
+    pieces, in_cover = (
+        connected_components(joined, directed=False, return_labels=False)
+        for joined in (graph, block_array([[None, graph], [graph, None]]))
+    )
+    return bool(in_cover == 2 * pieces)

@@ -14,13 +14,15 @@ dataset                      shape                    meaning
 ===========================  =======================  ============================================================
 
 Attributes of the file say units, lattice, extent and how the states were made; attributes of ``force``, ``density`` and
-``chemical_potential`` say who labelled.  Labelling thus adds these datasets and changes nothing else.  A file is of one
-setting: its attributes ``kT`` and ``hamiltonian.g`` are those of all its snapshots, and a training takes several files.
+``chemical_potential`` say who labelled.  Labelling thus adds these datasets and changes nothing else.  Both say the physics
+that the numbers belong to (:class:`training.physics.Physics`), which must agree where both speak.  A file is of one setting:
+its ``kT`` and ``hamiltonian.g`` are those of all its snapshots, and a training takes several files.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -38,6 +40,7 @@ from hpc_holstein import inputs
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import new_file, replaced
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
+from hpc_holstein.training.physics import Physics
 
 SCHEMA = "hpc_holstein snapshots 1"
 UNITS = "t_nn = hbar = k_B = a = 1"
@@ -149,13 +152,29 @@ def read(path: Path | str, require_labels: bool = False) -> Snapshots:
             raise DataError(f"{path} has no dataset q (it holds {names}): store the coordinates as q[snapshot, y, x]")
         stored = {name: file.numbers(name) for name in _ARRAYS if name in file}
         attributes = file.attributes()
-        labels = {key: value for key, value in file.attributes("force").items() if key not in _OWN} if "force" in file else {}
+        labels = {name: _without_own(file.attributes(name)) for name in LABELS if name in file}
         _check_layout(stored, attributes, str(path))
         arrays = {name: numbers[...] for name, numbers in stored.items()}
     missing = [name for name in LABELS if name not in arrays]
     if require_labels and missing:
         raise DataError(f"{path} is not labelled (no {', '.join(missing)}): run `hpc-holstein label --input {path}` first")
-    return Snapshots.of(source=str(path), attributes=attributes, label_attributes=labels, **arrays)
+    said = _agreed_labels(labels, path)
+    return Snapshots.of(source=str(path), attributes=attributes, label_attributes=said, **arrays)
+
+
+def _without_own(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that describe the dataset itself."""
+    return {name: value for name, value in attributes.items() if name not in _OWN}
+
+
+def _agreed_labels(labels: Mapping[str, Mapping[str, Any]], path: Path) -> dict[str, Any]:
+    """The attributes of all labels of a file; DataError where two of them belong to different systems."""
+    for first, second in itertools.combinations(labels, 2):
+        odd = Physics.stated(labels[first]).differences(Physics.stated(labels[second]))
+        if odd:
+            told = ", ".join(f"{key} is {one!r} on {first} and {other!r} on {second}" for key, (one, other) in odd.items())
+            raise DataError(f"the labels of {path} belong to different systems: {told}; label its states anew")
+    return {name: value for label in reversed(LABELS) for name, value in labels.get(label, {}).items()}
 
 
 def read_together(paths: Sequence[Path | str]) -> Snapshots:
@@ -182,14 +201,19 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
     for part in parts:
         quenches.append(np.where(part.quench == -1, -1, part.quench + first))
         first = max(first, int(quenches[-1].max()) + 1)
-    agreed = {key: value for key, value in parts[0].attributes.items() if all(p.attributes.get(key) == value for p in parts)}
     return Snapshots.of(
         quench=np.concatenate(quenches),
-        attributes=agreed,
+        attributes=_agreed([part.attributes for part in parts]),
+        label_attributes=_agreed([part.label_attributes for part in parts]),
         source="the files together",
         **arrays,
         **{name: np.repeat(values, sizes) for name, values in settings.items()},
     )
+
+
+def _agreed(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all parts say alike."""
+    return {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
 
 
 def _further_together(parts: Sequence[Snapshots]) -> dict[str, NDArray[np.floating]]:
@@ -207,7 +231,8 @@ def _further_together(parts: Sequence[Snapshots]) -> dict[str, NDArray[np.floati
 
 def _setting(snapshots: Snapshots, name: str, path: Path | str) -> float:
     """``kT`` or ``g`` of a file."""
-    value = snapshots.attributes.get(SETTING[name])
+    said = Physics.stated(snapshots.attributes).joined(Physics.stated(snapshots.label_attributes)).values
+    value = said.get(SETTING[name])
     if not isinstance(value, int | float):
         raise DataError(f"{path} does not say its {name}, which several files need: give it the attribute {SETTING[name]}")
     return float(value)
@@ -254,17 +279,10 @@ def refuse_labelled(path: Path | str) -> None:
 
 def physics_attributes(lattice: Lattice, hamiltonian: Hamiltonian, ensemble: Ensemble) -> dict[str, Any]:
     """Attributes that say what the numbers of a file belong to: lattice, Hamiltonian, ensemble, units and versions."""
-    electrons = "filling" if ensemble.kind == "canonical" else "chemical_potential"
     return {
         "units": UNITS,
-        "lattice": lattice.name,
         "extent": list(lattice.extent),
-        "periodic": list(lattice.periodic),
-        "hamiltonian": hamiltonian.name,
-        **{f"hamiltonian.{name}": value for name, value in hamiltonian.parameters.items()},
-        "ensemble": ensemble.kind,
-        f"ensemble.{electrons}": getattr(ensemble, electrons),
-        "kT": ensemble.kT,
+        **Physics.of(lattice, hamiltonian, ensemble).values,
         **{f"version.{name}": version(name) for name in ("hpc_holstein", "torch", "numpy", "h5py")},
         "version.python": platform.python_version(),
     }

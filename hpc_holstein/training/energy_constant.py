@@ -30,7 +30,8 @@ def set_energy_constant(model: Any, snapshots: Snapshots, hamiltonian: Hamiltoni
 
     A model that takes ``kT`` gets it at both ends and in the middle of its range.
     """
-    cells = min(_CELLS, *snapshots.extent) // 2 * 2
+    cells = min(max(_CELLS, 2 * model.reach + 2), *snapshots.extent)
+    cells -= cells % 2 and cells > 2 * model.reach + 1
     index = np.linspace(0, len(snapshots) - 1, min(_WINDOWS, len(snapshots))).round().astype(int)
     data = FieldData(snapshots.select(index), model, hamiltonian.parameters["g"], torch.float64, torch.device("cpu"))
     state = State.at_rest(data.inputs[:, :cells, :cells, None, None].contiguous())

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Ensemble, Hamiltonian
+from hpc_holstein.network.supported import require_window
 from hpc_holstein.training._fields import FieldData, split, with_further
 from hpc_holstein.training._record import Record, Report, TrainingFile
 from hpc_holstein.training.dataset import Snapshots
@@ -68,8 +69,10 @@ def fit(
     ``model`` has, so that a training is never continued from others.  ``stop`` ends it after a step, on all ranks, with the
     state written and StoppedError.
     Errors: :class:`DataError` where the snapshots have no labels or allow no validation set, or where ``state_file``
-    belongs to another training; :class:`ConfigError` for windows larger than the lattice.
+    belongs to another training; :class:`ConfigError` for windows larger than the lattice, :class:`ModelError` for a lattice
+    smaller than what the model sees.
     """
+    require_window(model.reach, snapshots.extent)  # type: ignore[arg-type]
     if options.crop > min(snapshots.extent):
         cells = "x".join(map(str, snapshots.extent))
         raise ConfigError(f"crop = {options.crop} exceeds the {cells} cells of the snapshots: use 0 or a smaller one")

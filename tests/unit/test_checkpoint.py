@@ -185,14 +185,28 @@ def test_check_card_names_every_difference(saved):
     with pytest.raises(ModelError) as error:
         checkpoint.check_card(card, other, Ensemble("canonical", kT=0.2), dataclasses.replace(LATTICE, name="triangular"))
     for told in (
-        "kT is 0.1 in the model and 0.2 in this run",
-        "g is 3.5 in the model and 3.0",
-        "t is 1.0 in the model and 0.5",
+        "kT/t is 0.1 in the model and 0.4 in this run",
         "lattice is square in the model and triangular",
     ):
         assert told in str(error.value)
     assert "kappa" not in str(error.value)
+    assert "g is" not in str(error.value)  # any is served
     assert one_sentence(error)
+    with pytest.raises(ModelError, match=r"kT is 0\.1 in the model and 0\.2 in this run"):
+        checkpoint.check_card(card, HAMILTONIAN, Ensemble("canonical", kT=0.2), LATTICE)
+    published = dataclasses.replace(card, predicts="force", field="plain")
+    with pytest.raises(ModelError, match=r"t is 1\.0 in the model and 0\.5 in this run, g is 3\.5 in the model and 3\.0"):
+        checkpoint.check_card(published, other, ENSEMBLE, LATTICE)
+
+
+@pytest.mark.parametrize(
+    ("g", "scale", "t"), [(3.0, 1.0, 1.0), (-3.5, 1.0, 1.0), (3.5, 2.0, 2.0), (10.0, 0.5, 0.5), (3.5, 1.0, -1.0)]
+)
+def test_every_coupling_and_every_common_scale_is_accepted(saved, g, scale, t):
+    _, _, card = saved
+    checkpoint.check_card(
+        card, holstein.build(holstein.Options(g=g, t=t), LATTICE), Ensemble("canonical", kT=0.1 * scale), LATTICE
+    )
 
 
 def test_classical_parameters_matter_to_a_force_model_only(saved):

@@ -50,14 +50,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_from_labels_to_figures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = ["label", "--random", "2", "--quenches", "3", "--per-quench", "4", "--quench-steps", "20", "--path-force", "atomic"]
-    assert main([*made, "--lattice", "10x8", "--seed", "3", "--output", "data.h5"]) == 0
+    assert main([*made, "--lattice", "10x10", "--seed", "3", "--output", "data.h5"]) == 0
     assert main(["train", "data.h5", "--model", "enn", "--epochs", "2", "--set", "model.copies=1", "--output", "model"]) == 0
     assert {p.name for p in Path("model").iterdir()} == {"model.safetensors", "loss.csv", "loss.png", "metrics.json"}
     model = "model/model.safetensors"
-    small = ["--lattice", "12x8", "--steps", "20", "--set", "output.snapshot_every=5"]
+    small = ["--lattice", "12x10", "--steps", "20", "--set", "output.snapshot_every=5"]
     assert main(["run", *PRESET, *small, "--force", model, "--output", "quench"]) == 0
     summary = json.loads(Path("quench/summary.json").read_text())
-    assert (summary["steps"], summary["lattice"], summary["ranks"]) == (20, [12, 8], 1)
+    assert (summary["steps"], summary["lattice"], summary["ranks"]) == (20, [12, 10], 1)
     assert summary["electron_number_drift"] < 1e-10
     assert len(summary["model.sha256"]) == 64
     assert main(["validate", "--run", "quench", "--states", "3"]) == 0
@@ -73,7 +73,7 @@ def test_from_labels_to_figures(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert len(list(Path("quench/analysis").glob("*.png"))) == 5
     assert json.loads(Path("quench/analysis/analysis.json").read_text())["steps"] == 20
     capsys.readouterr()
-    run = "trajectory of 12x8 cells: 5 snapshots"
+    run = "trajectory of 12x10 cells: 5 snapshots"
     for what, word in (
         (model, "enn"),
         ("model", "enn"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from hpc_holstein.config import PRESETS, TRAINING_EXTENT, Config, fit_options, load_config, parse_assignment
-from hpc_holstein.config.builders import build_network, build_system, read_state, require_same_physics
-from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.config.builders import build_network, build_system, read_state
+from hpc_holstein.config.same_physics import require_fit
+from hpc_holstein.errors import ConfigError, DataError, ModelError
+from hpc_holstein.training.dataset import Snapshots
 
 PAPER = "paper-2601.04104"
 
@@ -143,12 +146,56 @@ def test_a_network_takes_the_physics_of_the_system() -> None:
     assert fit_options(config).epochs > 0
 
 
-def test_data_of_another_system_are_refused() -> None:
+def said(states: Mapping[str, Any], labels: Mapping[str, Any]) -> Snapshots:
+    return Snapshots.of(np.zeros((1, 4, 4)), attributes=states, label_attributes=labels)
+
+
+ALIKE = {"hamiltonian.g": 3.5, "kT": 0.1, "ensemble": "canonical", "periodic": [True, True]}
+
+
+@pytest.mark.parametrize(("states", "labels"), [({}, {}), (ALIKE, {}), ({}, ALIKE), (ALIKE, ALIKE), ({"kT": [0.1]}, ALIKE)])
+def test_data_of_the_same_system_are_taken(states: Mapping[str, Any], labels: Mapping[str, Any]) -> None:
+    """A file that says nothing is taken at its word."""
+    require_fit(said(states, labels), Path("x.h5"), build_system(load_config(preset_name=PAPER)))
+
+
+@pytest.mark.parametrize("where", [0, 1])
+@pytest.mark.parametrize(
+    ("attributes", "told"),
+    [
+        ({"hamiltonian.g": 3.0, "kT": 0.2}, "hamiltonian.g is 3.0 there and 3.5 here, ensemble.kT is 0.2 there and 0.1 here"),
+        ({"hamiltonian.g": -3.5}, "give --set hamiltonian.g=-3.5,"),
+        ({"kT": 0}, "give --set ensemble.kT=0,"),
+        ({"periodic": [False, False]}, "give --set 'lattice.periodic=[false,false]',"),
+        ({"ensemble": "grand-canonical", "ensemble.chemical_potential": 0.5}, "--set ensemble.chemical_potential=0.5"),
+        ({"ensemble.filling": 0.4}, "ensemble.filling is 0.4 there and 0.5 here"),
+        ({"hamiltonian": "holstein", "hamiltonian.t2": 0.5}, "the values of the file cannot be used here either: unknown key"),
+        ({"lattice": "hexagonal"}, "lattice.kind = 'hexagonal' is not known"),
+        ({"kT": "cold"}, "ensemble.kT is 'cold' there"),
+    ],
+)
+def test_data_of_another_system_are_refused_wherever_they_say_it(where: int, attributes: dict[str, Any], told: str) -> None:
+    """On the file or on its labels; the remedy is one that helps."""
     system = build_system(load_config(preset_name=PAPER))
-    require_same_physics({"hamiltonian.g": 3.5, "kT": 0.1, "ensemble": "canonical"}, Path("x.h5"), system)
-    require_same_physics({}, Path("x.h5"), system)  # a file that says nothing is taken at its word
-    with pytest.raises(ConfigError, match=r"x\.h5 .*hamiltonian\.g is 3\.0 there and 3\.5 here, ensemble\.kT is 0\.2"):
-        require_same_physics({"hamiltonian.g": 3.0, "kT": 0.2}, Path("x.h5"), system)
+    with pytest.raises(ConfigError) as found:
+        require_fit(said(*[{}, attributes][:: 1 if where else -1]), Path("x.h5"), system)
+    assert str(found.value).startswith("x.h5 belongs to another system")
+    assert told in str(found.value)
+
+
+def test_a_file_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(DataError, match=r"x\.h5 contradicts itself: ensemble\.kT is 0\.1 on the file and 1\.0 on its labels"):
+        require_fit(said({"kT": 0.1}, {"kT": 1.0}), Path("x.h5"), build_system(load_config(preset_name=PAPER)))
+
+
+def test_a_remedy_that_would_not_help_is_not_recommended() -> None:
+    """Labels with open edges train no network, whatever is set."""
+
+    def usable(system: Any) -> None:
+        raise ModelError(f"periodic = {system.lattice.periodic} is not for networks")
+
+    with pytest.raises(ConfigError, match=r"cannot be used here either: periodic = \(False, False\)"):
+        require_fit(said({}, {"periodic": [False, False]}), Path("x.h5"), build_system(load_config(preset_name=PAPER)), usable)
 
 
 def test_a_start_from_a_snapshot_file(tmp_path: Path) -> None:
@@ -158,7 +205,7 @@ def test_a_start_from_a_snapshot_file(tmp_path: Path) -> None:
     file_keys = {"initial.file": str(tmp_path / "states.h5"), "lattice.extent": [4, 6]}
     config = load_config(preset_name=PAPER, overrides={**file_keys, "initial.snapshot": 1})
     lattice = build_system(config).lattice
-    stored, velocity = read_state(config.initial, lattice)
+    stored, velocity, _ = read_state(config.initial, lattice)
     assert np.array_equal(stored[..., 0, 0].numpy(), q[1])
     assert velocity is None
     config = load_config(preset_name=PAPER, overrides={**file_keys, "initial.snapshot": 3})

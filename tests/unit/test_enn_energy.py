@@ -203,11 +203,11 @@ def test_nve_dynamics_conserves_the_energy():
 
 def test_training_lowers_the_error():
     """On exact forces, through the gradient."""
-    lattice = square.build((8, 8))
+    lattice = square.build((10, 10))
     hamiltonian = holstein.build(holstein.Options(), lattice)
     ensemble = ENSEMBLES["canonical"]
     forces = exact.build(exact.Options(), hamiltonian, CartesianDomain(lattice, SerialTransport()), ensemble)
-    q = np.random.default_rng(0).normal(0, 3, (8, 8, 8))
+    q = np.random.default_rng(0).normal(0, 3, (8, 10, 10))
     result = forces(State.at_rest(torch.from_numpy(q)[..., None, None]))
     snapshots = Snapshots.of(
         q,

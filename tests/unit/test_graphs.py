@@ -68,7 +68,7 @@ def test_batches_of_another_size_have_their_own_recording():
 
 
 def test_there_are_no_graphs_on_a_cpu():
-    lattice = square.build((8, 8))
+    lattice = square.build((10, 10))
     hamiltonian, domain = holstein.build(holstein.Options(), lattice), CartesianDomain(lattice, SerialTransport())
     with pytest.raises(ConfigError, match=r"cuda_graphs = true on the device cpu.*set it to false"):
         neural.build(neural.Options(cuda_graphs=True), hamiltonian, domain, CANONICAL)

@@ -28,7 +28,7 @@ def beginning(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         patch.setenv("OMP_NUM_THREADS", "1")
         Path("learn.toml").write_text(LEARN)
-        assert main(["label", "--random", "3", "--lattice", "8x6", "--force", "exact", "--output", "data.h5"]) == 0
+        assert main(["label", "--random", "3", "--lattice", "10x10", "--force", "exact", "--output", "data.h5"]) == 0
         assert main(["train", "data.h5", "learn.toml", "--output", "start"]) == 0
     return folder
 

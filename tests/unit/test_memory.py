@@ -25,7 +25,7 @@ import re, sys
 from pathlib import Path
 from hpc_holstein.cli import main
 from hpc_holstein.simulation.memory import _resident
-main([*sys.argv[1:], "--lattice", "8x8", "--output", "small"])  # what is imported or compiled when first used is there
+main([*sys.argv[1:], "--lattice", "10x10", "--output", "small"])  # what is imported or compiled when first used is there
 print("base", _resident() / 2**30)
 code = main(sys.argv[1:])
 # not ru_maxrss, which counts what the process that started this one had

@@ -377,16 +377,16 @@ def test_refusals():
 
 def test_tiles_thinner_than_the_reach_agree_with_one_rank():
     """Ghosts from ranks beyond the next, and from the other side of the lattice."""
-    q = random_q((12, 4))
-    serial = setup((12, 4))(State.at_rest(q))
+    q = random_q((12, 8))
+    serial = setup((12, 8))(State.at_rest(q))
 
     def body(transport):
-        provider = setup((12, 4), transport=transport, grid=(1, 4))
+        provider = setup((12, 8), transport=transport, grid=(1, 8))
         assert provider.reach > provider.domain.local_extent[1]
         left, right = provider.domain.owned[1]
         return provider.domain.owned[1], provider(State.at_rest(q[:, left:right].contiguous()))
 
-    for (left, right), result in run_in_process(4, body):
+    for (left, right), result in run_in_process(8, body):
         assert torch.allclose(result.force, serial.force[:, left:right], atol=1e-11)
 
 

@@ -29,6 +29,7 @@ class LevelNetwork(nn.Module):
     """
 
     field = "shifted"
+    particle_hole = True  # built in, so hopping must join two sublattices alone
     sharpness = 100.0  # bound on |d2n/dmu2| over that of a Fermi function: levels may move with the field; 43 was measured
     _scales: Tensor
 
@@ -58,7 +59,7 @@ class LevelNetwork(nn.Module):
         return bool(self.options.kT_range)
 
     def at(self, g: float, kT: float) -> None:
-        """Take fields of coupling ``g`` from now on, and be at ``kT`` where that is an input."""
+        """Take fields of coupling ``g`` from now on, and be at ``kT`` where that is an input; both in units of the hopping."""
         self.g = g
         if self.takes_kT:
             self.kT = kT

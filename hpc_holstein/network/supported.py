@@ -1,0 +1,73 @@
+"""Which networks give the forces of which systems: what a run, a training, a comparison and a labelling ask before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from hpc_holstein.errors import ModelError
+from hpc_holstein.interfaces import Bond, Ensemble, Hamiltonian, Lattice
+from hpc_holstein.network.checkpoint import Card, check_card, load_model, model_path
+from hpc_holstein.symmetry.internal import is_bipartite
+
+_DEFINED = (("shifted", "density"), ("shifted", "grand_potential"), ("plain", "density"), ("plain", "force"))
+"""Field that a network reads, and what it predicts."""
+
+
+def model_for(model: str, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice: Lattice) -> tuple[torch.nn.Module, Card]:
+    """The network of ``model``, a path or ``default``, and its card; ModelError where it cannot give forces of this system."""
+    module, card = load_model(model_path(model), lattice)
+    check_card(card, hamiltonian, ensemble, lattice)
+    require_supported(module, hamiltonian, lattice, ensemble)
+    return module, card
+
+
+def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice: Lattice, ensemble: Ensemble) -> None:
+    """Raise ModelError where ``module`` cannot give, or learn, the forces of this system."""
+    if module.predicts == "force" and not hasattr(hamiltonian, "density"):
+        raise ModelError(
+            f"the force of the {hamiltonian.name} Hamiltonian does not tell its density: use a model that predicts the density"
+        )
+    if (module.field, module.predicts) not in _DEFINED:
+        raise ModelError(
+            f"a network that predicts the {module.predicts} from the {module.field} field is not defined: "
+            "use the density with the shifted or plain field, or the force with the plain field"
+        )
+    if not all(lattice.periodic):
+        raise ModelError(
+            f"periodic = {list(lattice.periodic)} has open edges, which networks neither see nor learn: "
+            "set lattice.periodic to true along every axis, or use force kind 'exact', 'kpm' or 'local'"
+        )
+    require_window(module.reach, lattice.extent)  # type: ignore[arg-type]
+    if getattr(module, "particle_hole", False) and not is_bipartite(hopping(hamiltonian)):
+        raise ModelError(
+            f"the network has particle-hole symmetry built in, which needs hopping between two sublattices alone, and that of "
+            f"the {hamiltonian.name} Hamiltonian on the {lattice.name} lattice joins sites of one: use a network without this "
+            "symmetry, such as efnn, or force kind 'exact', 'kpm' or 'local'"
+        )
+    if module.field == "plain" and (ensemble.kind != "canonical" or ensemble.filling != 0.5):
+        wanted = f"filling = {ensemble.filling}" if ensemble.kind == "canonical" else f"mu = {ensemble.chemical_potential}"
+        raise ModelError(
+            f"a network of the plain field stands for half filling, but the {ensemble.kind} ensemble asks for {wanted}: "
+            "set a canonical ensemble with filling 0.5 or use a model of the shifted field"
+        )
+
+
+def require_window(reach: int, extent: Sequence[int]) -> None:
+    """Raise ModelError for a periodic lattice on which the window of a network, ``2 reach + 1`` cells, holds a site twice.
+
+    The network takes the two for different sites, so its forces are those of an infinite lattice, and so is what it learns.
+    """
+    window = 2 * reach + 1
+    if min(extent) < window:
+        cells, least = "x".join(map(str, extent)), "x".join([str(window)] * len(extent))
+        raise ModelError(
+            f"a lattice of {cells} cells is smaller than the window of the network, which sees {reach} cells around a site: "
+            f"give at least {least} cells, or use force kind 'exact'"
+        )
+
+
+def hopping(hamiltonian: Hamiltonian) -> tuple[Bond, ...]:
+    """The bonds on which the Hamiltonian has matrix elements between different sites."""
+    return tuple(bond for bond in hamiltonian.pattern if bond.source != bond.target or any(bond.offset))

@@ -1,0 +1,222 @@
+"""Which networks serve which systems: window, edges, sublattices; the same sentence in every command that works or learns."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from hpc_holstein.cli import main
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.errors import ModelError
+from hpc_holstein.forces import exact, neural
+from hpc_holstein.forces._neural import NeuralForces
+from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.interfaces import Bond, Ensemble, State
+from hpc_holstein.lattice import square
+from hpc_holstein.lattice._bravais import BravaisLattice
+from hpc_holstein.network.supported import require_window
+from hpc_holstein.symmetry.internal import is_bipartite
+
+PRESET = ["--preset", "paper-2601.04104"]
+ENSEMBLE = Ensemble("canonical", kT=0.1)
+
+
+TRIANGULAR = """
+import math
+from hpc_holstein.interfaces import Bond
+from hpc_holstein.lattice._bravais import BravaisLattice
+
+
+def build(extent, periodic=(True, True)):
+    vectors, shell = ((math.sqrt(0.75), 0.5), (0.0, 1.0)), tuple(Bond(0, 0, offset) for offset in ((0, 1), (1, 0), (1, -1)))
+    order, turns = (2 * math.pi / 3, 2 * math.pi / 3), (((0, -1), (1, 1)), ((0, 1), (1, 0)))
+    return BravaisLattice("triangular", tuple(extent), tuple(periodic), vectors, ((0.0, 0.0),), order, (shell,), turns)
+"""
+"""A lattice as a file of its folder, which is how a user adds one."""
+COMMANDS_THERE = """
+import sys
+import hpc_holstein.lattice
+hpc_holstein.lattice.__path__.append(sys.argv[1])
+from hpc_holstein.cli import main
+for line in sys.stdin.read().splitlines():
+    print(main(line.split()), flush=True)
+"""
+"""Commands, one a line, with the lattices of one more folder; prints their exit codes."""
+
+
+def triangular(extent: tuple[int, ...]) -> BravaisLattice:
+    names: dict[str, Any] = {}
+    exec(TRIANGULAR, names)
+    lattice: BravaisLattice = names["build"](extent)
+    return lattice
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a refused command prints; it leaves with code 2 and nothing behind."""
+    before = sorted(Path().rglob("*"))
+    capsys.readouterr()
+    assert main([*arguments]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+    return message
+
+
+def bonds(*offsets: tuple[int, ...]) -> list[Bond]:
+    return [Bond(0, 0, offset) for offset in offsets]
+
+
+HONEYCOMB = [Bond(0, 1, offset) for offset in ((0, 0), (-1, 0), (0, -1))]
+KAGOME = [Bond(a, b, offset) for a, b in ((0, 1), (1, 2), (2, 0)) for offset in ((0, 0), (1, 0))]
+
+
+@pytest.mark.parametrize(
+    ("joined", "answer"),
+    [
+        (bonds((0, 1), (1, 0)), True),
+        (bonds((1, 0, 0), (0, 1, 0), (0, 0, 1)), True),
+        (HONEYCOMB, True),
+        (bonds((1,), (3,)), True),
+        (bonds((2,)), True),  # two chains, each of them with two sublattices
+        ([], True),
+        (bonds((0, 1), (1, 0), (1, -1)), False),
+        (bonds((0, 1), (1, 0), (1, 1)), False),
+        (bonds((1,), (2,)), False),
+        (bonds((2,), (3,)), False),  # the shortest odd walk has five steps
+        (KAGOME, False),
+    ],
+)
+def test_bipartite(joined: list[Bond], answer: bool) -> None:
+    assert is_bipartite(joined) is answer
+
+
+def make_forces(lattice: BravaisLattice) -> NeuralForces:
+    hamiltonian = holstein.build(holstein.Options(), lattice)
+    return neural.build(neural.Options(), hamiltonian, CartesianDomain(lattice, SerialTransport()), ENSEMBLE)
+
+
+@pytest.mark.parametrize("extent", [(2, 2), (1, 8), (8, 8), (8, 40), (40, 4)])
+def test_a_lattice_smaller_than_the_window_is_refused(extent: tuple[int, int]) -> None:
+    shown = "x".join(map(str, extent))
+    with pytest.raises(ModelError, match=f"a lattice of {shown} cells is smaller than the window .* at least 9x9 cells"):
+        make_forces(square.build(extent))
+
+
+def test_the_smallest_lattice_is_served() -> None:
+    """The largest error of 9x9, the smallest one, is that of hot states on any lattice; of 4x4 it was 0.9."""
+    lattice = square.build((9, 9))
+    state = State.at_rest(2 * torch.randn(9, 9, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    hamiltonian = holstein.build(holstein.Options(), lattice)
+    truth = exact.build(exact.Options(), hamiltonian, CartesianDomain(lattice, SerialTransport()), ENSEMBLE)(state)
+    assert float((make_forces(lattice)(state).force - truth.force).square().mean()) < 1e-3
+    require_window(4, (9, 9))
+
+
+COMMANDS = {
+    "run": ["run", *PRESET, "--lattice", "8x12", "--steps", "2", "--output", "out"],
+    "label": ["label", "--input", "own.h5", "--force", "neural", "--output", "out.h5"],
+    "label --force": ["label", "--lattice", "8x12", "--random", "2", "--force", "neural", "--output", "out.h5"],
+    "label --path-force": ["label", "--lattice", "8x12", "--quenches", "2", "--path-force", "neural", "--output", "out.h5"],
+    "train": ["train", "labelled.h5", "--epochs", "1", "--output", "out"],
+    "train enn_energy": ["train", "labelled.h5", "--model", "enn_energy", "--epochs", "1", "--output", "out"],
+    "validate": ["validate", "--input", "own.h5", "--output", "out"],
+    "validate --reference": ["validate", "--input", "own.h5", "--force", "exact", "--reference", "neural", "--output", "out"],
+    "learn": ["learn", "learn.toml", "--output", "out"],
+    "bench": ["bench", "strong", "--lattice", "8x12", "--output", "out"],
+    "bench training": ["bench", "strong", "--of", "training", "--lattice", "8x12", "--output", "out"],
+}
+
+
+@pytest.fixture
+def files(here: Path) -> None:
+    """States of 8x12 cells with labels, and what `learn` needs."""
+    with h5py.File("own.h5", "w") as file:
+        file["q"] = np.random.default_rng(0).normal(0, 2, (3, 8, 12))
+    assert main(["label", "--input", "own.h5", "--force", "atomic", "--output", "labelled.h5"]) == 0
+    limits = '[trust]\nmax_outside = 0.1\naction = "collect"\n[learn]\ndata = "labelled.h5"\n'
+    Path("learn.toml").write_text(f'preset = "paper-2601.04104"\n{limits}')
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_refuses_such_a_lattice(files: None, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Before any work, in the same sentence."""
+    assert "a lattice of 8x12 cells is smaller than the window of the network" in refused(capsys, *COMMANDS[command])
+
+
+def test_open_edges_train_no_network(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither as they are nor by the setting that the labels would need."""
+    opened = ["--set", "lattice.periodic=[false,false]"]
+    made = ["label", "--random", "3", "--lattice", "12x12", "--force", "atomic", *opened, "--output", "open.h5"]
+    assert main(made) == 0
+    told = refused(capsys, "train", "open.h5", "--epochs", "1", "--output", "out")
+    assert "lattice.periodic is [False, False] there and [True, True] here" in told
+    assert "has open edges, which networks neither see nor learn" in told
+    assert "--set" not in told
+    assert "has open edges" in refused(capsys, "train", "open.h5", *opened, "--epochs", "1", "--output", "out")
+
+
+def test_the_density_of_a_triangular_lattice_is_not_odd() -> None:
+    """What a network with particle-hole symmetry built in cannot say: n(-Q, -mu) differs from 1 - n(Q, mu)."""
+    hamiltonian = holstein.build(holstein.Options(), triangular((10, 10)))
+    domain = CartesianDomain(hamiltonian.lattice, SerialTransport())
+    provider = exact.build(exact.Options(), hamiltonian, domain, Ensemble("grand-canonical", kT=0.1))
+    q = torch.randn(10, 10, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    n, other = (provider(State.at_rest(sign * q)).density for sign in (1, -1))
+    assert float((n + other - 1).square().mean().sqrt()) > 0.05
+
+
+def test_networks_with_particle_hole_symmetry_need_two_sublattices(here: Path) -> None:
+    """On a lattice of a file of the user: those without it, and diagonalization, work."""
+    (here / "lattices").mkdir()
+    (here / "lattices" / "triangular.py").write_text(TRIANGULAR)
+    on, train = "--set lattice.kind=triangular", "train data.h5 --epochs 1"
+    lines = [
+        f"label --random 4 --lattice 12x12 --force exact {on} --output data.h5",
+        f"{train} --model enn {on} --output enn",
+        f"{train} --model enn_energy {on} --output enn_energy",
+        f"{train} --model efnn --set model.widths=[1] --set model.radius_squared=1 {on} --output efnn",
+        f"validate --input data.h5 --force efnn/model.safetensors --reference labels {on} --output validation",
+        f"{train} --model enn --output other",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS_THERE, here / "lattices"],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert [line for line in done.stdout.splitlines() if line in "012"] == ["0", "2", "2", "0", "0", "2"]
+    refusals = done.stderr.splitlines()
+    assert [line.startswith("error: ") for line in refusals] == [True] * 3
+    for told in refusals[:2]:
+        assert "particle-hole symmetry built in" in told
+        assert "the holstein Hamiltonian on the triangular lattice joins sites of one" in told
+    assert "lattice.kind is 'triangular' there and 'square' here; the values of the file cannot be used here" in refusals[2]
+
+
+def test_a_network_of_another_lattice_is_refused_from_python() -> None:
+    """Where a module comes without a card."""
+    lattice = triangular((12, 12))
+    enn = importlib.import_module("hpc_holstein.network.models.enn")
+    hamiltonian = holstein.build(holstein.Options(), lattice)
+    module, domain = enn.build(enn.Options(), lattice), CartesianDomain(lattice, SerialTransport())
+    with pytest.raises(ModelError, match="joins sites of one"):
+        NeuralForces(module, hamiltonian, domain, dataclasses.replace(ENSEMBLE, filling=0.4))
