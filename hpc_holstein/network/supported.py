@@ -25,6 +25,16 @@ def model_for(model: str, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice:
 
 def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice: Lattice, ensemble: Ensemble) -> None:
     """Raise ModelError where ``module`` cannot give, or learn, the forces of this system."""
+    if hamiltonian.components != 1 or "g" not in hamiltonian.parameters:
+        raise ModelError(
+            f"networks read one coordinate a site, which shifts the level of the site by g, and the {hamiltonian.name} "
+            "Hamiltonian has others: use force kind 'exact' or 'kpm'"
+        )
+    if len(lattice.extent) != 2 or len(lattice.basis) != 1:
+        raise ModelError(
+            f"networks see lattices of two dimensions with one site a cell, which the {lattice.name} lattice is not: "
+            "use force kind 'exact' or 'kpm'"
+        )
     if module.predicts == "force" and not hasattr(hamiltonian, "density"):
         raise ModelError(
             f"the force of the {hamiltonian.name} Hamiltonian does not tell its density: use a model that predicts the density"

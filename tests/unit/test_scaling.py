@@ -66,7 +66,7 @@ def test_the_density_is_that_of_the_scaled_field(model: str, g: float, t: float)
     here = forces_of(model, options, ensembles[0])(State.at_rest(q))
     there = forces_of(model, OWN, ensembles[1])(State.at_rest(g / (c * OWN.g) * q))
     assert torch.allclose(here.density, there.density, rtol=0, atol=1e-12)
-    classical = holstein.build(options, LATTICE).classical(DOMAIN.pad(q, 1), 1)[1]
+    classical = holstein.build(options, LATTICE).classical_force(DOMAIN.pad(q, 1), 1, DOMAIN)
     assert torch.allclose(here.force, g * there.density[..., None] + classical, rtol=0, atol=1e-11)
     if here.grand_potential is not None:
         assert there.grand_potential is not None

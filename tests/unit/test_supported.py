@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from conformance.cases import build_lattice
 
 from hpc_holstein.cli import main
 from hpc_holstein.domain.halo import CartesianDomain
@@ -20,45 +17,16 @@ from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ModelError
 from hpc_holstein.forces import exact, neural
 from hpc_holstein.forces._neural import NeuralForces
-from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.hamiltonian import holstein, peierls
 from hpc_holstein.interfaces import Bond, Ensemble, State
-from hpc_holstein.lattice import square
+from hpc_holstein.lattice import square, triangular
 from hpc_holstein.lattice._bravais import BravaisLattice
-from hpc_holstein.network.supported import require_window
+from hpc_holstein.network.models import enn
+from hpc_holstein.network.supported import require_supported, require_window
 from hpc_holstein.symmetry.internal import is_bipartite
 
 PRESET = ["--preset", "paper-2601.04104"]
 ENSEMBLE = Ensemble("canonical", kT=0.1)
-
-
-TRIANGULAR = """
-import math
-from hpc_holstein.interfaces import Bond
-from hpc_holstein.lattice._bravais import BravaisLattice
-
-
-def build(extent, periodic=(True, True)):
-    vectors, shell = ((math.sqrt(0.75), 0.5), (0.0, 1.0)), tuple(Bond(0, 0, offset) for offset in ((0, 1), (1, 0), (1, -1)))
-    order, turns = (2 * math.pi / 3, 2 * math.pi / 3), (((0, -1), (1, 1)), ((0, 1), (1, 0)))
-    return BravaisLattice("triangular", tuple(extent), tuple(periodic), vectors, ((0.0, 0.0),), order, (shell,), turns)
-"""
-"""A lattice as a file of its folder, which is how a user adds one."""
-COMMANDS_THERE = """
-import sys
-import hpc_holstein.lattice
-hpc_holstein.lattice.__path__.append(sys.argv[1])
-from hpc_holstein.cli import main
-for line in sys.stdin.read().splitlines():
-    print(main(line.split()), flush=True)
-"""
-"""Commands, one a line, with the lattices of one more folder; prints their exit codes."""
-
-
-def triangular(extent: tuple[int, ...]) -> BravaisLattice:
-    names: dict[str, Any] = {}
-    exec(TRIANGULAR, names)
-    lattice: BravaisLattice = names["build"](extent)
-    return lattice
 
 
 @pytest.fixture
@@ -175,7 +143,7 @@ def test_open_edges_train_no_network(here: Path, capsys: pytest.CaptureFixture[s
 
 def test_the_density_of_a_triangular_lattice_is_not_odd() -> None:
     """What a network with particle-hole symmetry built in cannot say: n(-Q, -mu) differs from 1 - n(Q, mu)."""
-    hamiltonian = holstein.build(holstein.Options(), triangular((10, 10)))
+    hamiltonian = holstein.build(holstein.Options(), triangular.build((10, 10)))
     domain = CartesianDomain(hamiltonian.lattice, SerialTransport())
     provider = exact.build(exact.Options(), hamiltonian, domain, Ensemble("grand-canonical", kT=0.1))
     q = torch.randn(10, 10, 1, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -183,39 +151,41 @@ def test_the_density_of_a_triangular_lattice_is_not_odd() -> None:
     assert float((n + other - 1).square().mean().sqrt()) > 0.05
 
 
-def test_networks_with_particle_hole_symmetry_need_two_sublattices(here: Path) -> None:
-    """On a lattice of a file of the user: those without it, and diagonalization, work."""
-    (here / "lattices").mkdir()
-    (here / "lattices" / "triangular.py").write_text(TRIANGULAR)
-    on, train = "--set lattice.kind=triangular", "train data.h5 --epochs 1"
-    lines = [
-        f"label --random 4 --lattice 12x12 --force exact {on} --output data.h5",
-        f"{train} --model enn {on} --output enn",
-        f"{train} --model enn_energy {on} --output enn_energy",
-        f"{train} --model efnn --set model.widths=[1] --set model.radius_squared=1 {on} --output efnn",
-        f"validate --input data.h5 --force efnn/model.safetensors --reference labels {on} --output validation",
-        f"{train} --model enn --output other",
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS_THERE, here / "lattices"],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert [line for line in done.stdout.splitlines() if line in "012"] == ["0", "2", "2", "0", "0", "2"]
-    refusals = done.stderr.splitlines()
-    assert [line.startswith("error: ") for line in refusals] == [True] * 3
-    for told in refusals[:2]:
+def test_networks_with_particle_hole_symmetry_need_two_sublattices(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those without it, and diagonalization, work."""
+    on, train = ["--set", "lattice.kind=triangular"], ["train", "data.h5", "--epochs", "1"]
+    made = ["label", "--random", "4", "--lattice", "12x12", "--force", "exact"]
+    assert main([*made, *on, "--output", "data.h5"]) == 0
+    for model in ("enn", "enn_energy"):
+        told = refused(capsys, *train, "--model", model, *on, "--output", "out")
         assert "particle-hole symmetry built in" in told
         assert "the holstein Hamiltonian on the triangular lattice joins sites of one" in told
-    assert "lattice.kind is 'triangular' there and 'square' here; the values of the file cannot be used here" in refusals[2]
+    told = refused(capsys, *train, "--output", "out")
+    assert "lattice.kind is 'triangular' there and 'square' here; the values of the file cannot be used here" in told
+    small = ["--set", "model.widths=[1]", "--set", "model.radius_squared=1"]
+    assert main([*train, "--model", "efnn", *small, *on, "--output", "free"]) == 0
+    judged = ["validate", "--input", "data.h5", "--force", "free/model.safetensors", "--reference", "labels"]
+    assert main([*judged, *on, "--output", "validation"]) == 0
+
+
+@pytest.mark.parametrize("name", ["chain", "cubic", "honeycomb"])
+def test_networks_are_for_one_site_a_cell_in_two_dimensions(name: str) -> None:
+    lattice = build_lattice(name, 12)
+    module = enn.build(enn.Options(), square.build((12, 12)))
+    with pytest.raises(ModelError, match=f"which the {name} lattice is not"):
+        require_supported(module, holstein.build(holstein.Options(), lattice), lattice, ENSEMBLE)
+
+
+def test_networks_are_for_coordinates_that_shift_levels() -> None:
+    lattice = square.build((12, 12))
+    module = enn.build(enn.Options(), lattice)
+    with pytest.raises(ModelError, match="the peierls Hamiltonian has others"):
+        require_supported(module, peierls.build(peierls.Options(), lattice), lattice, ENSEMBLE)
 
 
 def test_a_network_of_another_lattice_is_refused_from_python() -> None:
     """Where a module comes without a card."""
-    lattice = triangular((12, 12))
-    enn = importlib.import_module("hpc_holstein.network.models.enn")
+    lattice = triangular.build((12, 12))
     hamiltonian = holstein.build(holstein.Options(), lattice)
     module, domain = enn.build(enn.Options(), lattice), CartesianDomain(lattice, SerialTransport())
     with pytest.raises(ModelError, match="joins sites of one"):
