@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_early(args)
     except HolsteinError as error:
         if launcher.first():
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            launcher.complain(error)
         return _USER_ERROR
     from hpc_holstein.cli.execution import execute
 

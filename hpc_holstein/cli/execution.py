@@ -6,9 +6,9 @@ import argparse
 import importlib
 import logging
 import os
-import sys
 from types import ModuleType
 
+from hpc_holstein.cli.launcher import complain
 from hpc_holstein.cli.session import Session, require_launcher, require_one_job, speaks, start_transport
 from hpc_holstein.domain.transport import Transport, abort_all_on_error
 from hpc_holstein.errors import HolsteinError, StoppedError
@@ -30,7 +30,7 @@ def execute(args: argparse.Namespace) -> int:
             return _execute(args, transport)
     except HolsteinError as error:
         if speaks(transport):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            complain(error)
         return _USER_ERROR
 
 

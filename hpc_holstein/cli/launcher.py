@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 _SIZE_VARIABLES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK_VARIABLES = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
@@ -18,6 +19,12 @@ def first() -> bool:
     """Whether this is the first of the processes that a launcher started, or the only one."""
     numbers = [os.environ[name] for name in _RANK_VARIABLES if name in os.environ]
     return not numbers or numbers[0] == "0"
+
+
+def complain(error: Exception) -> None:
+    """Say in one line what is wrong, whatever characters are in it."""
+    text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in str(error))
+    print(f"error: {text}", file=sys.stderr, flush=True)
 
 
 def told_size() -> tuple[str, int]:

@@ -48,8 +48,9 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise instead of leaving."""
         if message.startswith("unrecognized arguments: "):
-            given = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-            raise ConfigError(f"unknown option {_short(given)}: {self._meant(given) or f'see `{self.prog} --help`'}")
+            given = message.removeprefix("unrecognized arguments: ").partition(" ")[0].partition("=")[0]
+            told = f"unknown option {_short(given)}" if given.startswith("-") else f"one argument too many, '{_short(given)}'"
+            raise ConfigError(f"{told}: {self._meant(given) or f'see `{self.prog} --help`'}")
         raise ConfigError(f"{_LONG_WORD.sub(lambda word: _short(word[0]), message)} (see `{self.prog} --help`)")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -72,7 +73,9 @@ class Parser(argparse.ArgumentParser):
             for option in action.option_strings:
                 key = action.dest if "." in action.dest else _DIRECT.get(action.dest, "")
                 options[option.lstrip("-").replace("-", "_")] = (option, names.get(key, []))
-        near = nearest(wanted, {name: others for name, (_, others) in options.items()}) if given.startswith("-") else None
+        if not given.startswith("-"):
+            return ""
+        near = nearest(wanted, {name: others for name, (_, others) in options.items()})
         if near is not None:
             return f"did you mean {options[near][0]}?"
         settable = nearest(wanted, names) if "set" in options else None
@@ -89,6 +92,11 @@ def path(text: str) -> Path:
         return Path(usable_path(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def name_or_path(text: str) -> str:
+    """A name, or that of a file or folder that there can be."""
+    return str(path(text))
 
 
 def cells(text: str) -> list[int]:

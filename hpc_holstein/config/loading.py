@@ -69,8 +69,12 @@ def _tables(text: str) -> Layer:
     """The tables of TOML text; ValueError for all that is none."""
     try:
         return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
     except RecursionError:
         raise ValueError("tables and lists are nested too deeply") from None
+    except ValueError:  # of Python, which converts no such text
+        raise ValueError("an integer has thousands of digits") from None
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -132,9 +136,11 @@ def check(layer: Layer) -> Config:
     assert config is not None
     lattice = kinds.resolve("lattice", config.lattice.kind)
     lattice.build(config.lattice.extent, config.lattice.periodic)  # raises where the two do not fit
-    for name in _WITH_OPTIONS:
-        _ = getattr(config, name).options  # raises what its file says of values that do not go together
-    fit_options(config)
+    for name in (*_WITH_OPTIONS, "training"):
+        try:
+            _ = getattr(config, name).options
+        except ConfigError as error:  # what the dataclass says of values that do not go together
+            raise ConfigError(f"[{name}] {error}") from None
     return config
 
 

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from hpc_holstein.cli.options import Parser, add_config, add_lattice, add_physics, cells, path, positive, providers
+from hpc_holstein.cli.options import (
+    Parser,
+    add_config,
+    add_lattice,
+    add_physics,
+    cells,
+    name_or_path,
+    path,
+    positive,
+    providers,
+)
 
 HELP = "measure scaling, kernels and writers of this machine, and report them with a performance model"
 DESCRIPTION = """\
@@ -48,9 +58,10 @@ def _add_measurement(command: argparse.ArgumentParser, name: str) -> None:
         tile = "cells of the tile of each rank (default: 256x256)"
         command.add_argument("--lattice-per-rank", type=cells, metavar="ROWSxCOLUMNS", help=tile)
     if name == "kernels":
-        command.add_argument("--force", metavar="MODEL", help="the network: a model file *.safetensors (default: that of run)")
+        network = "the network: a model file *.safetensors (default: that of run)"
+        command.add_argument("--force", type=name_or_path, metavar="MODEL", help=network)
     elif name != "io":
-        command.add_argument("--force", metavar="KIND", help=f"force provider: {providers()}")
+        command.add_argument("--force", type=name_or_path, metavar="KIND", help=f"force provider: {providers()}")
     command.add_argument("--dtype", metavar="NAME", help="mixed (default), float64 or float32")
     command.add_argument("--repeats", type=positive, default=5, metavar="N", help="measurements of each time (default: 5)")
     if name in ("strong", "weak"):

@@ -10,6 +10,7 @@ from hpc_holstein.cli.options import (
     add_lattice,
     add_physics,
     add_walltime,
+    name_or_path,
     path,
     positive,
     positive_number,
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
     parser.add_argument("--output", type=path, required=True, metavar="FILE", help="new file with force, density and mu added")
     add_walltime(parser, "with what is done")
-    parser.add_argument("--force", default="exact", metavar="KIND", help=f"who labels: {providers()} (default: exact)")
+    labels = f"who labels: {providers()} (default: exact)"
+    parser.add_argument("--force", type=name_or_path, default="exact", metavar="KIND", help=labels)
     more = "densities at M further chemical potentials of each snapshot too, from the same diagonalization (exact forces)"
     parser.add_argument("--more-mu", type=positive, metavar="M", help=more)
     width = f"how far these may be from that of the forces, in t_nn (default: {MU_WIDTH:g})"
@@ -48,6 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quench-steps", type=positive, metavar="N", help="time steps of each quench (default: 2000)")
     parser.add_argument("--even", action="store_true", help="record quenches evenly in time (default: early times densely)")
     driving = "who drives the quenches (default: who labels; --set force.KEY=VALUE is of who labels)"
-    parser.add_argument("--path-force", metavar="KIND", help=driving)
+    parser.add_argument("--path-force", type=name_or_path, metavar="KIND", help=driving)
     parser.add_argument("--seed", type=int, metavar="N", help="seed of random snapshots and quenches")
     add_keys(parser)

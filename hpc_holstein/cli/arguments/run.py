@@ -11,6 +11,7 @@ from hpc_holstein.cli.options import (
     add_physics,
     add_walltime,
     cells,
+    name_or_path,
     path,
     positive,
     providers,
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_lattice(parser)
     parser.add_argument("--steps", type=positive, metavar="N", help="time steps")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the initial state and the noise")
-    parser.add_argument("--force", metavar="KIND", help=f"force provider: {providers()}")
+    parser.add_argument("--force", type=name_or_path, metavar="KIND", help=f"force provider: {providers()}")
     parser.add_argument(
         "--dtype", metavar="NAME", help="mixed (networks in float32, the rest in float64: default), float64 or float32"
     )
@@ -45,6 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--deterministic", action="store_true", default=None, help=bits)
     parser.add_argument("--output", type=path, metavar="FOLDER", help="folder of the results (default: run)")
     continued = "auto (default): continue the run in that folder; never; or a checkpoint or folder of a run to continue"
-    parser.add_argument("--restart", default="auto", metavar="auto|never|PATH", help=continued)
+    parser.add_argument("--restart", type=name_or_path, default="auto", metavar="auto|never|PATH", help=continued)
     add_walltime(parser, "with a checkpoint")
     add_keys(parser)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hpc_holstein.cli.options import add_keys, add_physics, add_walltime, path, positive
+from hpc_holstein.cli.options import add_keys, add_physics, add_walltime, name_or_path, path, positive
 
 HELP = "train a network on labelled snapshots; writes model.safetensors, loss.csv, loss.png and metrics.json"
 DESCRIPTION = """\
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the weights, the split and the order of the batches")
     start = "model whose weights the training starts from, of the same architecture and shape, at whatever g, kT and filling "
     start += "(default: random weights)"
-    parser.add_argument("--from", dest="start", metavar="MODEL", help=start)
+    parser.add_argument("--from", type=name_or_path, dest="start", metavar="MODEL", help=start)
     parser.add_argument("--output", type=path, required=True, metavar="FOLDER", help="folder of the results")
     add_walltime(parser, "with the state of the training")
     add_keys(parser, dynamics=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hpc_holstein.cli.options import add_config, add_keys, add_physics, path, positive, providers, whole
+from hpc_holstein.cli.options import add_config, add_keys, add_physics, name_or_path, path, positive, providers, whole
 
 HELP = "compare forces on given snapshots or on the states of a run; writes validation.json and figures"
 DESCRIPTION = "One force provider against another, or against stored labels."
@@ -26,8 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     states = f"at most N states, evenly, 1: the last one (default: all of a file, {RUN_STATES} of a run)"
     parser.add_argument("--states", type=positive, metavar="N", help=states)
     judged = f"who is judged: {providers()} (default: that of the run, or neural); --set force.KEY=VALUE sets its options"
-    parser.add_argument("--force", metavar="KIND", help=judged)
-    parser.add_argument("--reference", default="exact", metavar="KIND", help="who judges: the same, or labels (default: exact)")
+    parser.add_argument("--force", type=name_or_path, metavar="KIND", help=judged)
+    parser.add_argument(
+        "--reference",
+        type=name_or_path,
+        default="exact",
+        metavar="KIND",
+        help="who judges: the same, or labels (default: exact)",
+    )
     options = "option of the reference, such as tolerance=1e-8 (repeatable)"
     parser.add_argument("--reference-set", action="append", default=[], metavar="KEY=VALUE", help=options)
     sites = "compare at N sites, the only ones that a reference of kind petsc, kpm or local computes"
