@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from hpc_holstein.config.folders import available
+from hpc_holstein.config.folders import WITH_OPTIONS, available
 from hpc_holstein.config.presets import PRESETS
 from hpc_holstein.errors import ConfigError
 
@@ -94,7 +94,7 @@ def _words() -> dict[str, list[str]]:
 
     forces = [*available("force"), "default"]
     keys = {key for key in keys_of({}) if "." in key}
-    for section in ("hamiltonian", "force", "model"):
+    for section in WITH_OPTIONS:
         keys |= {f"{section}.{name}" for one in loadable(section) for name in one.model_fields}
     return {
         "preset": [*PRESETS],

@@ -17,6 +17,9 @@ FOLDERS = {
 }
 """Section -> folder whose public files are its kinds."""
 
+WITH_OPTIONS = ("hamiltonian", "force", "model")
+"""Sections whose other keys are the ``Options`` of their kind."""
+
 
 def available(section: str) -> list[str]:
     """Public files of the folder of ``[section]``: exactly the kinds that a user can choose."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from hpc_holstein.config import kinds
+from hpc_holstein.config.folders import WITH_OPTIONS
 from hpc_holstein.config.messages import complaints, sentence, shown
 from hpc_holstein.config.presets import PRESETS, preset
 from hpc_holstein.config.schema import Config
@@ -20,7 +21,6 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import read_text
 from hpc_holstein.training.fit_options import FitOptions
 
-_WITH_OPTIONS = ("hamiltonian", "force", "model")
 _OF_ENSEMBLES = ("filling", "chemical_potential")
 _DEEPEST = 16  # tables and lists inside each other; a configuration has 3
 _INTEGERS = range(-(2**63), 2**64)  # 64 bits, as TOML says; some seeds are unsigned
@@ -118,7 +118,7 @@ def merge(below: Layer, above: Layer) -> Layer:
         if not (isinstance(value, dict) and isinstance(lower, dict)):
             both[name] = value
             continue
-        if name in _WITH_OPTIONS and value.get("kind", lower.get("kind")) != lower.get("kind"):
+        if name in WITH_OPTIONS and value.get("kind", lower.get("kind")) != lower.get("kind"):
             lower = {}
         if name == "ensemble" and value.get("kind", lower.get("kind")) != lower.get("kind"):
             lower = {key: kept for key, kept in lower.items() if key not in _OF_ENSEMBLES}
@@ -136,7 +136,7 @@ def check(layer: Layer) -> Config:
     assert config is not None
     lattice = kinds.resolve("lattice", config.lattice.kind)
     lattice.build(config.lattice.extent, config.lattice.periodic)  # raises where the two do not fit
-    for name in (*_WITH_OPTIONS, "training"):
+    for name in (*WITH_OPTIONS, "training"):
         try:
             _ = getattr(config, name).options
         except ConfigError as error:  # what the dataclass says of values that do not go together
@@ -217,7 +217,7 @@ def keys_of(layer: Layer) -> dict[str, FieldInfo]:
 
 def _model_of(name: str, field: FieldInfo, layer: Layer) -> type[BaseModel] | None:
     """The model of a section, with the kind that ``layer`` gives it, or its default."""
-    if name in _WITH_OPTIONS:
+    if name in WITH_OPTIONS:
         table, usual = layer.get(name), field.get_default(call_default_factory=True)
         given = table.get("kind") if isinstance(table, dict) else None
         kind = given or getattr(usual, "kind", None)

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from hpc_holstein.config import kinds
+from hpc_holstein.config.folders import WITH_OPTIONS
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.keys import other_names
 
@@ -88,7 +89,7 @@ def sentence(first: ErrorDetails, valid: Mapping[str, FieldInfo], prefix: str = 
     """A complaint of pydantic as a sentence about a key; ``prefix``: the section that was parsed."""
     place, kind = list(first["loc"]), first["type"]
     section = prefix or (str(place[0]) if place else "")
-    if not prefix and len(place) > 1 and section in kinds.FOLDERS and len(kinds.available(section)) > 1:
+    if not prefix and len(place) > 1 and section in WITH_OPTIONS and len(kinds.available(section)) > 1:
         del place[1]  # the kind, which tells the members of a union apart
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in [prefix, *place] if part != "").lstrip(".")
     if kind == "extra_forbidden":

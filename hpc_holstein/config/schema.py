@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tomli_w
 
+from hpc_holstein.config.folders import WITH_OPTIONS
 from hpc_holstein.config.kinds import KindSection, OptionsSection, available, modelled, section_of, union_of
 from hpc_holstein.config.learn import LearnSection
 from hpc_holstein.config.pipeline import PipelineSection
@@ -83,7 +84,7 @@ class Config(Section):
     def toml(self) -> str:
         """The configuration as TOML text that can be run again."""
         tables = self.model_dump(exclude_none=True)
-        for name in ("hamiltonian", "force", "model"):
+        for name in WITH_OPTIONS:
             section: KindSection = getattr(self, name)
             tables[name] = {"kind": section.kind, **section.option_values}
         tables["training"] = self.training.option_values

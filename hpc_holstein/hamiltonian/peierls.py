@@ -35,7 +35,7 @@ class Options:
 
     t0: Annotated[_Parameter, key("hopping between nearest neighbours", "hopping", "t_nn", "t", "t1")] = 2.5
     t2: Annotated[_Parameter, key("hopping between second neighbours", "t_nnn", "tnnn", "t_prime")] = 0.5
-    alpha: Annotated[_Parameter, key("change of the hopping per length of a bond [1/a]", "coupling", "ssh_coupling")] = 4.0
+    alpha: Annotated[_Parameter, key("change of the hopping per length of a bond [1/a]", "g", "coupling", "ssh_coupling")] = 4.0
     k0: Annotated[_Parameter, key("stiffness of a site [1/a^2]", "k", "stiffness", "spring_constant", "force_constant")] = 30.0
     kappa: Annotated[_Parameter, key("elastic coupling of nearest neighbours [1/a^2]", "elastic_coupling")] = 4.0
 
