@@ -55,8 +55,11 @@ from hpc_holstein.training.fit import fit
 from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.label import make_file
 from hpc_holstein.training.paths import QuenchPlan, RandomPlan, early_dense_steps
+from hpc_holstein.training.regimes import Regimes
 from hpc_holstein.training.validation import force_metrics
 
+BY_STEP = {"hot": (0, 200), "coarsening": (200, 800), "ordered": (800, None)}
+"""Regimes of the protocol of the published figures: ``--regimes hot=0:200,coarsening=200:800,ordered=800:``."""
 SIZES = (60, 180, 600, 1650)
 LEARNING = ("enn copies 4", "enn copies 8")
 PUBLISHED = 600
@@ -184,7 +187,7 @@ def test(module: nn.Module, snapshots: Snapshots) -> dict[str, dict[str, float |
     forces = NeuralForces(module, hamiltonian, domain, ENSEMBLE, "float32")
     found = [forces(State.at_rest(q)).force[..., 0, 0].double().numpy() for q in snapshots.fields()]
     assert snapshots.force is not None
-    metrics = force_metrics(np.stack(found), snapshots.force, snapshots.quench, snapshots.step)
+    metrics = force_metrics(np.stack(found), snapshots.force, Regimes(lattice, BY_STEP).masks(snapshots))
     return {regime: {key: row[key] for key in ("snapshots", "mse", "max_error", "r2")} for regime, row in metrics.items()}
 
 

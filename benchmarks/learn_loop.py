@@ -31,8 +31,10 @@ import numpy as np
 from force_rate import machine  # beside this file
 
 from hpc_holstein.training import dataset
-from hpc_holstein.training.validation import REGIMES
 
+REGIMES = {"hot": "0:200", "coarsening": "200:800", "ordered": "800:"}
+"""Steps of the protocol of the published figures."""
+BY_STEP = ("--regimes", ",".join(f"{name}={steps}" for name, steps in REGIMES.items()))
 ARMS = ("learn", "control", "no data")
 FULL: dict[str, Any] = {"lattice": "40x40", "random": 40, "steps": 2000, "epochs": 100, "runs": 5, "most": 10, "distance": 60}
 QUICK: dict[str, Any] = {"lattice": "10x10", "random": 6, "steps": 60, "epochs": 2, "runs": 2, "most": 2, "distance": 20}
@@ -128,7 +130,7 @@ class Study:
 
     def errors(self, name: str, model: str) -> dict[str, dict[str, float]]:
         """Test errors of a network, by regime."""
-        self.call("validate", "--input", self.test, "--force", model, "--reference", "labels", to=f"test/{name}")
+        self.call("validate", "--input", self.test, "--force", model, "--reference", "labels", *BY_STEP, to=f"test/{name}")
         found = json.loads((self.folder / "test" / name / "validation.json").read_text())
         wanted = ("mse", "r2", "max_error")
         return {regime: {key: found[regime][key] for key in wanted} for regime in ("all", *REGIMES) if regime in found}

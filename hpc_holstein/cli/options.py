@@ -36,6 +36,8 @@ _OF_STATICS = ("hamiltonian", "ensemble")
 _OF_DYNAMICS = ("scheme", "mass", "gamma", "dt")  # steps and seed are options of those commands that have them
 _NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|-inf$|-nan$")
 _LONG_WORD = re.compile(r"\S{100,}")
+_NO_REGIMES = ("all", "random", "force", "reference", "units", "sites", "budget", "ranks", "mpi", "git", "host", "date")
+"""Names in the records of a comparison that are none of a regime."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -163,6 +165,29 @@ def add_walltime(parser: argparse.ArgumentParser, kept: str) -> None:
     """How long a command may take in all; ``kept``: what it leaves, in words."""
     budget = f"end {kept} and exit code 75 before this time is over (default: before the Slurm job ends)"
     parser.add_argument("--max-walltime", type=duration, metavar="HH:MM:SS", help=budget)
+
+
+def regime_steps(text: str) -> dict[str, tuple[int, int | None]]:
+    """``hot=0:200,late=800:`` -> first step of each regime, and the one after its last."""
+    found: dict[str, tuple[int, int | None]] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*([A-Za-z_]\w*)=(\d{1,18}):(\d{1,18})?\s*", part, re.ASCII)
+        name, first, end = match.groups() if match else ("", "0", "0")
+        if not match or name in found or name in _NO_REGIMES or (end and int(first) >= int(end)):
+            raise argparse.ArgumentTypeError(
+                f"'{text}' is not understood at '{part}': give NAME=FIRST:END of each regime, from its first step to the one "
+                f"after its last, under different names other than {', '.join(_NO_REGIMES)}, such as "
+                "hot=0:200,coarsening=200:800,late=800:"
+            )
+        found[name] = (int(first), int(end) if end else None)
+    return found
+
+
+def add_regimes(parser: argparse.ArgumentParser) -> None:
+    """How the states along quenches are told apart."""
+    regimes = "judge states of quenches apart by their steps (default: by their charge order, as hot, coarsening, ordered), "
+    regimes += "such as hot=0:200,coarsening=200:800,late=800:"
+    parser.add_argument("--regimes", type=regime_steps, metavar="NAME=FIRST:END,...", help=regimes)
 
 
 def add_physics(parser: argparse.ArgumentParser) -> None:

@@ -40,6 +40,7 @@ from hpc_holstein.training.energy_constant import set_energy_constant
 from hpc_holstein.training.fit import FitResult, fit
 from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.paths import Stop
+from hpc_holstein.training.regimes import Regimes
 from hpc_holstein.training.validation import summary
 
 _SETTING = ("g", "kT")  # options of an architecture that say at which values it works
@@ -63,13 +64,15 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     model_file, metrics_file, figure = (args.output / name for name in ("model.safetensors", "metrics.json", "loss.png"))
     session.on_root(lambda: require_writable(model_file, metrics_file, figure))
     device = session.use(config.parallel.threads, config.parallel.device)
+    regimes = Regimes(system.lattice, args.regimes)
     module, options = network_for(config, system)
     start, told = ("", []) if args.start is None else warm_start(args.start, module, config.model.kind, options, system)
     how = replace(fit_options(config), device=device, threads=torch.get_num_threads())
     session.say_all([_headline(config, len(snapshots), module), *told])
     state_file = args.output / ".training.pt"
     curve = args.output / "loss.csv"
-    result = fit(module, snapshots, system.hamiltonian, system.ensemble, how, session.transport, state_file, curve, start, stop)
+    files = state_file, curve, start, stop, regimes.masks(snapshots)
+    result = fit(module, snapshots, system.hamiltonian, system.ensemble, how, session.transport, *files)
     metrics = card_metrics(result.metrics)
     if result.model.predicts == "grand_potential":
         physics = system.hamiltonian, system.lattice, system.ensemble.kT
@@ -86,14 +89,15 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         metrics=metrics,
         seen=_seen(result, snapshots, system),
         ranges=_ranges(snapshots),
-        training={**_options_of(how), **({"from": start} if start else {})},
+        training={**_options_of(how), "regimes": regimes.definition, **({"from": start} if start else {})},
     )
 
     def write() -> None:
         from hpc_holstein.output.plots import training_curve  # here, so that only rank 0 waits for matplotlib
 
         save_model(model_file, result.model, card)
-        write_json(metrics_file, {**_metrics(config, data, result), **({"start": start} if start else {})})
+        facts = {"regimes": regimes.definition, **({"start": start} if start else {})}
+        write_json(metrics_file, {**_metrics(config, data, result), **facts})
         training_curve(figure, result.history, result.metrics["baseline_mse"])
         state_file.unlink(missing_ok=True)
 

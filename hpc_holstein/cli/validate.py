@@ -29,7 +29,8 @@ from hpc_holstein.training import dataset
 from hpc_holstein.training.budget import Part, budget_table, error_budget
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import Evaluation
-from hpc_holstein.training.validation import REGIMES, UNITS, Comparison, compare, summary
+from hpc_holstein.training.regimes import Regimes
+from hpc_holstein.training.validation import UNITS, Comparison, compare, summary
 
 _FIGURES = ("force_parity", "force_errors", "error_histogram", "error_map", "error_budget")
 
@@ -60,13 +61,14 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     with Bar(session) as bar:
         common: dict[str, Any] = {"lattice": system.lattice, "transport": session.transport, "device": device, "progress": bar}
         judged, reference, potential = sides.build(system)
-        found = compare(judged, reference, snapshots, sites=sites, potential=potential, **common)
+        found = compare(judged, reference, snapshots, sites=sites, potential=potential, steps=args.regimes, **common)
         budget = []
         if args.budget:
             rungs, rest = budget_rungs(sides, system, found)
             budget = error_budget(found, rungs, rest, system.ensemble.kT, **common)
     outcome = _Outcome(found, sides, budget, sites)
-    facts = {**model_facts(config.force), **session.mpi_facts(), **provenance()}
+    regimes = Regimes(system.lattice, args.regimes).definition
+    facts = {"regimes": regimes, **model_facts(config.force), **session.mpi_facts(), **provenance()}
     session.say(_in_words(outcome, args.reference))
     written: list[Path] = [folder / "validation.json"]
 
@@ -164,7 +166,8 @@ def _draw(files: dict[str, Path], outcome: _Outcome, names: tuple[str, str]) -> 
     along = snapshots.quench != -1
     if along.any():
         flat = error.reshape(len(error), -1)[along]
-        plots.force_errors(files["force_errors"], snapshots.step[along], np.nanmean(flat**2, axis=1), REGIMES)
+        masks = {name: mask[along] for name, mask in found.masks.items() if name not in ("all", "random")}
+        plots.force_errors(files["force_errors"], snapshots.step[along], np.nanmean(flat**2, axis=1), masks)
         drawn.append("force_errors")
     if kept[-1].all():
         plots.error_map(

@@ -26,7 +26,7 @@ from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, Lattice, State
+from hpc_holstein.interfaces import Bond, Domain, Ensemble, Hamiltonian, Lattice, State
 
 Field = Tensor | NDArray[np.floating]
 Array = NDArray[np.float64]
@@ -137,13 +137,20 @@ def owned_wall_density(difference: Tensor, domain: Domain) -> Tensor:
     ghosted, there = domain.pad(difference.unsqueeze(-1), 1), _existing_cells(domain, difference)
     walls, bonds = torch.zeros_like(difference[..., 0]), torch.zeros_like(_owned_of(there)[..., 0, 0])
     signed = difference.abs() > RESOLUTION
-    for bond in domain.lattice.bonds(1):
+    for bond in _bonds_to_others(domain.lattice):
         ahead = _displaced(ghosted, bond.offset)[..., bond.target, 0]
         along = math.cos(sum(k * step for k, step in zip(domain.lattice.ordering_vector, bond.offset, strict=True)))
         opposite = along * difference[..., bond.source] * ahead < 0
         walls += opposite & signed[..., bond.source] & (ahead.abs() > RESOLUTION)
         bonds += _displaced(there, bond.offset)[..., 0, 0]
     return _sum(walls, domain, fields=0) / _sum(bonds.expand(domain.local_extent), domain, fields=0)
+
+
+def _bonds_to_others(lattice: Lattice) -> list[Bond]:
+    """Bonds of the first shell without those from a site to itself, around an axis of one cell."""
+    closed = [n if periodic else math.inf for n, periodic in zip(lattice.extent, lattice.periodic, strict=True)]
+    around = [all(step % n == 0 for step, n in zip(bond.offset, closed, strict=True)) for bond in lattice.bonds(1)]
+    return [b for b, itself in zip(lattice.bonds(1), around, strict=True) if not (itself and b.source == b.target)]
 
 
 def electron_number(density: Tensor, domain: Domain) -> Tensor:

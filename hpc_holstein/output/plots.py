@@ -79,19 +79,19 @@ def force_parity(
 
 
 @_styled
-def force_errors(path: Path, steps: Array, mse: Array, regimes: Mapping[str, tuple[int, int | None]]) -> Figure:
-    """Mean squared force error of each snapshot against its step in the quench, the regimes shaded."""
+def force_errors(path: Path, steps: Array, mse: Array, regimes: Mapping[str, NDArray[np.bool_]]) -> Figure:
+    """Mean squared force error of each snapshot against its step in the quench, coloured by the ``regimes [snapshot]``."""
     figure = Figure(figsize=(5.2, 3.2))
     axes = figure.add_subplot()
-    axes.plot(steps, np.maximum(mse, _ROUND_OFF**2), "o", markersize=3.5, alpha=0.8)
+    shown = np.maximum(mse, _ROUND_OFF**2)
+    rest = ~np.logical_or.reduce(list(regimes.values())) if regimes else np.ones(len(steps), dtype=bool)
+    groups = {**regimes, **({"other" if regimes else "states": rest} if rest.any() else {})}
+    for name, mask in groups.items():
+        axes.plot(steps[mask], shown[mask], "o", markersize=3.5, alpha=0.8, label=name)
     axes.set_yscale("log" if mse.max() > _ROUND_OFF**2 else "linear")
     last = float(max(steps.max(), 1))
-    for shade, (name, (first, end)) in zip(("0.86", "0.92", "0.97"), regimes.items(), strict=False):
-        stop = min(last if end is None else end, last)
-        if first < stop:
-            axes.axvspan(first, stop, color=shade, zorder=0, linewidth=0)
-            axes.text((first + stop) / 2, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", fontsize=8)
     axes.set(xlabel="step of the quench", ylabel=r"force MSE [$(t_\mathrm{nn}/a)^2$]", xlim=(-0.02 * last, 1.02 * last))
+    axes.legend(fontsize=8)
     return figure
 
 

@@ -33,6 +33,7 @@ from hpc_holstein.training._record import Record, Report, TrainingFile
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.paths import Stop, require_going
+from hpc_holstein.training.regimes import Masks
 from hpc_holstein.training.validation import force_metrics
 
 _ENDLESS_EPOCHS = 10**9
@@ -61,13 +62,15 @@ def fit(
     curve_file: Path | None = None,
     start: str = "",
     stop: Stop | None = None,
+    masks: Masks | None = None,
 ) -> FitResult:
     """Train ``model`` (changed in place), alone or data-parallel over the ranks of ``transport``.
 
     Each rank takes its share of every batch, and gradients are summed.  ``state_file`` continues a training that was
     interrupted, at the last validation; ``curve_file`` receives the loss curve as CSV; ``start`` names the weights that
-    ``model`` has, so that a training is never continued from others.  ``stop`` ends it after a step, on all ranks, with the
-    state written and StoppedError.
+    ``model`` has, so that a training is never continued from others; ``masks [snapshot]``: parts of the snapshots that are
+    judged apart, such as :meth:`regimes.Regimes.masks`.  ``stop`` ends it after a step, on all ranks, with the state written
+    and StoppedError.
     Errors: :class:`DataError` where the snapshots have no labels or allow no validation set, or where ``state_file``
     belongs to another training; :class:`ConfigError` for windows larger than the lattice, :class:`ModelError` for a lattice
     smaller than what the model sees.
@@ -86,7 +89,7 @@ def fit(
     training.key |= {"start": start} if start else {}
     training.stop = stop
     training.run(state_file, curve_file)
-    return training.result(snapshots)
+    return training.result(snapshots, masks or {"all": np.ones(len(snapshots), dtype=bool)})
 
 
 class _Training:
@@ -303,16 +306,17 @@ class _Training:
         first, total, count = state.get("within", _START)  # files of earlier versions: at the end of an epoch
         self.within = first, total, count
 
-    def result(self, snapshots: Snapshots) -> FitResult:
-        """The best weights in the model, and their metrics on each set."""
+    def result(self, snapshots: Snapshots, masks: Masks) -> FitResult:
+        """The best weights in the model, and their metrics on each set, apart for the ``masks``."""
         self.model.load_state_dict(self.best_weights)
         self.averaged = self.model
-        metrics: dict[str, Any] = {name: self._metrics(name, snapshots) for name in self.sets if len(self.sets[name])}
+        metrics: dict[str, Any] = {name: self._metrics(name, snapshots, masks) for name in self.sets if len(self.sets[name])}
         self.model.eval()
         return FitResult(self.model, {**metrics, **self.record.summary()}, self.record.history, self.sets)
 
-    def _metrics(self, name: str, snapshots: Snapshots) -> dict[str, dict[str, float | None]]:
-        chosen = snapshots.select(self.sets[name])
-        reference = np.asarray(chosen.force, dtype=np.float64)
+    def _metrics(self, name: str, snapshots: Snapshots, masks: Masks) -> dict[str, dict[str, float | None]]:
+        index = self.sets[name]
+        assert snapshots.force is not None
+        reference = snapshots.force[index]
         predicted = reference + self._errors(name).numpy()
-        return force_metrics(predicted, reference, chosen.quench, chosen.step)
+        return force_metrics(predicted, reference, {name: mask[index] for name, mask in masks.items() if mask[index].any()})

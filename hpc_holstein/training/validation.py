@@ -21,9 +21,7 @@ from hpc_holstein.interfaces import Lattice
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import Evaluation, Work, evaluate
 from hpc_holstein.training.paths import MakeForces, Progress
-
-REGIMES = {"hot": (0, 200), "coarsening": (200, 800), "ordered": (800, None)}
-"""Steps ``[first, end)`` of each regime of a quench at the published parameters; random snapshots (quench -1) stand apart."""
+from hpc_holstein.training.regimes import Masks, Regimes, Steps
 
 UNITS = {
     "snapshots": "1",
@@ -52,6 +50,8 @@ _COLUMNS = {  # metric -> heading and format
     "reference_seconds_per_state": ("reference", ".2g"),
     "reference_error_estimate": ("est. error", ".1e"),
 }
+_ROUND_OFF = {4: 1e-6, 8: 1e-11}
+"""Bytes of a number -> error of a force of 1 t_nn/a, which is a difference of numbers of that size, by round-off."""
 _SHOWN_UNITS = {"1": "", "(t_nn/a)^2": "(t/a)^2", "t_nn/a": "t/a", "t_nn": "t"}
 
 
@@ -71,13 +71,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Metrics by regime (see :func:`force_metrics`), and the snapshots with the labels of either side.
+    """Metrics by regime (see :func:`force_metrics`), whose snapshots ``masks`` tell, and these with the labels of either side.
 
     The force of ``reference`` is NaN at sites that are not compared.  ``seconds``: by regime, wall time per state of either
     side.  ``chemical_potential [snapshot]``, ``t_nn``: what the reference stands for, None where it is not known;
     ``potential_of`` names the provider that gave it to the sampled sides, None where none was needed.
     """
 
+    masks: Masks
     metrics: dict[str, dict[str, float | None]]
     seconds: dict[str, dict[str, float | None]]
     predicted: Evaluation
@@ -96,11 +97,13 @@ def compare(
     potential: Side | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
+    steps: Steps | None = None,
 ) -> Comparison:
     """Total force of ``judged`` against ``reference`` on given states, at ``sites`` (numbers in the whole lattice) or at all.
 
     ``potential`` knows the whole lattice and gives sampled sides their ``mu`` where neither side can; None: they need none
-    (grand-canonical).  The work is spread over ranks, the result complete on each.
+    (grand-canonical).  ``steps``: of the regimes; None: they follow from the states.  The work is spread over ranks, the
+    result complete on each.
     Errors: :class:`DataError` where stored labels are asked for and there are none, or where a force is NaN.
     """
     if reference.make is None and snapshots.force is None:  # before any work
@@ -116,10 +119,12 @@ def compare(
     found |= {side: runs[side](mu) for side in runs if side.sampled}
     predicted, truth = found[judged], _only_at(found[reference], sites)
     known = truth.snapshots.chemical_potential
+    masks = Regimes(lattice, steps).masks(snapshots)
     own_potential = not (judged.sampled or reference.sampled)
     return Comparison(
-        _metrics_by_regime(predicted, truth, own_potential),
-        _seconds_by_regime(predicted, truth),
+        masks,
+        _metrics_by_regime(predicted, truth, masks, own_potential),
+        _seconds_by_regime(predicted, truth, masks),
         predicted,
         truth,
         known if known is not None and np.isfinite(known).all() else None,
@@ -127,23 +132,16 @@ def compare(
     )
 
 
-def regimes(quench: NDArray[np.int64], step: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
-    """Masks ``[snapshot]`` of ``all``, ``random`` and each regime that has at least one snapshot."""
-    masks = {"all": np.ones(len(step), dtype=bool), "random": quench == -1}
-    for name, (first, end) in REGIMES.items():
-        masks[name] = (quench != -1) & (step >= first) & (step < (np.inf if end is None else end))
-    return {name: mask for name, mask in masks.items() if mask.any()}
-
-
 def force_metrics(
-    predicted: NDArray[np.floating], reference: NDArray[np.floating], quench: NDArray[np.int64], step: NDArray[np.int64]
+    predicted: NDArray[np.floating], reference: NDArray[np.floating], masks: Mapping[str, NDArray[np.bool_]], error: float = 0.0
 ) -> dict[str, dict[str, float | None]]:
-    """For ``all`` and each regime: ``snapshots``, ``values``, ``mse``, ``rmse``, ``mae``, ``max_error``, ``r2`` of the force.
+    """For each of the ``masks [snapshot]``: ``snapshots``, ``values``, ``mse``, ``rmse``, ``mae``, ``max_error``, ``r2``.
 
-    ``R2 = 1 - sum (F - F_ref)^2 / sum (F_ref - mean F_ref)^2``, None where the reference does not vary; forces
-    ``[snapshot, y, x]`` in ``t_nn / a``, squared errors in its square, over the ``values`` where the reference is not NaN.
+    ``R2 = 1 - sum (F - F_ref)^2 / sum (F_ref - mean F_ref)^2``, None if the reference is constant: if it varies by no more than
+    its own ``error`` or the round-off of forces of its type.  Forces ``[snapshot, y, x]`` and ``error`` in ``t_nn / a``,
+    squared errors in its square, over the ``values`` at which the reference is not NaN.
     """
-    return {name: _metrics(predicted[mask], reference[mask]) for name, mask in regimes(quench, step).items()}
+    return {name: _metrics(predicted[mask], reference[mask], error) for name, mask in masks.items()}
 
 
 def summary(metrics: Mapping[str, Any]) -> str:
@@ -201,15 +199,17 @@ def _only_at(found: Evaluation, sites: NDArray[np.int64] | None) -> Evaluation:
     return replace(found, snapshots=replace(found.snapshots, force=np.where(kept, force, np.nan)))
 
 
-def _metrics_by_regime(predicted: Evaluation, reference: Evaluation, own_potential: bool) -> dict[str, dict[str, float | None]]:
+def _metrics_by_regime(
+    predicted: Evaluation, reference: Evaluation, masks: Masks, own_potential: bool
+) -> dict[str, dict[str, float | None]]:
     """Metrics of the force, of ``mu`` where both sides found it themselves, and what the reference says of its own error."""
     here, there = predicted.snapshots, reference.snapshots
     assert here.force is not None
     assert there.force is not None
-    rows = force_metrics(here.force, there.force, there.quench, there.step)
-    potentials = (here.chemical_potential, there.chemical_potential) if own_potential else (None, None)
     estimate = reference.info.get("error_estimate", np.full(len(there), np.nan))
-    for name, mask in regimes(there.quench, there.step).items():
+    rows = force_metrics(here.force, there.force, masks, _largest(estimate) or reference.tolerance or 0.0)
+    potentials = (here.chemical_potential, there.chemical_potential) if own_potential else (None, None)
+    for name, mask in masks.items():
         if potentials[0] is not None and potentials[1] is not None:
             rows[name]["chemical_potential_max_error"] = _largest(np.abs(potentials[0] - potentials[1])[mask])
         largest = _largest(estimate[mask])
@@ -217,17 +217,16 @@ def _metrics_by_regime(predicted: Evaluation, reference: Evaluation, own_potenti
     return rows
 
 
-def _seconds_by_regime(predicted: Evaluation, reference: Evaluation) -> dict[str, dict[str, float | None]]:
+def _seconds_by_regime(predicted: Evaluation, reference: Evaluation, masks: Masks) -> dict[str, dict[str, float | None]]:
     """Mean wall time of a state, of either side."""
     sides = {"seconds_per_state": predicted.seconds, "reference_seconds_per_state": reference.seconds}
-    masks = regimes(reference.snapshots.quench, reference.snapshots.step)
     return {
         regime: {key: float(row[mask].mean()) if np.isfinite(row[mask]).all() else None for key, row in sides.items()}
         for regime, mask in masks.items()
     }
 
 
-def _metrics(predicted: NDArray[np.floating], reference: NDArray[np.floating]) -> dict[str, float | None]:
+def _metrics(predicted: NDArray[np.floating], reference: NDArray[np.floating], uncertain: float) -> dict[str, float | None]:
     kept = ~np.isnan(reference)
     exact = reference[kept].astype(np.float64)
     error = predicted[kept].astype(np.float64) - exact
@@ -236,6 +235,7 @@ def _metrics(predicted: NDArray[np.floating], reference: NDArray[np.floating]) -
             f"{int((~np.isfinite(error)).sum())} of the {error.size} forces to compare are not finite: check the states"
         )
     mse, variance = float(np.mean(error**2)), float(np.var(exact))
+    round_off = _ROUND_OFF[reference.dtype.itemsize] * max(1.0, float(np.abs(exact).max()))
     return {
         "snapshots": len(reference),
         "values": int(error.size),
@@ -243,7 +243,7 @@ def _metrics(predicted: NDArray[np.floating], reference: NDArray[np.floating]) -
         "rmse": mse**0.5,
         "mae": float(np.mean(np.abs(error))),
         "max_error": float(np.max(np.abs(error))),
-        "r2": 1.0 - mse / variance if variance > 0 else None,
+        "r2": 1.0 - mse / variance if variance > max(round_off, uncertain) ** 2 else None,
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import DataError
-from hpc_holstein.forces import atomic, exact, local
+from hpc_holstein.forces import atomic, exact, kpm, local
 from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
@@ -19,11 +19,13 @@ from hpc_holstein.training.budget import Rung, budget_table, error_budget
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import label
 from hpc_holstein.training.paths import RandomPlan, random_snapshots
-from hpc_holstein.training.validation import UNITS, Side, compare, force_metrics, regimes, summary
+from hpc_holstein.training.validation import UNITS, Side, compare, force_metrics, summary
 
 LATTICE = square.build((4, 4))
 HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
 ENSEMBLE = Ensemble("grand-canonical", kT=0.1)
+STEPS = {"hot": (0, 200), "coarsening": (200, 800), "ordered": (800, None)}
+ONE = {"all": np.array([True])}
 
 
 def make_exact(domain):
@@ -42,7 +44,7 @@ def states():
 def test_metrics_are_their_definitions():
     reference = np.array([[[1.0, 2.0], [3.0, 6.0]]])
     predicted = reference + np.array([[[0.0, 1.0], [-2.0, 0.0]]])
-    row = force_metrics(predicted, reference, np.array([0]), np.array([0]))["hot"]
+    row = force_metrics(predicted, reference, ONE)["all"]
     assert row["mse"] == pytest.approx(5 / 4)
     assert row["rmse"] == pytest.approx((5 / 4) ** 0.5)
     assert row["mae"] == pytest.approx(3 / 4)
@@ -51,15 +53,9 @@ def test_metrics_are_their_definitions():
     assert row["snapshots"] == 1
 
 
-def test_regimes_by_step_and_random_apart():
-    made = states()
-    masks = {name: np.flatnonzero(mask).tolist() for name, mask in regimes(made.quench, made.step).items()}
-    assert masks == {"all": [0, 1, 2, 3, 4, 5], "random": [0], "hot": [1, 2], "coarsening": [3], "ordered": [4, 5]}
-    assert set(regimes(np.array([-1]), np.array([0]))) == {"all", "random"}
-
-
 def test_a_provider_agrees_with_itself_and_json_takes_it():
-    result = compare(Side("one", make_exact), Side("other", make_exact), states(), LATTICE, SerialTransport())
+    sides = Side("one", make_exact), Side("other", make_exact)
+    result = compare(*sides, states(), LATTICE, SerialTransport(), steps=STEPS)
     assert result.metrics["all"]["mse"] == 0
     assert result.metrics["all"]["r2"] == 1
     assert result.metrics["all"]["values"] == 6 * 16
@@ -74,12 +70,38 @@ def test_a_provider_agrees_with_itself_and_json_takes_it():
     assert UNITS.keys() >= {key for row in (*result.metrics.values(), *result.seconds.values()) for key in row}
 
 
-def test_reference_that_does_not_vary_has_no_r2():
-    reference = np.stack([np.zeros((2, 2)), np.eye(2)])
-    row = force_metrics(np.ones((2, 2, 2)), reference, np.array([0, 0]), np.array([0, 900]))
-    assert row["hot"]["r2"] is None
-    assert row["ordered"]["r2"] == -1
-    assert summary(row).splitlines()[3].split()[-1] == "-"
+@pytest.mark.parametrize(("kind", "round_off"), [(np.float64, 1e-15), (np.float32, 1e-7)])
+@pytest.mark.parametrize("value", [0.0, 2.5])
+def test_reference_that_does_not_vary_has_no_r2(kind, round_off, value):
+    noise = np.random.default_rng(1).normal(size=(2, 2, 3, 3))
+    reference = np.stack([value + round_off * noise[0, 0], np.eye(3)]).astype(kind)
+    predicted = reference.astype(float) + round_off * noise[1]
+    masks = {"constant": np.array([True, False]), "varies": np.array([False, True])}
+    row = force_metrics(predicted, reference, masks)
+    assert row["constant"]["r2"] is None
+    assert row["constant"]["mse"] < 1e-12
+    assert row["varies"]["r2"] == pytest.approx(1, abs=1e-10)
+    assert summary(row).splitlines()[2].split()[-1] == "-"
+    assert force_metrics(np.ones((2, 3, 3)), reference, masks)["varies"]["r2"] == pytest.approx(1 - 6 / 2, abs=1e-6)
+
+
+def test_reference_that_varies_less_than_its_own_error_has_no_r2():
+    reference = 1e-8 * np.random.default_rng(1).normal(size=(1, 3, 3))
+    assert force_metrics(reference, reference, ONE)["all"]["r2"] == 1
+    assert force_metrics(reference, reference, ONE, error=1e-6)["all"]["r2"] is None
+
+
+@pytest.mark.parametrize("judge", ["exact", "kpm", "labels"])
+def test_forces_of_uniform_states_are_constant(judge):
+    """R2 of round-off against round-off would be any number."""
+    uniform = Snapshots.of(np.zeros((2, 4, 4)))
+    if judge == "labels":
+        uniform = label(uniform, LATTICE, SerialTransport(), make_exact, {})
+    makers = {"exact": make_exact, "kpm": lambda domain: kpm.build(kpm.Options(), HAMILTONIAN, domain, ENSEMBLE)}
+    for make in makers.values():
+        found = compare(Side("judged", make), Side(judge, makers.get(judge)), uniform, LATTICE, SerialTransport())
+        assert found.metrics["all"]["r2"] is None
+        assert found.metrics["all"]["mse"] < 1e-16
 
 
 def test_stored_labels_a_second_provider_and_ranks_agree():
@@ -104,7 +126,7 @@ def test_unlabelled_states_need_a_reference():
 
 def test_forces_that_are_not_finite_are_no_result():
     with pytest.raises(DataError, match="1 of the 4 forces"):
-        force_metrics(np.array([[[np.nan, 0], [0, 0]]]), np.zeros((1, 2, 2)), np.array([0]), np.array([0]))
+        force_metrics(np.array([[[np.nan, 0], [0, 0]]]), np.zeros((1, 2, 2)), ONE)
 
 
 # --- a sample of the sites ----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hpc_holstein.cli.options import add_keys, add_physics, add_walltime, name_or_path, path, positive
+from hpc_holstein.cli.options import add_keys, add_physics, add_regimes, add_walltime, name_or_path, path, positive
 
 HELP = "train a network on labelled snapshots; writes model.safetensors, loss.csv, loss.png and metrics.json"
 DESCRIPTION = """\
@@ -31,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     start = "model whose weights the training starts from, of the same architecture and shape, at whatever g, kT and filling "
     start += "(default: random weights)"
     parser.add_argument("--from", type=name_or_path, dest="start", metavar="MODEL", help=start)
+    add_regimes(parser)
     parser.add_argument("--output", type=path, required=True, metavar="FOLDER", help="folder of the results")
     add_walltime(parser, "with the state of the training")
     add_keys(parser, dynamics=False)

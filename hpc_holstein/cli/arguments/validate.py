@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from hpc_holstein.cli.options import add_config, add_keys, add_physics, name_or_path, path, positive, providers, whole
+from hpc_holstein.cli.options import (
+    add_config,
+    add_keys,
+    add_physics,
+    add_regimes,
+    name_or_path,
+    path,
+    positive,
+    providers,
+    whole,
+)
 
 HELP = "compare forces on given snapshots or on the states of a run; writes validation.json and figures"
 DESCRIPTION = "One force provider against another, or against stored labels."
@@ -43,5 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reach", type=whole, metavar="R", help=reach)
     budget = "measure what parts the error has: probing, truncation, chemical potential, reach, network"
     parser.add_argument("--budget", action="store_true", help=budget)
+    add_regimes(parser)
     parser.add_argument("--output", type=path, metavar="FOLDER", help="folder of the results (default: FOLDER/validation)")
     add_keys(parser, dynamics=False)
