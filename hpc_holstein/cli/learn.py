@@ -131,7 +131,8 @@ class Learning:
         for section in (self.config.force, labeller):
             require_forces(section, system)
         train.network_for(self.config, system)
-        limits_with(self.config, True, bool(read_card(model_path(self._given()[0])).field_range))
+        card = read_card(model_path(self._given()[0]))
+        limits_with(self.config, True, bool(card.field_range), bool(card.surroundings))
         provider_facts(labeller, system.lattice, system.ensemble)
 
     def claim(self) -> None:

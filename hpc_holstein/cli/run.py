@@ -18,7 +18,7 @@ from hpc_holstein.cli.options import (
 from hpc_holstein.cli.replicas import Company
 from hpc_holstein.cli.restart import Folder, Start
 from hpc_holstein.cli.session import Session
-from hpc_holstein.cli.trust import limits_of, refuse_foreign_states, trust_of
+from hpc_holstein.cli.trust import limits_of, refuse_foreign_states, trained_elsewhere, trust_of
 from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, build_system, health_of, initial_state, provider_facts, scaling_told
 from hpc_holstein.config.sections import ParallelSection
@@ -82,6 +82,9 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         session.say(_headline(config, simulation, start))
         session.say(simulation.integrator.time_step_in_words(simulation.hamiltonian.stiffness[1]))
         session.say_all(scaling_told(config.force, build_system(config)))
+        elsewhere = trained_elsewhere(simulation)
+        if elsewhere:
+            session.say(f"warning: {elsewhere}")
         kind = restart.choose_writer(start, folder, config, simulation, session)
         company.admit(simulation, config, kind == "gather", session)
         facts = {**simulation_facts(config, simulation), **session.mpi_facts()}
@@ -166,7 +169,9 @@ def _run(
 def simulation_facts(config: Config, simulation: Simulation) -> dict[str, Any]:
     """Attributes of a trajectory: the configuration as TOML, the seed, the model with its card, versions."""
     provider = provider_facts(config.force, simulation.domain.lattice, simulation.ensemble)
-    return {"units": UNITS, "config": config.toml(), "seed": config.dynamics.seed, **provider, **provenance()}
+    elsewhere = trained_elsewhere(simulation)
+    told = {"model.trained_elsewhere": elsewhere} if elsewhere else {}
+    return {"units": UNITS, "config": config.toml(), "seed": config.dynamics.seed, **provider, **told, **provenance()}
 
 
 def given_keys(args: argparse.Namespace) -> dict[str, Any]:

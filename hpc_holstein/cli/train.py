@@ -32,6 +32,7 @@ from hpc_holstein.network.checkpoint import (
 )
 from hpc_holstein.network.field_range import field_range
 from hpc_holstein.network.supported import require_supported
+from hpc_holstein.network.surroundings import surroundings_of
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
 from hpc_holstein.training._fields import FieldData
@@ -77,6 +78,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     if result.model.predicts == "grand_potential":
         physics = system.hamiltonian, system.lattice, system.ensemble.kT
         metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, snapshots, *physics)
+    whole = CartesianDomain(system.lattice, SerialTransport())
     card = make_card(
         result.model,
         config.model.kind,
@@ -87,7 +89,8 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         data_hash=snapshots.data_hash,
         seed=how.seed,
         metrics=metrics,
-        seen=_seen(result, snapshots, system),
+        seen=field_range(_fields(result, "training", snapshots, system), whole),
+        surroundings=_surroundings(result, snapshots, system, whole),
         ranges=_ranges(snapshots),
         training={**_options_of(how), "regimes": regimes.definition, **({"from": start} if start else {})},
     )
@@ -215,11 +218,16 @@ def _differences(card: Card, module: torch.nn.Module, architecture: str, options
     return told + ["it scales its input by the data of its own training"] * hasattr(module, "calibrate")
 
 
-def _seen(result: FitResult, snapshots: Snapshots, system: System) -> dict[str, float]:
-    """The range of the fields that the weights were fitted to."""
-    seen, g = snapshots.select(result.sets["training"]), system.hamiltonian.parameters["g"]
-    field = FieldData(seen, result.model, g, torch.float64, torch.device("cpu")).inputs
-    return field_range(field[..., None], CartesianDomain(system.lattice, SerialTransport()))
+def _fields(result: FitResult, name: str, snapshots: Snapshots, system: System) -> torch.Tensor:
+    """What the network reads of a set, ``[snapshot, *extent, basis]``."""
+    seen, g = snapshots.select(result.sets[name]), system.hamiltonian.parameters["g"]
+    return FieldData(seen, result.model, g, torch.float64, torch.device("cpu")).inputs[..., None]
+
+
+def _surroundings(result: FitResult, snapshots: Snapshots, system: System, whole: CartesianDomain) -> dict[str, Any]:
+    """Those of the training sites, against the states that were held out."""
+    training, held_out = (_fields(result, name, snapshots, system) for name in ("training", "validation"))
+    return surroundings_of(training, held_out, system.hamiltonian.parameters["g"], whole)
 
 
 def card_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from hpc_holstein.cli.restart import Start
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config
+from hpc_holstein.config.builders import System, forces_maker
+from hpc_holstein.config.kinds import KindSection
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import refuse_existing
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.simulation import Limits, Simulation, Trust
+from hpc_holstein.simulation.trust import unfamiliar_parts
 from hpc_holstein.training import dataset
 from hpc_holstein.training.collected import Collected
+from hpc_holstein.training.dataset import Snapshots
+
+_OF_CARD = {"max_outside": "range that it was trained on", "max_unfamiliar": "surroundings that it was trained on"}
 
 
 def limits_of(config: Config, simulation: Simulation) -> Limits | None:
@@ -21,12 +30,13 @@ def limits_of(config: Config, simulation: Simulation) -> Limits | None:
     Raises ConfigError for a limit of what the run does not know, and for a cadence that the rows of observables do not have.
     """
     forces = simulation.forces
-    committee = isinstance(forces, NeuralForces) and forces.committee is not None
-    return limits_with(config, committee, isinstance(forces, NeuralForces) and bool(forces.field_range))
+    if not isinstance(forces, NeuralForces):
+        return limits_with(config, False, False, False)
+    return limits_with(config, forces.committee is not None, bool(forces.field_range), forces.surroundings is not None)
 
 
-def limits_with(config: Config, committee: bool, ranged: bool) -> Limits | None:
-    """:func:`limits_of` a run with or without a committee, and a network whose card has a range."""
+def limits_with(config: Config, committee: bool, ranged: bool, surrounded: bool) -> Limits | None:
+    """:func:`limits_of` a run with or without a committee, and a network whose card has a range and surroundings."""
     section, rows = config.trust, config.output.observables_every
     every = section.every or rows
     if every % rows:
@@ -34,17 +44,43 @@ def limits_with(config: Config, committee: bool, ranged: bool) -> Limits | None:
             f"trust.every = {every} is no multiple of output.observables_every = {rows}, whose rows it writes: give a multiple"
         )
     for key in section.limited:
-        if key == "max_outside" and not ranged:
-            raise ConfigError(
-                "trust.max_outside needs a network whose card has the range that it was trained on, which older model files "
-                "lack: train it again, or leave the limit out"
-            )
-        if key != "max_outside" and not committee:
+        if key in _OF_CARD:
+            if not {"max_outside": ranged, "max_unfamiliar": surrounded}[key]:
+                raise ConfigError(
+                    f"trust.{key} needs a network whose card has the {_OF_CARD[key]}, which older model files lack: train it "
+                    "again, or leave the limit out"
+                )
+        elif not committee:
             raise ConfigError(
                 f"trust.{key} needs a committee: give force.committee = [model files] beside force.model, or leave it out"
             )
     limits = {key: getattr(section, key) for key in section.limited}
-    return Limits(every, action=section.action, **limits) if committee or ranged else None
+    return Limits(every, action=section.action, **limits) if committee or ranged or surrounded else None
+
+
+def trained_elsewhere(simulation: Simulation) -> str:
+    """What is other here than where the network of the run was trained, in one sentence; empty where nothing is."""
+    return simulation.forces.trained_elsewhere if isinstance(simulation.forces, NeuralForces) else ""
+
+
+def unlike_training(section: KindSection, system: System, judged: Snapshots) -> dict[str, float]:
+    """How many of the states that a network judged, at its own ``mu``, are unlike its training; empty where nobody knows."""
+    forces = forces_maker(system, section)(CartesianDomain(system.lattice, SerialTransport()))
+    if not isinstance(forces, NeuralForces) or judged.chemical_potential is None:
+        return {}
+    parts = unfamiliar_parts(judged.fields(), judged.chemical_potential.tolist(), forces)
+    if parts is None or forces.surroundings is None:
+        return {}
+    usual = forces.surroundings.limit(system.lattice.sites)
+    unlike = sum(part > usual for part in parts)
+    return {"states": len(parts), "unlike_training": unlike, "largest_unfamiliar_fraction": max(parts), "usual": usual}
+
+
+def unlike_in_words(found: Mapping[str, float]) -> str:
+    """One sentence of :func:`unlike_training`."""
+    told = f"{found['unlike_training']} of {found['states']} states are unlike those that the network was trained on"
+    largest, usual = 100 * found["largest_unfamiliar_fraction"], 100 * found["usual"]
+    return f"{told}: up to {largest:.2g} % of the sites in unfamiliar surroundings, {usual:.2g} % are usual"
 
 
 def refuse_foreign_states(start: Start, path: Path, limits: Limits | None) -> None:

@@ -18,6 +18,7 @@ from hpc_holstein.cli.options import (
 )
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, sides_of
+from hpc_holstein.cli.trust import unlike_in_words, unlike_training
 from hpc_holstein.config import Config, config_of_text, load_config
 from hpc_holstein.config.builders import build_system, model_facts, scaling_told
 from hpc_holstein.config.same_physics import another_system, require_fit
@@ -37,12 +38,15 @@ _FIGURES = ("force_parity", "force_errors", "error_histogram", "error_map", "err
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Everything that is written: the comparison, the sides it is of, its budget if asked for, and the sites if sampled."""
+    """Everything that is written: the comparison, the sides it is of, its budget if asked for, the sites if sampled, and how
+    many states are unlike the training of the judged network.
+    """
 
     found: Comparison
     sides: Sides
     budget: list[Part]
     sites: NDArray[np.int64] | None
+    unlike: dict[str, float]
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
@@ -66,7 +70,8 @@ def execute(args: argparse.Namespace, session: Session) -> None:
         if args.budget:
             rungs, rest = budget_rungs(sides, system, found)
             budget = error_budget(found, rungs, rest, system.ensemble.kT, **common)
-    outcome = _Outcome(found, sides, budget, sites)
+    unlike = unlike_training(sides.judged, system, found.predicted.snapshots) if sides.judged.kind == "neural" else {}
+    outcome = _Outcome(found, sides, budget, sites, unlike)
     regimes = Regimes(system.lattice, args.regimes).definition
     facts = {"regimes": regimes, **model_facts(config.force), **session.mpi_facts(), **provenance()}
     session.say(_in_words(outcome, args.reference))
@@ -116,6 +121,8 @@ def _in_words(outcome: _Outcome, reference: str) -> str:
     rows = {name: {**row, **found.seconds[name]} for name, row in found.metrics.items()}
     where = "" if outcome.sites is None else f" at {len(outcome.sites)} sites of each state (seed {sides.seed})"
     lines = [f"{sides.judged.kind} against {reference}{where}, total force", summary(rows)]
+    if outcome.unlike:
+        lines.append(unlike_in_words(outcome.unlike))
     if found.potential_of is not None:
         lines.append(f"chemical potential of the sampled side: that of {found.potential_of}")
     if outcome.budget:
@@ -137,6 +144,8 @@ def _numbers(outcome: _Outcome, reference: str) -> dict[str, Any]:
     numbers |= {"judged_provider": judged, "reference_provider": judge}
     if outcome.sites is not None:
         numbers["sites"] = {"count": len(outcome.sites), "seed": sides.seed, "numbers": outcome.sites.tolist()}
+    if outcome.unlike:
+        numbers["training"] = outcome.unlike
     if found.potential_of is not None:
         numbers["chemical_potential_of"] = found.potential_of
     if outcome.budget:

@@ -191,8 +191,9 @@ class HealthSection(Section):
 class TrustSection(Section):
     """How far the network of a run is trusted.
 
-    A run looks at its committee (force.committee) and at the range of the field that its network was trained on (on the card of
-    the model), writes the scalars committee_rms, committee_max and outside_fraction, and compares them with the limits.
+    A run looks at its committee (force.committee), at the range of the field that its network was trained on and at the
+    surroundings of the training sites (both on the card of the model), writes the scalars committee_rms, committee_max,
+    outside_fraction and unfamiliar_fraction, and compares them with the limits.
     """
 
     every: Annotated[
@@ -204,6 +205,9 @@ class TrustSection(Section):
     ] = None
     max_site_deviation: Annotated[Positive | None, key("limit of committee_max [t_nn/a]")] = None
     max_outside: Annotated[NonNegative | None, key("limit of outside_fraction", "max_outside_fraction")] = None
+    max_unfamiliar: Annotated[
+        NonNegative | None, key("limit of unfamiliar_fraction; without it, that of the card warns", "max_unfamiliar_fraction")
+    ] = None
     action: Annotated[
         Literal["warn", "stop", "collect"],
         key("beyond a limit. warn; stop as a run that is not healthy; collect the state in collected.h5 of the folder"),
@@ -214,7 +218,8 @@ class TrustSection(Section):
     @property
     def limited(self) -> list[str]:
         """Keys of the limits that are given."""
-        return [name for name in ("max_deviation", "max_site_deviation", "max_outside") if getattr(self, name) is not None]
+        every = ("max_deviation", "max_site_deviation", "max_outside", "max_unfamiliar")
+        return [name for name in every if getattr(self, name) is not None]
 
     @model_validator(mode="after")
     def _something_to_act_on(self) -> TrustSection:

@@ -31,10 +31,12 @@ from hpc_holstein.forces._precision import arithmetic, dtype_of
 from hpc_holstein.forces.neural import Options, Precision
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 from hpc_holstein.network._fused import LONGEST
+from hpc_holstein.network.checkpoint import trained_elsewhere
 from hpc_holstein.network.models._enn import Enn
 from hpc_holstein.network.models._levels import LevelNetwork
 from hpc_holstein.network.scaling import Scaling
 from hpc_holstein.network.supported import model_for, require_supported
+from hpc_holstein.network.surroundings import Surroundings
 
 _DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu
 _SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
@@ -88,6 +90,8 @@ class NeuralForces:
         self.deterministic = deterministic
         self.committee: Committee | None = None
         self.field_range: Mapping[str, float] = {}
+        self.surroundings: Surroundings | None = None
+        self.trained_elsewhere = ""
         self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
         same_bits = isinstance(module, Enn) and module.is_fused(domain.device) and precision != "bfloat16"
         self._longest = LONGEST if same_bits else _LONGEST[domain.device.type]
@@ -361,6 +365,8 @@ def from_files(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensem
         replayed = Replayed() if options.cuda_graphs else None
         forces = NeuralForces(module, hamiltonian, domain, ensemble, *how, replayed, card.scaling(hamiltonian))
         forces.field_range = card.field_range
+        forces.surroundings = Surroundings.of_card(card.surroundings, card.parameters["g"])
+        forces.trained_elsewhere = trained_elsewhere(card, hamiltonian, ensemble)
         return forces
 
     main = of(options.model)

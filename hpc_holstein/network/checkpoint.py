@@ -26,12 +26,12 @@ from torch import nn
 from hpc_holstein.errors import HolsteinError, ModelError
 from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
-from hpc_holstein.network import models
+from hpc_holstein.network import models, surroundings
 from hpc_holstein.network.field_range import in_words
 from hpc_holstein.network.scaling import Scaling
 
 SCHEMA = 2
-"""Version of the card; files of a newer one are refused, older ones may lack ``field_range``, ``ranges`` and ``training``."""
+"""Version of the card; files of a newer one are refused, older ones lack members that were added since."""
 
 UNITS = "t_nn = hbar = k_B = a = 1"
 
@@ -55,6 +55,7 @@ class Card:
     versions               of the package and of the libraries that trained it
     ranges                 lowest and highest value of parameters (``kT``, ``g``) in the training data; see :func:`check_card`
     field_range            what the network saw in training (:func:`network.field_range.field_range`); empty: not recorded
+    surroundings           of the training sites (:func:`network.surroundings.surroundings_of`); empty: not recorded
     training               the keys of ``[training]``, and ``from``, the SHA-256 of the model whose weights it started from;
                            empty: not recorded
     """
@@ -78,6 +79,7 @@ class Card:
     metrics: dict[str, float] = member(default_factory=dict)
     versions: dict[str, str] = member(default_factory=dict)
     field_range: dict[str, float] = member(default_factory=dict)
+    surroundings: dict[str, Any] = member(default_factory=dict)
     ranges: dict[str, tuple[float, float]] = member(default_factory=dict)
     training: dict[str, Any] = member(default_factory=dict)
     units: str = UNITS
@@ -105,13 +107,14 @@ def make_card(
     seed: int,
     metrics: Mapping[str, float],
     seen: Mapping[str, float] | None = None,
+    surroundings: Mapping[str, Any] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> Card:
     """The card of ``module``, built by ``architecture`` from the dataclass ``options`` and trained on ``lattice``.
 
     ``seen``: the range of its training fields, see :func:`hpc_holstein.network.field_range.field_range`; ``ranges``: of the
-    parameters, where the training data has several values of them; ``training``: as on the card.
+    parameters, where the training data has several values of them; ``surroundings``, ``training``: as on the card.
     """
     return Card(
         architecture=architecture,
@@ -138,6 +141,7 @@ def make_card(
             "safetensors": metadata.version("safetensors"),
         },
         field_range=dict(seen or {}),
+        surroundings=dict(surroundings or {}),
         ranges={name: (float(low), float(high)) for name, (low, high) in (ranges or {}).items()},
         training=dict(training or {}),
     )
@@ -245,6 +249,31 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
         )
 
 
+def trained_elsewhere(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble) -> str:
+    """What a system that passes :func:`check_card` has other than the training data, so that its states may be others.
+
+    One sentence, empty where there is nothing.  The classical parameters and the filling do not enter the map that the network
+    has learned, but its errors were measured on the states that they make.
+    """
+    classical = hamiltonian.parameters.keys() - {"t", "g"}  # a scale in these is told where it is applied
+    differ = [
+        f"{name} is {hamiltonian.parameters[name]:g} and was {value:g}"
+        for name, value in card.parameters.items()
+        if name in classical and not _same(hamiltonian.parameters[name], value)
+    ]
+    half = card.ensemble == "canonical" and card.filling == 0.5
+    if ensemble.kind == "canonical" and not _same(ensemble.filling, card.filling):
+        differ.append(f"filling is {ensemble.filling:g} and was {card.filling:g}")
+    if ensemble.kind == "grand-canonical" and card.ensemble == "canonical" and not (half and ensemble.chemical_potential == 0):
+        differ.append(f"chemical_potential is {ensemble.chemical_potential:g} and the filling was {card.filling:g}")
+    if not differ:
+        return ""
+    return (
+        f"the network was trained elsewhere: {', '.join(differ)} in training; its errors were not measured here, check them "
+        "with `hpc-holstein validate`"
+    )
+
+
 def describe(card: Card) -> str:
     """The card in words, one fact a line."""
     system = ", ".join(f"{name} = {value:g}" for name, value in card.parameters.items())
@@ -261,9 +290,10 @@ def describe(card: Card) -> str:
         "training": f"seed {card.seed}, data SHA-256 {card.data_hash or 'unknown'}",
         "trained by": _named(card.training) or "not recorded",
         "trained on": in_words(card.field_range),
+        "surroundings": surroundings.in_words(card.surroundings),
         "versions": _named(card.versions) or "unknown",
     }
-    return "\n".join(f"{name:<12} {text}" for name, text in lines.items())
+    return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
 
 
 def _valid_for(card: Card) -> str:
@@ -276,7 +306,7 @@ def _valid_for(card: Card) -> str:
     return f"any g, k, kappa and filling at t = {card.parameters['t']:g}, {kT}, and any common scale of t, g and kT"
 
 
-_ADDED = frozenset({"field_range", "ranges", "training"})  # members that older cards lack; empty, they say nothing
+_ADDED = frozenset({"field_range", "surroundings", "ranges", "training"})  # which older cards lack; empty, they say nothing
 _REMEDY = "use the version of the package that wrote it or train the model again"
 
 

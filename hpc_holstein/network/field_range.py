@@ -7,7 +7,7 @@ is below the smallest or above the largest value of the training set: the networ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -17,14 +17,16 @@ from hpc_holstein.interfaces import Domain
 _QUANTILES = {"median": 0.5, "99 %": 0.99, "99.9 %": 0.999}
 
 
-def neighbour_sum(field: Tensor, domain: Domain) -> Tensor:
-    """``s_i`` of an owned field ``[*batch, *cells, basis]``, of the same shape; collective."""
-    ghosted = domain.pad(field.unsqueeze(-1), 1)
+def neighbour_sum(field: Tensor, domain: Domain, shells: Sequence[int] = (1,)) -> Tensor:
+    """Sum over the neighbours in ``shells`` of an owned field ``[*batch, *cells, basis]``, of the same shape; collective."""
+    bonds = [bond for shell in shells for bond in domain.lattice.bonds(shell)]
+    halo = max(abs(step) for bond in bonds for step in bond.offset)
+    ghosted = domain.pad(field.unsqueeze(-1), halo)
     total = torch.zeros_like(field)
-    for bond in domain.lattice.bonds(1):
+    for bond in bonds:
         back = tuple(-step for step in bond.offset)
-        total[..., bond.source] += _displaced(ghosted, bond.offset)[..., bond.target, 0]
-        total[..., bond.target] += _displaced(ghosted, back)[..., bond.source, 0]
+        total[..., bond.source] += _displaced(ghosted, halo, bond.offset)[..., bond.target, 0]
+        total[..., bond.target] += _displaced(ghosted, halo, back)[..., bond.source, 0]
     return total
 
 
@@ -63,9 +65,9 @@ def in_words(seen: Mapping[str, float]) -> str:
     return "; ".join(told)
 
 
-def _displaced(ghosted: Tensor, offset: tuple[int, ...]) -> Tensor:
-    """View of the owned cells moved by ``offset``, in a field with a halo of 1 and trailing basis and component axes."""
+def _displaced(ghosted: Tensor, halo: int, offset: tuple[int, ...]) -> Tensor:
+    """View of the owned cells moved by ``offset``, in a field with a ``halo`` and trailing basis and component axes."""
     for axis, step in enumerate(offset):
         dim = ghosted.ndim - 2 - len(offset) + axis
-        ghosted = ghosted.narrow(dim, 1 + step, ghosted.shape[dim] - 2)
+        ghosted = ghosted.narrow(dim, halo + step, ghosted.shape[dim] - 2 * halo)
     return ghosted

@@ -33,6 +33,7 @@ TRUST = {
     "committee_rms": Series("t_nn/a", "rms over the sites of the standard deviation of the force over a committee"),
     "committee_max": Series("t_nn/a", "largest standard deviation of the force on a site over a committee"),
     "outside_fraction": Series("1", "part of the sites whose field is outside of the range that the network was trained on"),
+    "unfamiliar_fraction": Series("1", "part of the sites in surroundings that the network was not trained on"),
 }
 """Name -> unit and meaning of the scalars of a run whose network is judged; NaN in the rows at which it is not."""
 

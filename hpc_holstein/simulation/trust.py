@@ -1,25 +1,27 @@
-"""How far the network that drives a run is trusted: its committee, and the range of the field that it was trained on.
+"""How far the network that drives a run is trusted: its committee, and what it was trained on.
 
-At the multiples of ``every`` and at the last step three numbers are found, the same on all ranks: rms over the sites and
-largest value of the deviation of the force over the committee (:mod:`hpc_holstein.forces._committee`), and the part of the
-sites outside of the training range (:mod:`hpc_holstein.network.field_range`).  A number beyond its limit warns, stops the run,
-or collects the state.  No bit of the trajectory depends on any of this.
+At the multiples of ``every`` and at the last step four numbers are found, the same on all ranks: rms over the sites and
+largest value of the deviation of the force over the committee (:mod:`hpc_holstein.forces._committee`), the part of the sites
+outside of the training range (:mod:`hpc_holstein.network.field_range`), and the part in surroundings without training sites
+(:mod:`hpc_holstein.network.surroundings`), which the card gives a limit to.  A number beyond its limit warns, stops the run, or
+collects the state.  No bit of the trajectory depends on any of this.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.forces._neural import NeuralForces
-from hpc_holstein.interfaces import Domain, State
+from hpc_holstein.interfaces import Domain, ForceResult, State
 from hpc_holstein.network.field_range import outside
 
 _CARRIED = "trust_"  # before the names of an account in a checkpoint
@@ -44,6 +46,7 @@ class Limits:
     max_deviation       of ``committee_rms`` [t_nn/a]
     max_site_deviation  of ``committee_max`` [t_nn/a]
     max_outside         of ``outside_fraction``
+    max_unfamiliar      of ``unfamiliar_fraction``; without it that of the card warns
     action              ``warn`` in one sentence, ``stop`` the run as one that is not healthy, or ``collect`` the state
     """
 
@@ -51,7 +54,14 @@ class Limits:
     max_deviation: float | None = None
     max_site_deviation: float | None = None
     max_outside: float | None = None
+    max_unfamiliar: float | None = None
     action: Literal["warn", "stop", "collect"] = "warn"
+
+    @property
+    def given(self) -> list[str]:
+        """Names of the limits that are set."""
+        every = ("max_deviation", "max_site_deviation", "max_outside", "max_unfamiliar")
+        return [name for name in every if getattr(self, name) is not None]
 
     def beyond(self, values: Mapping[str, float]) -> list[str]:
         """What is beyond its limit (NaN is), in words."""
@@ -59,6 +69,7 @@ class Limits:
             ("committee_rms", "rms deviation of the force over the committee", "max_deviation", " t_nn/a"),
             ("committee_max", "deviation of the force on a site over the committee", "max_site_deviation", " t_nn/a"),
             ("outside_fraction", "part of the sites outside of the training range", "max_outside", ""),
+            ("unfamiliar_fraction", "part of the sites in unfamiliar surroundings", "max_unfamiliar", ""),
         ]
         told = []
         for name, meaning, key, unit in checks:
@@ -87,7 +98,7 @@ class Trust:
         self.limits, self.every, self.collector, self.say = limits, limits.every, collector, say
         self._forces, self._domain, self._transport = forces, domain, transport
         own = {name.removeprefix(_CARRIED): value for name, value in (carried or {}).items() if name.startswith(_CARRIED)}
-        self._account = {"looks": 0.0, "beyond": 0.0, **own}
+        self._account = {"looks": 0.0, "beyond": 0.0, **own, "limits": float(len(limits.given))}
         self._before = dict(self._account)
         self._step, self._values = -1, dict[str, float]()
         self._deviation: Tensor | None = None
@@ -104,6 +115,9 @@ class Trust:
         if self._forces.field_range:
             count = outside(self._forces.field(state), self._forces.field_range, self._domain).sum()
             self._values["outside_fraction"] = float(self._domain.allsum(count.double().cpu())) / sites
+        if self._forces.surroundings is not None:
+            count = self._forces.surroundings.unfamiliar(self._forces.field(state), self._domain).sum()
+            self._values["unfamiliar_fraction"] = float(self._domain.allsum(count.double().cpu())) / sites
         self._account["looks"] += 1
         for name, value in self._values.items():
             self._account[f"largest_{name}"] = max(self._account.get(f"largest_{name}", 0.0), value)
@@ -121,6 +135,7 @@ class Trust:
     def require(self, state: State) -> None:
         """Do what the limits ask for at a state that was looked at; SpectrumError where the run is to stop."""
         self._deviation = None  # all have seen it
+        self._compare_with_card(state.step)
         told = self.limits.beyond(self._values)
         if not told:
             return
@@ -136,8 +151,26 @@ class Trust:
         if self.collector is not None:
             self.collector.add(state)
 
+    def _compare_with_card(self, step: int) -> None:
+        """Say once that a state is unlike those of the training, where the run has no limit of its own."""
+        surroundings, part = self._forces.surroundings, self._values.get("unfamiliar_fraction")
+        if surroundings is None or part is None or self.limits.max_unfamiliar is not None:
+            return
+        usual = surroundings.limit(self._domain.lattice.sites)
+        if part <= usual:
+            return
+        self._account["unlike"] = self._account.get("unlike", 0.0) + 1
+        if self._account.setdefault("first_unlike", float(step)) == step:
+            self.say(
+                f"warning: the state of step {step} is unlike those that the network was trained on: {100 * part:.2g} % of the "
+                f"sites are in surroundings without training sites, up to {100 * usual:.2g} % are usual; check its forces with "
+                "`hpc-holstein validate`, this is said once"
+            )
+
     def account(self) -> dict[str, float]:
-        """What was found in all sessions: looks, those beyond a limit, the first of these, largest values, states kept."""
+        """What was found in all sessions: limits that are set, looks, those beyond a limit, at states unlike the training, the
+        first of these, largest values, states kept.
+        """
         kept = {} if self.collector is None else {"collected": float(self.collector.count)}
         return {**self._account, **kept}
 
@@ -162,13 +195,38 @@ class TrustCheck:
         self._trust.require(state)
 
 
+def unfamiliar_parts(q: Tensor, chemical_potential: Sequence[float], forces: NeuralForces) -> list[float] | None:
+    """Part of the sites in unfamiliar surroundings of each state ``[state, *cells, basis, components]``, on the domain of
+    ``forces``.
+
+    None where the card of the network does not tell.
+    """
+    if forces.surroundings is None:
+        return None
+    parts = []
+    for one, mu in zip(q, chemical_potential, strict=True):
+        known = ForceResult(one, one[..., 0], torch.tensor(mu, dtype=torch.float64))
+        field = forces.field(State.at_rest(one).moved(forces=known))
+        parts.append(float(forces.surroundings.unfamiliar(field, forces.domain).double().mean()))
+    return parts
+
+
 def in_words(account: Mapping[str, float]) -> str:
-    """An account of :class:`Trust` in one line."""
-    values = {"committee_rms": "rms deviation of the force {:.3g} t_nn/a", "committee_max": "on a site {:.3g} t_nn/a"}
-    values |= {"outside_fraction": "part of the sites outside of the training range {:.3g}"}
-    largest = {text: account.get(f"largest_{name}") for name, text in values.items()}
-    found = ["largest " + text.format(value) for text, value in largest.items() if value is not None]
-    beyond = f"{account['beyond']:.0f} of {account['looks']:.0f} looks beyond a limit"
+    """An account of :class:`Trust` in one line: what was compared with a limit and what was not, and what was found."""
+    values = {
+        "committee_rms": "rms deviation of the force {:.3g} t_nn/a",
+        "committee_max": "on a site {:.3g} t_nn/a",
+        "outside_fraction": "part of the sites outside of the training range {:.3g}",
+        "unfamiliar_fraction": "part in unfamiliar surroundings {:.3g}",
+    }
+    largest = {name: account.get(f"largest_{name}") for name in values}
+    found = ["largest " + values[name].format(value) for name, value in largest.items() if value is not None]
+    looks = f"{account['looks']:.0f} looks"
+    beyond = f"{account['beyond']:.0f} of {looks} beyond a limit" if account["limits"] else f"no limit is set, {looks}"
     beyond += f" (first at step {account['first_beyond']:.0f})" if account["beyond"] else ""
+    unlike = account.get("unlike", 0.0)
+    told = [f"{unlike:.0f} at states unlike the training (first at step {account['first_unlike']:.0f})"] if unlike else []
+    absent = [] if largest["committee_rms"] is not None else ["no committee"]
+    absent += [] if largest["unfamiliar_fraction"] is not None else ["the card does not tell the surroundings of its training"]
     kept = [f"{account['collected']:.0f} states collected"] if "collected" in account else []
-    return "trust: " + ", ".join([beyond, *found, *kept])
+    return "trust: " + ", ".join([beyond, *told, *found, *absent, *kept])

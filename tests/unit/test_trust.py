@@ -17,6 +17,7 @@ from commands import write_small_network
 from hpc_holstein.cli import main
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
+from hpc_holstein.errors import ModelError
 from hpc_holstein.forces._committee import Committee
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
@@ -26,6 +27,7 @@ from hpc_holstein.network.checkpoint import load_model, read_card, save_model
 from hpc_holstein.network.field_range import field_range, outside
 from hpc_holstein.network.models import enn
 from hpc_holstein.network.models._enn import Enn
+from hpc_holstein.network.surroundings import Surroundings, surroundings_of
 from hpc_holstein.output import checkpoint
 from hpc_holstein.simulation import Limits
 from hpc_holstein.training import dataset
@@ -124,7 +126,8 @@ def test_older_files_stay_loadable_and_say_so(here: Path, capsys: pytest.Capture
 
 
 def run(output: str, *more: object, steps: int = 12, extent: str = "12x10") -> int:
-    fixed = ["--lattice", extent, "--set", "output.snapshot_every=4", "--set", "output.observables_every=3", "--seed", "2"]
+    fixed = ["--lattice", extent, "--set", "output.snapshot_every=4", "--seed", "2"]
+    fixed += [] if "output.observables_every=1" in more else ["--set", "output.observables_every=3"]
     fixed += ["--preset", PRESET, "--force", MAIN, "--steps", str(steps), "--output", output]
     return main(["run", *fixed, *map(str, more)])
 
@@ -265,3 +268,87 @@ def test_a_number_that_is_none_is_beyond_any_limit() -> None:
     for values in ({"committee_rms": math.nan, "outside_fraction": 0.0}, {"outside_fraction": 0.0}):
         (sentence,) = limits.beyond(values)
         assert "rms deviation of the force over the committee nan t_nn/a is beyond 0.1 (trust.max_deviation)" in sentence
+
+
+def test_surroundings_are_those_of_a_loop_and_of_symmetric_copies(here: Path) -> None:
+    lattice, g, width = square.build((6, 8)), 3.5, 1.4
+    domain = CartesianDomain(lattice, SerialTransport())
+    field = np.random.default_rng(5).normal(0, 1.5, size=(3, 6, 8))
+    told = surroundings_of(torch.from_numpy(field)[..., None], torch.from_numpy(field)[..., None], g, domain)
+    near = 1 / (1 + (g * field / width) ** 2)
+    seen = np.zeros((16, 48), dtype=bool)
+    shells = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if y * y + x * x in (1, 2, 4)]
+    for s, y, x in np.ndindex(field.shape):
+        around = [near[s, (y + dy) % 6, (x + dx) % 8] for dy, dx in shells]
+        level = g * abs(field[s, y, x])
+        seen[int(16 * level / math.hypot(level, width)), int(48 * np.mean(around))] = True
+    assert told["seen"] == ["".join("01"[cell] for cell in row) for row in seen.tolist()]
+    assert (told["usual"], told["sites"]) == (0.005, field.size)
+    known = Surroundings.of_card(told, g)
+    assert known is not None
+    assert not any(known.unfamiliar(torch.from_numpy(one)[..., None], domain).any() for one in field)
+    other = torch.from_numpy(np.random.default_rng(6).normal(0, 1.0, size=(6, 8)))[..., None]
+    found = known.unfamiliar(other, domain)
+    assert 0 < int(found.sum()) < 48
+    assert torch.equal(known.unfamiliar(-other, domain), found)
+    assert torch.equal(known.unfamiliar(other.flip(0).roll(3, 1), domain), found.flip(0).roll(3, 1))
+    other[2, 3] = math.nan
+    assert known.unfamiliar(other, domain)[2, 3]
+
+    def body(transport: Transport) -> None:
+        part = CartesianDomain(lattice, transport)
+        tile = tuple(slice(*span) for span in part.owned)
+        assert torch.equal(known.unfamiliar(-other[tile], part), known.unfamiliar(-other, domain)[tile])
+
+    run_in_process(4, body)
+
+
+@pytest.mark.parametrize("told", [{"seen": ["01"], "usual": 0.1}, {"seen": ["0" * 48] * 16}, {"seen": 3, "usual": 0.1}])
+def test_surroundings_that_are_none_are_refused(told: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"surroundings on the card.*train the model again"):
+        Surroundings.of_card(told, 3.5)
+
+
+def write_far_states() -> None:
+    """A hot state, and one far from all training."""
+    pattern = np.where(np.add.outer(np.arange(12) % 2, 2 * (np.arange(12) % 2)) == 0, 3.0, -3.0)
+    hot = np.random.default_rng(0).normal(0, 5.27, size=(12, 12))
+    with h5py.File("states.h5", "w") as file:
+        file["q"] = [hot, pattern]
+
+
+def test_the_packaged_model_notices_states_that_it_does_not_know(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A quarter-filled pattern of +-3 lies inside of every range, and the force is wrong by 0.4 there."""
+    write_far_states()
+    common = ["run", "--preset", PRESET, "--lattice", "12x12", "--steps", "2", "--set", "initial.file=states.h5"]
+    assert main([*common, "--output", "far"]) == 0
+    said = capsys.readouterr().out
+    assert "warning: the state of step 0 is unlike those that the network was trained on: 50 % of the sites" in said
+    assert "trust: no limit is set, 2 looks, 2 at states unlike the training (first at step 0)" in said
+    assert "no committee" in said
+    with h5py.File("far/trajectory.h5") as file:
+        assert file["outside_fraction"][...].tolist() == [0.0, 0.0]
+        assert file["unfamiliar_fraction"][0] == 0.5
+    assert main([*common, "--set", "initial.snapshot=0", "--output", "near"]) == 0
+    said = capsys.readouterr().out
+    assert "unlike" not in said
+    assert main([*common, "--set", "trust.max_unfamiliar=0.1", "--set", "trust.action=stop", "--output", "stop"]) == 2
+    assert "part of the sites in unfamiliar surroundings 0.5 is beyond 0.1 (trust.max_unfamiliar)" in capsys.readouterr().err
+
+
+def test_validate_counts_the_states_that_a_network_does_not_know(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_far_states()
+    assert main(["validate", "--input", "states.h5", "--force", "neural", "--reference", "exact", "--output", "judged"]) == 0
+    assert "1 of 2 states are unlike those that the network was trained on: up to 50 % of the sites" in capsys.readouterr().out
+    assert json.loads(Path("judged/validation.json").read_text())["training"]["unlike_training"] == 1
+
+
+def test_a_run_elsewhere_than_the_training_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["run", "--preset", PRESET, "--lattice", "12x12", "--steps", "1"]
+    changes = ["--set", "ensemble.filling=0.4", "--set", "hamiltonian.kappa=0.1"]
+    assert main([*common, *changes, "--output", "other"]) == 0
+    said = capsys.readouterr().out
+    assert "trained elsewhere: kappa is 0.1 and was 0.18, filling is 0.4 and was 0.5 in training" in said
+    assert "kappa is 0.1" in json.loads(Path("other/summary.json").read_text())["model.trained_elsewhere"]
+    assert main([*common, "--lattice", "10x14", "--output", "same"]) == 0
+    assert "trained elsewhere" not in capsys.readouterr().out
