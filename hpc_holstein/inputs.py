@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,6 +23,7 @@ from hpc_holstein.memory import free_bytes, shown_bytes
 
 _COPIES = 2.0  # of what is read that are in memory at one time
 _LARGEST_ATTRIBUTE = 2**26  # bytes
+_ALWAYS_THERE = 2**20  # bytes, for which nobody looks
 _LINKS = 16  # that are followed from a name to its dataset
 _NUMBERS = "fiu"
 _SINGLE = 2.0**-24  # half the distance of two neighbouring numbers in single precision, relative to them
@@ -68,8 +70,10 @@ class InputFile:
         with self._in_words():
             return [_printable(name) for name in self._file]
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         """Whether there is anything of that name, be it of use or not."""
+        if not isinstance(name, str):
+            return False
         with self._in_words(name):
             group = name.rpartition("/")[0]
             return (not group or group in self) and self._file.get(name, getlink=True, default=None) is not None
@@ -112,11 +116,11 @@ class InputFile:
             found = ((one, *one.vspace.get_select_bounds()) for one in dataset.virtual_sources())
             return [Source(one.file_name, one.dset_name, low, high) for one, low, high in found]
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of a dataset, virtual or not."""
+    def layout(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Shape and type of a dataset, virtual or not."""
         dataset = self._dataset(name)
         with self._in_words(name):
-            return tuple(dataset.shape)
+            return tuple(dataset.shape), dataset.dtype
 
     def attributes(self, name: str | None = None) -> dict[str, Any]:
         """Attributes of the file, or of a dataset, as plain Python values; of one that has no such value, a description."""
@@ -169,8 +173,8 @@ class InputFile:
             raise self._refusal(name, f"declares {size} numbers and holds {part} of them", "write all of it, or copy it again")
 
     def _require_memory(self, name: str, count: float) -> None:
-        there, needed = free_bytes(), _COPIES * count
-        if needed > there:
+        needed = _COPIES * count
+        if needed > _ALWAYS_THERE and needed > (there := free_bytes()):
             size = (
                 f"declares {shown_bytes(count)}, which takes {shown_bytes(needed)} to read, and {shown_bytes(there)} are free"
             )
@@ -205,7 +209,7 @@ class Numbers:
 
 
 @contextmanager
-def opened(path: Path, stream: BinaryIO | None = None) -> Iterator[InputFile]:
+def opened(path: Path, stream: BinaryIO | RawIOBase | None = None) -> Iterator[InputFile]:
     """An HDF5 file to read; ``stream``: its bytes, if they are not those of ``path``, which names it in errors.
 
     Raises DataError for a file that is missing, truncated, damaged or of another format.

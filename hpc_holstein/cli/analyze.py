@@ -52,7 +52,7 @@ def _animate(args: argparse.Namespace, session: Session) -> None:
     plots_animation.require_film(path)
     require_writable(path)
     with open_trajectory(source) as trajectory:
-        lattice = build_system(config_of_text(trajectory.attributes["config"])).lattice
+        lattice = build_system(config_of_text(trajectory.config)).lattice
         count = plots_animation.order_film(path, order_frames(trajectory, lattice, _FILM_FRAMES))
     session.say(f"wrote {path} with {count} frames")
 
@@ -66,7 +66,7 @@ def _analyze(args: argparse.Namespace, session: Session) -> None:
     numbers = folder / "analysis.json"
     require_writable(numbers, maps, growth, energies, structure, correlations)
     with open_trajectory(source) as trajectory:
-        config = config_of_text(trajectory.attributes["config"])
+        config = config_of_text(trajectory.config)
         chosen, series = frames(trajectory, build_system(config).lattice, args.frames), trajectory.series()
         content = digest(trajectory, chosen)
     plots.order_maps(maps, chosen)

@@ -86,7 +86,7 @@ def _from_run(args: argparse.Namespace, session: Session) -> tuple[Config, torch
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
     with open_trajectory(trajectory_of(args.run)) as trajectory:
         state = trajectory.snapshot(args.snapshot)
-        config = config_of_text(trajectory.attributes["config"], overrides(args))
+        config = config_of_text(trajectory.config, overrides(args))
         session.say_all(another_system(trajectory.attributes, args.run, build_system(config)))
     q = torch.as_tensor(state.q, dtype=torch.float64).reshape(*state.q.shape[:2], 1, -1)
     return config, q, {"source": str(args.run), "snapshot": args.snapshot, "step": state.step, "time": state.time}

@@ -90,7 +90,7 @@ def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Co
     if args.config or args.preset:
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
     with open_trajectory(trajectory_of(args.run)) as trajectory:
-        config = config_of_text(trajectory.attributes["config"], _overrides(args))
+        config = config_of_text(trajectory.config, _overrides(args))
         session.say_all(another_system(trajectory.attributes, args.run, build_system(config)))
         states = [trajectory.snapshot(index) for index in _evenly(len(trajectory), args.states or RUN_STATES)]
     q = np.stack([state.q for state in states])

@@ -51,7 +51,7 @@ def _look(trajectory: Path) -> tuple[Status | None, Config | None]:
         return None, None
     try:
         with open_trajectory(trajectory) as opened:
-            config = config_of_text(opened.attributes["config"])
+            config = config_of_text(opened.config)
         return status(trajectory, config.dynamics.dt), config
     except DataError as error:
         if "holds no snapshots" in str(error):

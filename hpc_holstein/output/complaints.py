@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import exists_already
+from hpc_holstein.inputs import UnreadableError, reason_of
 
 
 @contextmanager
@@ -27,22 +28,14 @@ def cannot_write(path: Path, reason: str) -> str:
 
 
 @contextmanager
-def damage_in_words(path: Path, what: str = "") -> Iterator[None]:
-    """DataError where HDF5 finds, by its checksums, that ``what`` it reads of ``path`` is not what was written."""
-    try:
-        yield
-    except (OSError, KeyError, RuntimeError) as error:
-        raise DataError(f"{what}{path} cannot be read ({error}): the file is truncated, damaged or of another format") from None
-
-
-@contextmanager
 def damage_before(path: Path, step: int) -> Iterator[None]:
     """DataError where the trajectory of a run that is to go on from ``step`` cannot be read."""
     try:
         yield
-    except (OSError, KeyError, RuntimeError) as error:
+    except (DataError, OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = error.reason if isinstance(error, UnreadableError) else reason_of(error)
         parts = path.with_suffix(".d")
         there = f"it and {parts.name}" if parts.is_dir() else "it"
         raise DataError(
-            f"{path} is damaged ({error}): move {there} away, and the run goes on from step {step} in a new file"
+            f"{path} is damaged ({reason}): move {there} away, and the run goes on from step {step} in a new file"
         ) from None

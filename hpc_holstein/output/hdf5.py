@@ -20,6 +20,7 @@ in group ``timing``    ``observables_time``     seconds since the row before, se
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,12 +31,15 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_holstein import inputs
 from hpc_holstein.errors import DataError
-from hpc_holstein.output.complaints import damage_in_words
+from hpc_holstein.inputs import InputFile, Numbers, UnreadableError, damage_in_words
 from hpc_holstein.output.journal import JournaledFile, read_journal
 from hpc_holstein.output.layout import SCHEMA, timing
 from hpc_holstein.output.readers import unchanged
 from hpc_holstein.output.series import SERIES, TIMINGS, TRUST
+
+_PART = re.compile(r"[^/]+\.d/\d{4,}/(rank-\d{5,}|all-ranks)\.h5")
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,28 @@ class Snapshot:
 class Trajectory:
     """A stored run, read one snapshot at a time; made by :func:`open_trajectory`."""
 
-    def __init__(self, path: Path, file: h5py.File) -> None:
+    def __init__(self, path: Path, file: InputFile) -> None:
         self.path, self._file = path, file
-        self.attributes: dict[str, Any] = {
-            key: value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value for key, value in file.attrs.items()
-        }
-        self.steps: NDArray[np.int64] = file["step"][...]
-        self.times: NDArray[np.float64] = file["time"][: len(self.steps)]
-        self.extent: tuple[int, int] = file["q"].shape[1:]
-        self.number: np.dtype[Any] = file["q"].dtype
-        self._tiles = tiles_of(file["q"]) if file["q"].is_virtual else []
+        self._known: dict[str, Numbers] = {}
+        self.attributes: dict[str, Any] = file.attributes()
+        self.steps: NDArray[np.int64] = self._numbers("step")[...]
+        self.times: NDArray[np.float64] = self._numbers("time")[...][: len(self.steps)]
+        shape, self.number = file.layout("q")
+        rows = min(shape[:1] + self.times.shape, default=0)
+        if len(shape) != 3 or self.steps.ndim != 1 or self.steps.dtype.kind != "i" or rows < len(self.steps):
+            raise DataError(f"{path} is damaged (q, time and step do not belong together): use another copy of it")
+        self.extent: tuple[int, int] = (shape[1], shape[2])
+        self._tiles = tiles_of(file, "q")
+
+    @property
+    def config(self) -> str:
+        """The configuration of the run as TOML; DataError if the file does not say it."""
+        text = self.attributes.get("config")
+        if not isinstance(text, str):
+            raise DataError(
+                f"{self.path} does not hold the configuration of its run (attribute config): use one that `run` wrote"
+            )
+        return text
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -74,44 +90,58 @@ class Trajectory:
                 f"snapshot {index} is not in {self.path}: it holds {len(self)}, give -{len(self)} to {len(self) - 1}"
             )
         index %= len(self)
-        with damage_in_words(self.path, f"snapshot {index} of "):
+        with self._naming(f"snapshot {index}"):
             q, velocity, density = self._fields(index, ("q", "velocity", "density"))
         if not (np.isfinite(q).all() and np.isfinite(velocity).all()):
             raise DataError(f"snapshot {index} of {self.path} holds values that are not finite: choose another one")
-        with damage_in_words(self.path):
-            mu = float(self._file["chemical_potential"][index])
+        mu = float(self._numbers("chemical_potential")[index])
         return Snapshot(int(self.steps[index]), float(self.times[index]), q, velocity, density, mu)
 
     def density(self, index: int) -> NDArray[np.floating]:
         """The electron density of snapshot ``index`` alone, ``[y, x]``."""
-        with damage_in_words(self.path, f"snapshot {index} of "):
+        with self._naming(f"snapshot {index}"):
             return self._fields(index % len(self), ("density",))[0]
 
     def _fields(self, index: int, names: tuple[str, ...]) -> list[NDArray[Any]]:
         """From the parts themselves where the file refers to such: the last commit of one may be in its journal still."""
-        if not self._file["q"].is_virtual:
-            return [self._file[name][index] for name in names]
-        found = [np.full(self.extent, np.nan, self._file[name].dtype) for name in names]
+        if not self._tiles:
+            return [self._numbers(name)[index] for name in names]
+        found = [np.full(self.extent, np.nan, self.number) for _ in names]
         for tile in self._tiles:
             if tile.first <= index < tile.end:
                 with opened(self.path.parent / tile.file) as part:
                     for field, name in zip(found, names, strict=True):
-                        field[tile.box] = part[name][index - tile.first]
+                        tile.put(field, part.numbers(name, written=False)[index - tile.first], self.path)
         return found
 
     def series(self) -> dict[str, NDArray[np.float64]]:
         """Observables and their ``time``, arrays of one length."""
-        with damage_in_words(self.path, "an observable of "):
-            times = self._file["observables_time"][...]
+        with self._naming("an observable"):
+            times = self._numbers("observables_time")[...]
             names = (*SERIES, *(name for name in TRUST if name in self._file))
-            found = {name: self._file[name][: len(times)] for name in names}
+            found = {name: self._numbers(name)[...][: len(times)] for name in names}
         padded = {name: np.pad(row, (0, len(times) - len(row)), constant_values=np.nan) for name, row in found.items()}
         return {"time": times, **padded}
 
     def seconds(self) -> NDArray[np.float64]:
         """Wall time of each row of observables since the row before [s]."""
-        with damage_in_words(self.path, "the timings of "):
-            return np.sum([self._file[timing(name)][...] for name in TIMINGS], axis=0)
+        with self._naming("the timings"):
+            rows = [self._numbers(timing(name))[...] for name in TIMINGS]
+            return np.sum([row[: min(map(len, rows))] for row in rows], axis=0)
+
+    def _numbers(self, name: str) -> Numbers:
+        """Its rows that nobody wrote hold NaN."""
+        if name not in self._known:
+            self._known[name] = self._file.numbers(name, written=False)
+        return self._known[name]
+
+    @contextmanager
+    def _naming(self, what: str) -> Iterator[None]:
+        """Say of what cannot be read which part of the run it is."""
+        try:
+            yield
+        except UnreadableError as error:
+            raise UnreadableError(f"{what} of {self.path}", error.reason) from None
 
 
 def parallel() -> bool:
@@ -135,24 +165,23 @@ def open_trajectory(path: Path) -> Iterator[Trajectory]:
     """The trajectory in ``path``; DataError where it is missing, truncated, empty or something else."""
     if not path.is_file():
         raise DataError(f"the trajectory {path} does not exist: give the folder of a run, or its trajectory.h5")
-    with ExitStack() as stack:
-        with damage_in_words(path):
-            file = stack.enter_context(opened(path))
-            if file.attrs.get("schema") != SCHEMA:
-                raise DataError(
-                    f"{path} is not a trajectory of hpc_holstein: give the trajectory.h5 that `hpc-holstein run` wrote"
-                )
-            if len(file["step"]) == 0:
-                raise DataError(f"{path} holds no snapshots: the run ended before the first one, run it again")
-            trajectory = Trajectory(path, file)
+    with opened(path) as file:
+        if file.attributes().get("schema") != SCHEMA:
+            raise DataError(f"{path} is not a trajectory of hpc_holstein: give the trajectory.h5 that `hpc-holstein run` wrote")
+        trajectory = Trajectory(path, file)
+        if len(trajectory) == 0:
+            raise DataError(f"{path} holds no snapshots: the run ended before the first one, run it again")
         yield trajectory
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
+def opened(path: Path) -> Iterator[InputFile]:
     """The last commit of a file, which may be in its journal still; no later one goes into it meanwhile."""
-    with unchanged(path), h5py.File(path if read_journal(path) is None else JournaledFile(path, "read"), "r") as file:
-        yield file
+    with ExitStack() as stack:
+        with damage_in_words(str(path)):
+            stack.enter_context(unchanged(path))
+            stream = None if read_journal(path) is None else JournaledFile(path, "read")
+        yield stack.enter_context(inputs.opened(path, stream))
 
 
 def is_trajectory(path: Path) -> bool:
@@ -161,8 +190,8 @@ def is_trajectory(path: Path) -> bool:
         return False
     try:
         with opened(path) as file:
-            return bool(file.attrs.get("schema") == SCHEMA)
-    except OSError:
+            return bool(file.attributes().get("schema") == SCHEMA)
+    except DataError:
         return False
 
 
@@ -174,12 +203,26 @@ class Tile(NamedTuple):
     box: tuple[slice, ...]
     file: str
 
+    def put(self, field: NDArray[Any], values: NDArray[Any], path: Path) -> None:
+        """Set the box of a field ``[y, x]``; DataError if it is of another size than the trajectory ``path`` says."""
+        if field[self.box].shape != values.shape:
+            raise DataError(
+                f"{self.file} holds {list(values.shape)} cells and {path} expects others: use another copy of the run"
+            )
+        field[self.box] = values
 
-def tiles_of(field: h5py.Dataset) -> list[Tile]:
-    """What a virtual dataset consists of."""
+
+def tiles_of(file: InputFile, name: str) -> list[Tile]:
+    """The parts of a field, none if it is in the file itself.
+
+    Raises DataError for one that :mod:`output.head` does not write: a trajectory refers to parts in the folder beside it only.
+    """
     tiles = []
-    for source in field.virtual_sources():
-        low, high = source.vspace.get_select_bounds()
-        box = tuple(slice(start, last + 1) for start, last in zip(low[1:], high[1:], strict=True))
-        tiles.append(Tile(low[0], high[0] + 1, box, source.file_name))
+    for source in file.sources(name) or ():
+        if not _PART.fullmatch(source.file) or source.dataset.strip("/") != name:
+            raise DataError(
+                f"{name} of {file.path} lies in {source.file}, which is no part of a run: use the file that `run` wrote"
+            )
+        box = tuple(slice(start, last + 1) for start, last in zip(source.low[1:], source.high[1:], strict=True))
+        tiles.append(Tile(source.low[0], source.high[0] + 1, box, source.file))
     return tiles

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_holstein.domain.slabs import Box
+from hpc_holstein.inputs import InputFile
 from hpc_holstein.output.hdf5 import opened, tiles_of
 from hpc_holstein.output.journal import JournaledFile, journal_of, write_whole
 from hpc_holstein.output.layout import (
@@ -75,11 +76,14 @@ class Head:
 
     @classmethod
     def read(cls, path: Path) -> Head:
-        """That of a file; raises OSError or KeyError where it is damaged."""
+        """That of a file; raises DataError if it is damaged."""
         with opened(path) as file:
-            head = cls(path, file["q"].shape[1:], file["q"].dtype, file.attrs)
-            head._scalars = {name: array("q" if name == "step" else "d", file[name][...].tobytes()) for name in head._scalars}
-            head._rows = {name: array("d", file[name][...].tobytes()) for name in of_rows(file)}
+            shape, number = file.layout("q")
+            head = cls(path, shape[1:], number, file.attributes())
+            for names, numbers in ((list(head._scalars), head._scalars), (of_rows(file), head._rows)):
+                for name in names:
+                    kind: Literal["q", "d"] = "q" if name == "step" else "d"
+                    numbers[name] = array(kind, file.numbers(name, written=False)[...].astype(kind).tobytes())
             head.generations = _generations(file)
         return head
 
@@ -162,14 +166,12 @@ def _fill(dataset: h5py.Dataset, values: NDArray[Any] | None, length: int) -> No
         dataset[...] = values
 
 
-def _generations(file: h5py.File) -> list[Generation]:
+def _generations(file: InputFile) -> list[Generation]:
     """From the virtual datasets."""
-    if not file["q"].is_virtual:
-        return []
     names = [name for name in (*FIELDS, *OPTIONAL_FIELDS) if name in file]
-    there = {name: {tile.file for tile in tiles_of(file[name])} for name in names}
+    there = {name: {tile.file for tile in tiles_of(file, name)} for name in names}
     found = []
-    tiles = sorted(tiles_of(file["q"]), key=lambda tile: (tile.first, tile.file))
+    tiles = sorted(tiles_of(file, "q"), key=lambda tile: (tile.first, tile.file))
     for (first, end), group in groupby(tiles, key=lambda tile: (tile.first, tile.end)):
         parts = tuple((tuple((span.start, span.stop) for span in tile.box), tile.file) for tile in group)
         found.append(Generation(first, end, parts, tuple(name for name in names if parts[0][1] in there[name])))
@@ -184,7 +186,7 @@ def require_parts(head: Head) -> None:
             if journal_of(path).exists():
                 JournaledFile(path, "append").close()
             with opened(path) as part:
-                if len(part["q"]) < generation.end - generation.first:
+                if len(part.numbers("q", written=False)) < generation.end - generation.first:
                     raise OSError(f"{name} has lost snapshots")
 
 

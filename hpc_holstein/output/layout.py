@@ -8,7 +8,7 @@ every HDF5 library undoes; the checksum of its zlib stream tells damage, as ``fl
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any
 
@@ -75,12 +75,12 @@ def add_series(file: h5py.File, name: str) -> None:
     _scalar(file, name, "observables_time", np.float64, *TRUST[name])
 
 
-def of_snapshots(file: h5py.File) -> list[str]:
+def of_snapshots(file: Container[str]) -> list[str]:
     """Names of all that has one entry a snapshot; ``step`` is the last, since a reader counts snapshots by it."""
     return [*FIELDS, *(name for name in OPTIONAL_FIELDS if name in file), "time", "chemical_potential", "step"]
 
 
-def of_rows(file: h5py.File) -> list[str]:
+def of_rows(file: Container[str]) -> list[str]:
     """Names of all that has one entry a row of observables."""
     return ["observables_time", *SERIES, *(name for name in TRUST if name in file), *map(timing, TIMINGS)]
 

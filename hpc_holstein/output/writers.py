@@ -49,9 +49,9 @@ def writer_kind(asked: Asked, path: Path | None, step: int, sites: int, ranks: i
 def _kind_there(path: Path, step: int) -> Kind | None:
     """None: it holds nothing yet."""
     with damage_before(path, step), opened(path) as file:
-        if len(file["step"]) == 0:
+        if len(file.numbers("step", written=False)) == 0:
             return None
-        return "per-rank" if file["q"].is_virtual else "gather"
+        return "gather" if file.sources("q") is None else "per-rank"
 
 
 def new_writer(
