@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from hpc_holstein.batch.labels import joined, share
 from hpc_holstein.config import Config
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import replaced
+from hpc_holstein.output.live import finished
 from hpc_holstein.training import dataset
 
 STAGES = ("label", "train", "run", "analyze")
@@ -103,7 +103,7 @@ class Study:
         if stage == "train":
             return self.network.exists() and (self.model / "metrics.json").exists()
         if stage == "run":
-            return finished(self.run(item), self.config.dynamics.steps)
+            return finished(self.run(item), self.config.dynamics.steps, int(item.removeprefix("run-")))
         return (self.run(item) / "analysis" / "analysis.json").exists() and self.done("run", item)
 
     def share(self, item: str) -> list[str]:
@@ -127,15 +127,6 @@ class Study:
         made = joined([dataset.read(self.labels(item), require_labels=True) for item in self.items("label")])
         dataset.write(self.data, made)
         return len(made)
-
-
-def finished(folder: Path, steps: int) -> bool:
-    """Whether the run in ``folder`` was done to its end, ``steps``."""
-    try:
-        content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        return bool((folder / "trajectory.h5").exists() and content["steps"] == steps and content["stopped"] is None)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def deciding_keys(text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from hpc_holstein.batch.study import deciding_keys, finished, store_settings
+from hpc_holstein.batch.study import deciding_keys, store_settings
 from hpc_holstein.cli import label, run, train
 from hpc_holstein.cli.arguments import parser
 from hpc_holstein.cli.options import force_overrides, overrides, require_one_run
@@ -21,10 +21,11 @@ from hpc_holstein.cli.trust import limits_with
 from hpc_holstein.config import Config, config_of_text, fit_options, load_config
 from hpc_holstein.config.builders import build_system, provider_facts, require_dynamics, require_forces
 from hpc_holstein.config.same_physics import require_fit
-from hpc_holstein.errors import ConfigError, SpectrumError
+from hpc_holstein.errors import ConfigError, DataError, SpectrumError
 from hpc_holstein.files import replace_text
 from hpc_holstein.network.checkpoint import model_path, read_card
 from hpc_holstein.output.folder_lock import FolderLock
+from hpc_holstein.output.live import finished, read_summary
 from hpc_holstein.output.provenance import provenance
 from hpc_holstein.simulation import StopSignals
 from hpc_holstein.training import dataset
@@ -156,8 +157,9 @@ class Learning:
     def round(self, number: int, networks: Sequence[str]) -> dict[str, Any] | None:
         """Explore with ``networks``, label, train; what it found, None where a run was stopped."""
         done = self.of_round(number) / "round.json"
-        if self._on_root(done.exists):
-            return self._on_root(lambda: json.loads(done.read_text(encoding="utf-8")))
+        row = self._on_root(lambda: _row_in(done))
+        if row is not None:
+            return row
         ones = range(1, self.settings.runs + 1)
         for one in ones:
             if not self._explore(number, one, networks):
@@ -175,14 +177,14 @@ class Learning:
         """A run that collects; False where it was stopped.  One that is not physics any more has collected, too."""
         folder, steps = self.run_folder(number, one), self.config.dynamics.steps
         ended = folder.path / "ended.txt"
-        if self._on_root(lambda: finished(folder.path, steps) or ended.exists()):
+        seed = self.config.dynamics.seed + (number - 1) * self.settings.runs + one - 1
+        if self._on_root(lambda: finished(folder.path, steps, seed) or ended.exists()):
             return True
         settings = self.of_round(number) / "explore.toml"
         extent = self._on_root(lambda: list(dataset.read(str(self.settings.data)).extent))
         force = {"force.model": networks[0], "force.committee": list(networks[1:])}
         explore = {"trust.action": "collect", "lattice.extent": extent, **force}
         self.session.on_root(lambda: replace_text(settings, config_of_text(self.config.toml(), explore).toml()))
-        seed = self.config.dynamics.seed + (number - 1) * self.settings.runs + one - 1
         try:
             return self._call(run, settings, "--seed", seed, "--output", folder.path) == os.EX_OK
         except SpectrumError as error:
@@ -220,7 +222,7 @@ class Learning:
     def _row(self, number: int) -> dict[str, Any]:
         """What a round found, on the root."""
         runs = [self.run_folder(number, one) for one in range(1, self.settings.runs + 1)]
-        judged = [json.loads(one.summary.read_text(encoding="utf-8"))["trust"] for one in runs if one.summary.exists()]
+        judged = [summary["trust"] for one in runs if (summary := read_summary(one.summary)) is not None]
         row: dict[str, Any] = {"round": number}
         row["collected"] = sum(len(dataset.read(one.collected)) for one in runs if one.collected.exists())
         for name in ("committee_rms", "outside_fraction"):
@@ -262,19 +264,33 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _is_trained(folder: Path) -> bool:
-    """On the root: whether a training was done to its end; the files of one that was ended while it wrote them are removed."""
+    """On the root: whether a training was done to its end; the files of one that was ended while it wrote them are removed.
+
+    Such a one has left its state, which is removed last: nothing else is ours to remove.
+    """
     outputs = [folder / name for name in ("model.safetensors", "metrics.json", "loss.png")]
-    if all(path.exists() for path in outputs) and not (folder / ".training.pt").exists():
-        return True
-    for path in outputs:
+    unfinished = (folder / ".training.pt").exists()
+    for path in outputs if unfinished else ():
         path.unlink(missing_ok=True)
-    return False
+    return not unfinished and all(path.exists() for path in outputs)
+
+
+def _row_in(path: Path) -> dict[str, Any] | None:
+    """What a round found, on the root; None if it did not end, or its file is damaged: then it is found once more."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        return row if all(isinstance(row[name], int | float | None) for name in _COLUMNS) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _validation_mse(folder: Path) -> float:
     """Of a finished training, on the root."""
-    mse: float = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["validation"]["all"]["mse"]
-    return mse
+    path = folder / "metrics.json"
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["validation"]["all"]["mse"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({type(error).__name__}): remove it and its folder, to train again") from None
 
 
 def _decisive(text: str) -> dict[str, Any]:

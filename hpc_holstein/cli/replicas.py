@@ -30,6 +30,7 @@ from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.transport import MPITransport, abort_all_on_error
 from hpc_holstein.errors import ConfigError, HolsteinError
 from hpc_holstein.files import replace_text
+from hpc_holstein.output.live import read_summary
 from hpc_holstein.simulation import Lockstep, Simulation, StopSignals, most_together, require_memory
 from hpc_holstein.simulation.lockstep import takes_batches
 
@@ -157,10 +158,7 @@ def _folder(config: Config, replica: int) -> Path:
 def _outcome(config: Config, replica: int, code: int, error: str | None = None) -> Outcome:
     """With what the summary of the replica says, where there is one."""
     folder = _folder(config, replica)
-    try:
-        content = json.loads(Folder(folder).summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        content = {}
+    content = read_summary(Folder(folder).summary) or {}
     summary = {name: content[name] for name in _TOLD if name in content}
     return Outcome(replica, config.dynamics.seed + replica, str(folder), code, error, summary)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
+from uuid import uuid4
 
-from hpc_holstein.batch.study import finished
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config
 from hpc_holstein.config.same_run import require_same_run
@@ -17,8 +16,9 @@ from hpc_holstein.files import refuse_existing, require_writable
 from hpc_holstein.interfaces import State
 from hpc_holstein.output import checkpoint
 from hpc_holstein.output.checkpoint import Checkpoint
-from hpc_holstein.output.head import parts_of
+from hpc_holstein.output.head import parts_of, remove_parts
 from hpc_holstein.output.journal import journal_of, unfinished
+from hpc_holstein.output.live import finished
 from hpc_holstein.output.records import Storage
 from hpc_holstein.output.writers import Kind, Writer, continued_writer, new_writer, saved_state, writer_kind
 from hpc_holstein.simulation import Simulation, Totals
@@ -72,6 +72,7 @@ class Start:
     account    of it
     own        it lies in the folder of this run
     finished   nothing is left to do
+    run        what all files of the run carry, and no others
     told       sentences for the user
     """
 
@@ -80,6 +81,7 @@ class Start:
     account: dict[str, float] | None = None
     own: bool = True
     finished: bool = False
+    run: str = ""
     told: tuple[str, ...] = ()
 
     def totals(self) -> Totals:
@@ -110,7 +112,7 @@ def _find(config: Config, restart: str, folder: Folder) -> Start:
         refuse_existing(*checkpoint.listed(folder.checkpoints))
     if restart == NEVER or (restart == AUTO and not checkpoint.listed(folder.checkpoints)):
         require_writable(folder.trajectory, folder.parts, folder.summary)
-        return Start()
+        return Start(run=uuid4().hex)
     path = folder.path if restart == AUTO else Path(restart)
     stored, told = _load(path)
     own = path.resolve() in _own_places(folder, stored.step)
@@ -125,8 +127,25 @@ def _find(config: Config, restart: str, folder: Folder) -> Start:
         )
     if own and stored.step and not folder.trajectory.exists():
         told.append(f"{folder.trajectory} is not there: a new one starts at step {stored.step}")
-    done = own and finished(folder.path, config.dynamics.steps)
-    return Start(stored.step, stored, stored.account, own, done, tuple(told))
+    run = (_identity(folder, stored) if own else None) or uuid4().hex
+    done = own and stored.step == config.dynamics.steps and finished(folder.path, config.dynamics.steps, config.dynamics.seed)
+    return Start(stored.step, stored, stored.account, own, done, run, tuple(told))
+
+
+def _identity(folder: Folder, stored: Checkpoint) -> str | None:
+    """The run that the files of a folder are of, None if they are too old to say it; DataError for a file of another run.
+
+    The trajectory decides, else the checkpoint that the run is to go on from.
+    """
+    told = {path: checkpoint.identity(path) for path in (folder.trajectory, *checkpoint.listed(folder.checkpoints))}
+    run = told[folder.trajectory] or stored.attributes.get(checkpoint.IDENTITY)
+    foreign = [str(path) for path, found in told.items() if run is not None and found not in (None, run)]
+    if foreign:
+        raise DataError(
+            f"{', '.join(foreign)} is of another run than the rest of {folder.path}: move it away, or continue its run with "
+            f"--restart {foreign[0]} --output and another folder"
+        )
+    return run
 
 
 def _load(path: Path) -> tuple[Checkpoint, list[str]]:
@@ -153,7 +172,7 @@ def prepare(start: Start, folder: Folder) -> None:
     if not start.step:  # nothing is in a trajectory that starts again
         for path in (folder.trajectory, journal_of(folder.trajectory), unfinished(folder.trajectory)):
             path.unlink(missing_ok=True)
-        rmtree(folder.parts, ignore_errors=True)
+        remove_parts(folder.parts)
 
 
 def save_first(

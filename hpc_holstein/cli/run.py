@@ -87,7 +87,7 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
             session.say(f"warning: {elsewhere}")
         kind = restart.choose_writer(start, folder, config, simulation, session)
         company.admit(simulation, config, kind == "gather", session)
-        facts = {**simulation_facts(config, simulation), **session.mpi_facts()}
+        facts = {checkpoint.IDENTITY: start.run, **simulation_facts(config, simulation), **session.mpi_facts()}
         state = _first_state(start, config, simulation, session)
         session.on_root(lambda: _claim(lock, start, folder))
         restart.save_first(start, state, folder, kind, config, facts, simulation)

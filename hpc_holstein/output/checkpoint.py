@@ -19,12 +19,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 import h5py
@@ -33,12 +34,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpc_holstein import inputs
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Domain, ForceResult, State
+from hpc_holstein.memory import free_bytes, shown_bytes
 
 SCHEMA = "hpc_holstein checkpoint 1"
+IDENTITY = "run"
+"""Attribute of checkpoints, trajectory and summary: the same for all that one run wrote, in all its sessions."""
+
+_NAME = re.compile(r"step-(\d{12,})\.h5")
+_UNFINISHED = re.compile(r"\.step-\d{12,}\.h5\.\d+\.tmp")
+_TILE = re.compile(r"\d{5,}\.h5|\.\d{5,}\.h5\.\d+\.tmp")
+_COPIES = 2.0  # of a checkpoint that is read
 _BLOCK = 512  # bytes before the HDF5 file
 _PIECE = 1 << 20  # bytes of a file that are hashed at a time
 _UNITS = {
@@ -141,11 +151,8 @@ def _from_tiles(tiles: Sequence[TileFile], name: str, owned: tuple[tuple[int, in
         if any(start >= stop for start, stop in overlap):
             continue
         there, here = _within(overlap, tile.box), _within(overlap, owned)
-        try:
-            with h5py.File(tile.path, "r") as file:
-                field[here] = file[name][there]
-        except (OSError, KeyError) as error:
-            raise DataError(f"{tile.path} of a checkpoint cannot be read ({error}): use an earlier one") from None
+        with inputs.opened(tile.path) as file:
+            field[here] = file.numbers(name)[there]
     return torch.from_numpy(field).to(like.device)
 
 
@@ -175,10 +182,15 @@ def write_file(path: Path, stored: Checkpoint) -> str:
 def read(path: Path) -> Checkpoint:
     """A checkpoint whose checksum is right; DataError for a file that is missing, truncated, damaged or something else."""
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            first = file.read(_BLOCK)
+            if _told(first) and _COPIES * size > free_bytes():
+                raise DataError(f"checkpoint {path} has {shown_bytes(size)}, more than can be read here: use more memory")
+            content = first + (file.read() if _told(first) else b"")
     except OSError as error:
         raise DataError(f"checkpoint {path} cannot be read ({error.strerror}): give a file that exists") from None
-    if content[:_BLOCK] != _block(memoryview(content)[_BLOCK:]):
+    if first != _block(memoryview(content)[_BLOCK:]):
         raise DataError(f"checkpoint {path} is truncated or damaged (its checksum is wrong): use an earlier one")
     stored = _unpacked(path, content)
     _require_tiles(path, stored.tiles)
@@ -212,22 +224,27 @@ def _hash_of_file(tile: TileFile) -> str:
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The last checkpoint in ``folder`` that is whole, None where there is none; and a sentence for each one passed over.
 
-    Raises DataError where there are checkpoints but none is whole.
+    Raises DataError where there are checkpoints but none is whole, or where one does not belong there.
     """
     complaints: list[str] = []
     for path in reversed(listed(folder)):
         try:
-            return read(path), complaints
+            found = read(path)
         except DataError as error:
             complaints.append(str(error))
+            continue
+        if path != path_of(folder, found.step):
+            raise DataError(f"{path} is the checkpoint of step {found.step}, not of the step in its name: move it away")
+        return found, complaints
     if complaints:
         raise DataError(f"no checkpoint in {folder} is whole, of {len(complaints)}: choose another output, or remove this one")
     return None, complaints
 
 
 def listed(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, whole or not, in the order of their steps."""
-    return sorted(folder.glob("step-*.h5"))
+    """The checkpoints in ``folder``, whole or not, in the order of their steps: files of other names are not ours."""
+    found = {int(match[1]): path for path in folder.glob("step-*.h5") if (match := _NAME.fullmatch(path.name))}
+    return [found[step] for step in sorted(found) if found[step] == path_of(folder, step)]
 
 
 def path_of(folder: Path, step: int) -> Path:
@@ -235,21 +252,43 @@ def path_of(folder: Path, step: int) -> Path:
     return folder / f"step-{step:012d}.h5"
 
 
+def identity(path: Path) -> str | None:
+    """The run that a checkpoint is of; None if the file does not say it, or is damaged."""
+    try:
+        with inputs.opened(path) as file:
+            told = file.attributes().get(IDENTITY)
+    except DataError:
+        return None
+    return told if isinstance(told, str) else None
+
+
 def clean(folder: Path, after: int) -> None:
-    """Remove checkpoints of later steps than ``after``, and what killed writers left behind."""
-    for path in [*reversed(listed(folder)), *folder.glob(".step-*.tmp")]:
-        if path.suffix == ".tmp" or path > path_of(folder, after):
+    """Remove checkpoints of later steps than ``after``, and what killed writers left behind; nothing of another name."""
+    for path in reversed(listed(folder)):
+        if path > path_of(folder, after):
+            _remove(path)
+    for path in folder.glob(".step-*.tmp"):
+        if _UNFINISHED.fullmatch(path.name):
             path.unlink()
     for tiles in folder.glob("step-*.d"):
-        if not tiles.with_suffix(".h5").exists():
-            rmtree(tiles, ignore_errors=True)
+        if _NAME.fullmatch(f"{tiles.stem}.h5") and not tiles.with_suffix(".h5").exists():
+            _remove_tiles(tiles)
 
 
 def _remove(path: Path) -> None:
     """The file first: without it the tiles are nothing."""
     with suppress(OSError):
         path.unlink()
-        rmtree(tiles_of(path), ignore_errors=True)
+        _remove_tiles(tiles_of(path))
+
+
+def _remove_tiles(folder: Path) -> None:
+    """The tiles of a checkpoint, and their folder if nothing else is in it."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _TILE.fullmatch(path.name):
+                path.unlink()
+        folder.rmdir()
 
 
 def tiles_of(path: Path) -> Path:
@@ -293,15 +332,15 @@ def _packed(stored: Checkpoint) -> memoryview:
 
 
 def _unpacked(path: Path, content: bytes) -> Checkpoint:
+    with inputs.opened(path, io.BytesIO(content)) as file:
+        arrays = {name: file.numbers(name)[...] for name in file.names() if name != "tiles"}
+        attributes = file.attributes()
+        table = file.text("tiles") if "tiles" in file else "[]"
     try:
-        with h5py.File(io.BytesIO(content), "r") as file:
-            arrays = {name: dataset[()] for name, dataset in file.items() if name != "tiles"}
-            attributes = {k: v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v for k, v in file.attrs.items()}
-            table = json.loads(file["tiles"][()]) if "tiles" in file else []
-        step, info, account = (attributes.pop(name) for name in ("step", "info", "account"))
+        step, info, account = int(attributes.pop("step")), *(json.loads(attributes.pop(name)) for name in ("info", "account"))
         shapes = {k: (tuple(shape), dtype) for k, (shape, dtype) in json.loads(attributes.pop("shapes", "{}")).items()}
-    except (OSError, KeyError) as error:
-        raise DataError(f"checkpoint {path} is of another format ({error}): use one that this version wrote") from None
-    arrays = {name: np.asarray(array) for name, array in arrays.items()}
-    tiles = tuple(TileFile(path.parent / name, tuple(map(tuple, box)), told) for name, box, told in table)
-    return Checkpoint(step, arrays, json.loads(info), json.loads(account), attributes, tiles, shapes)
+        tiles = tuple(TileFile(path.parent / name, tuple(map(tuple, box)), told) for name, box, told in json.loads(table))
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = inputs.reason_of(error)
+        raise DataError(f"checkpoint {path} is of another format ({reason}): use one that this version wrote") from None
+    return Checkpoint(step, arrays, info, account, attributes, tiles, shapes)

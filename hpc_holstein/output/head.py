@@ -8,12 +8,13 @@ ranks wrote in one go.  A run that is continued, on however many ranks, starts a
 from __future__ import annotations
 
 import io
+import re
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from shutil import rmtree
 from typing import Any, Literal
 
 import h5py
@@ -37,6 +38,8 @@ from hpc_holstein.output.layout import (
 from hpc_holstein.output.records import earlier
 from hpc_holstein.output.series import TRUST
 
+_GENERATION = re.compile(r"\d{4,}")
+_PART = re.compile(r"\.?(rank-\d{5,}|all-ranks)\.h5(\.journal(\.tmp)?)?")
 _FORMAT = ("v110", "v110")  # the first version with virtual datasets
 
 
@@ -192,9 +195,20 @@ def require_parts(head: Head) -> None:
 
 def next_generation(head: Head) -> int:
     """Its number; generations that no snapshot came of are removed."""
-    folder = parts_of(head.path)
     used = {Path(name).parent.name for item in head.generations for _, name in item.parts}
-    for old in folder.glob("[0-9]*"):
-        if old.name not in used:
-            rmtree(old)
+    remove_parts(parts_of(head.path), used)
     return max((int(name) for name in used), default=-1) + 1
+
+
+def remove_parts(folder: Path, kept: Container[str] = ()) -> None:
+    """Remove the generations in the folder of the parts that are not ``kept``, and no file that a run does not write."""
+    for old in folder.glob("[0-9]*"):
+        if _GENERATION.fullmatch(old.name) and old.name not in kept:
+            with suppress(OSError):
+                for path in old.iterdir():
+                    if _PART.fullmatch(path.name):
+                        path.unlink()
+                old.rmdir()
+    if not kept:
+        with suppress(OSError):
+            folder.rmdir()

@@ -8,11 +8,14 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from hpc_holstein import inputs
 from hpc_holstein.errors import DataError
-from hpc_holstein.output.hdf5 import open_trajectory
+from hpc_holstein.output.checkpoint import IDENTITY, path_of
+from hpc_holstein.output.hdf5 import open_trajectory, opened
 
 _ROWS = 20  # that a rate is taken over
 _SILENCE = 60.0  # seconds without news after which a run of which nothing else is known has ended
@@ -98,8 +101,35 @@ def _changed(path: Path) -> float:
 
 
 def _told(summary: Path) -> str:
+    content = read_summary(summary)
+    if content is None:
+        raise DataError(f"{summary} is not the summary of a run: move it away")
+    return f"stopped because {content['stopped']}" if content["stopped"] else f"finished, {content['steps']} steps"
+
+
+def finished(folder: Path, steps: int, seed: int) -> bool:
+    """Whether the run of ``seed`` in ``folder`` was done to its end, ``steps``, as its summary, checkpoint and trajectory say.
+
+    A summary alone may be damaged, or have come from elsewhere; what is not finished goes on from its last checkpoint.
+    """
+    content = read_summary(folder / "summary.json") or {}
+    if (content.get("steps"), content.get("seed"), content.get("stopped")) != (steps, seed, None):
+        return False
     try:
-        content = json.loads(summary.read_text(encoding="utf-8"))
-        return f"stopped because {content['stopped']}" if content["stopped"] else f"finished, {content['steps']} steps"
-    except (OSError, ValueError, KeyError):
-        raise DataError(f"{summary} is not the summary of a run: move it away") from None
+        with opened(folder / "trajectory.h5") as file:
+            told, last = file.attributes().get(IDENTITY), file.numbers("step", written=False)[...][-1:].tolist()
+        with inputs.opened(path_of(folder / "checkpoints", steps)) as file:
+            return last == [steps] and content.get(IDENTITY) == told == file.attributes().get(IDENTITY)
+    except DataError:
+        return False
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """The content of a ``summary.json``; None if it is missing, damaged, or not that of a run."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    kinds: dict[str, Any] = {"steps": int, "stopped": str | None, "observables": dict, "trust": dict}
+    whole = isinstance(content, dict) and all(isinstance(content.get(name, kinds), kind) for name, kind in kinds.items())
+    return content if whole else None
