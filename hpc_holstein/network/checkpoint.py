@@ -12,10 +12,11 @@ import math
 import pkgutil
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from dataclasses import field as member
 from importlib import import_module, metadata, resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,10 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import safe_open, save
 from torch import nn
 
+from hpc_holstein import lattice as lattices
 from hpc_holstein.errors import HolsteinError, ModelError
 from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
+from hpc_holstein.memory import free_bytes, shown_bytes
 from hpc_holstein.network import models, surroundings
+from hpc_holstein.network._card_members import REMEDY, members_of, options_of
 from hpc_holstein.network.field_range import in_words
 from hpc_holstein.network.scaling import Scaling
 
@@ -37,6 +41,7 @@ UNITS = "t_nn = hbar = k_B = a = 1"
 
 _DEFAULT_MODEL = "paper-2601.04104.safetensors"
 _FREE = frozenset({"t", "g", "k", "kappa"})  # of a network of the electrons alone, at one kT/t
+_COPIES = 3.0  # of the weights of a file that is read
 _SAME = 1e-9  # relative difference of two parameters that count as equal
 
 
@@ -175,15 +180,17 @@ def load_model(path: str | Path, lattice: Lattice | None = None) -> tuple[nn.Mod
             f"set lattice kind to '{card.lattice}' or train a model for the {lattice.name} lattice"
         )
     if lattice is None:
-        lattice = import_module(f"hpc_holstein.lattice.{card.lattice}").build(card.extent)
-    module = _rebuild(path, card, lattice)
-    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    given = {name: tuple(value.shape) for name, value in weights.items()}
+        lattice = _lattice_of(path, card)
+    module = _rebuild(path, card, lattice, sum(value.numel() for value in weights.values()))
+    wanted, given = (
+        {name: (*value.shape, value.is_floating_point()) for name, value in tensors.items()}
+        for tensors in (module.state_dict(), weights)
+    )
     odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
     if odd:
         raise ModelError(
             f"the weights in {path} do not fit architecture '{card.architecture}' (names or shapes differ: {', '.join(odd)}): "
-            f"{_REMEDY}"
+            f"{REMEDY}"
         )
     module.load_state_dict(weights)
     return module.eval(), card
@@ -306,74 +313,57 @@ def _valid_for(card: Card) -> str:
     return f"any g, k, kappa and filling at t = {card.parameters['t']:g}, {kT}, and any common scale of t, g and kT"
 
 
-_ADDED = frozenset({"field_range", "surroundings", "ranges", "training"})  # which older cards lack; empty, they say nothing
-_REMEDY = "use the version of the package that wrote it or train the model again"
-
-
 def _read(path: Path) -> tuple[Card, dict[str, torch.Tensor]]:
     if not path.is_file():
         raise ModelError(f"model file {path} does not exist: give the path of a model file or 'default'")
     try:
+        size = path.stat().st_size
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("card")
+            card = Card(**members_of(path, (file.metadata() or {}).get("card")))
+            if _COPIES * size > free_bytes():
+                raise ModelError(f"{path} has {shown_bytes(size)}, more than can be read here: give another model")
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} is not a whole safetensors file ({error}): it is truncated or of another kind, copy or train it again"
         ) from error
     broken = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise ModelError(f"the weights {', '.join(broken)} in {path} are not finite: train the model again")
-    return _parse(path, text), weights
+    return card, weights
 
 
-def _parse(path: Path, text: str | None) -> Card:
-    if text is None:
-        raise ModelError(f"{path} has weights but no card: give a model file that this package wrote")
-    try:
-        card = json.loads(text)
-        schema = card["schema"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the card in {path} cannot be read ({error}): {_REMEDY}") from error
-    if schema not in (1, SCHEMA):
-        raise ModelError(
-            f"the card in {path} has schema version {schema}, this package reads versions 1 to {SCHEMA}: "
-            "install the version of the package that wrote it"
-        )
-    odd = ", ".join(sorted((set(card) ^ {f.name for f in fields(Card)}) - (_ADDED - set(card))))
-    if odd:
-        raise ModelError(f"the card in {path} has missing or unknown members ({odd}): {_REMEDY}")
-    return Card(**{name: value if name == "metrics" else _tuples(value) for name, value in card.items()})
-
-
-def _rebuild(path: Path, card: Card, lattice: Lattice) -> nn.Module:
+def _rebuild(path: Path, card: Card, lattice: Lattice, weights: int) -> nn.Module:
     """The network with fresh weights, checked against the facts on the card."""
-    known = [m.name for m in pkgutil.iter_modules(models.__path__) if not m.name.startswith("_")]
-    if card.architecture not in known:
-        raise ModelError(
-            f"architecture '{card.architecture}' of {path} is not known, valid are {', '.join(sorted(known))}: {_REMEDY}"
-        )
-    source = import_module(f"{models.__name__}.{card.architecture}")
+    source = _kind(path, "architecture", models, card.architecture)
+    options = options_of(path, source.Options, card.architecture, card.options, weights)
     try:
-        module: nn.Module = source.build(source.Options(**card.options), lattice)
-    except (TypeError, ValueError, HolsteinError) as error:
-        raise ModelError(f"the options in {path} do not fit architecture '{card.architecture}' ({error}): {_REMEDY}") from error
+        module: nn.Module = source.build(options, lattice)
+    except (TypeError, ValueError, RuntimeError, MemoryError, HolsteinError) as error:
+        raise ModelError(f"the options in {path} do not fit architecture '{card.architecture}' ({error}): {REMEDY}") from error
     for name, here in (("reach", module.reach), ("field", module.field), ("predicts", module.predicts)):
         if getattr(card, name) != here:
-            raise ModelError(f"{name} is {getattr(card, name)} on the card in {path} but {here} in this version: {_REMEDY}")
+            raise ModelError(f"{name} is {getattr(card, name)} on the card in {path} but {here} in this version: {REMEDY}")
     if card.group != lattice.point_group.matrices:
-        raise ModelError(f"the weights in {path} refer to another order of the {lattice.name} point group: {_REMEDY}")
-    dtype = getattr(torch, card.dtype, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ModelError(f"dtype '{card.dtype}' on the card in {path} is not a precision: {_REMEDY}")
-    return module.to(dtype)
+        raise ModelError(f"the weights in {path} refer to another order of the {lattice.name} point group: {REMEDY}")
+    return module.to(getattr(torch, card.dtype))
 
 
-def _tuples(value: Any) -> Any:
-    """JSON lists back to tuples, at any depth."""
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return {key: _tuples(item) for key, item in value.items()} if isinstance(value, dict) else value
+def _lattice_of(path: Path, card: Card) -> Lattice:
+    """The training lattice."""
+    try:
+        lattice: Lattice = _kind(path, "lattice", lattices, card.lattice).build(card.extent)
+    except (TypeError, ValueError, HolsteinError) as error:
+        raise ModelError(f"extent = {list(card.extent)} on the card in {path} gives no lattice ({error}): {REMEDY}") from error
+    return lattice
+
+
+def _kind(path: Path, what: str, folder: ModuleType, name: str) -> ModuleType:
+    """A file of one of the folders of kinds."""
+    known = [module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_")]
+    if name not in known:
+        raise ModelError(f"{what} '{name}' of {path} is not known, valid are {', '.join(sorted(known))}: {REMEDY}")
+    return import_module(f"{folder.__name__}.{name}")
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -16,6 +16,9 @@ from hpc_holstein.interfaces import Domain
 
 _QUANTILES = {"median": 0.5, "99 %": 0.99, "99.9 %": 0.999}
 
+KEYS = tuple(f"{name}.{part}" for name in ("field", "neighbours") for part in ("min", "max", *_QUANTILES))
+"""What a card says of the training fields; see :func:`field_range`."""
+
 
 def neighbour_sum(field: Tensor, domain: Domain, shells: Sequence[int] = (1,)) -> Tensor:
     """Sum over the neighbours in ``shells`` of an owned field ``[*batch, *cells, basis]``, of the same shape; collective."""

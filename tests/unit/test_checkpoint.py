@@ -161,6 +161,41 @@ def test_weights_without_card_or_not_finite(saved):
         ({"reach": 9}, "reach is 9 on the card .* but 2"),
         ({"group": [[[1, 0], [0, 1]]]}, "point group"),
         ({"dtype": "float7"}, "float7"),
+        ({"schema": True}, "schema version True"),
+        ({"schema": "2"}, "schema version '2'"),
+        ({"schema": [2]}, r"schema version \[2\]"),
+        ({"architecture": 3}, "architecture = 3"),
+        ({"architecture": "_levels"}, "'_levels' .* valid are .*enn"),
+        ({"lattice": "gyroid"}, "lattice 'gyroid' .* valid are .*square"),
+        ({"lattice": "square.build"}, "lattice 'square.build'"),
+        ({"lattice": None}, "lattice = None"),
+        ({"extent": "8x6"}, "extent = '8x6'"),
+        ({"extent": [0, 6]}, "extent.0 = 0"),
+        ({"extent": [8.0, 6.0]}, "extent.0 = 8.0"),
+        ({"extent": [2**40, 6]}, "extent.0 = 1099511627776"),
+        ({"extent": [8, 6, 4]}, "extent = .* gives no lattice"),
+        ({"group": "D4"}, "group = 'D4'"),
+        ({"group": [[[1, 0], [0, 1]], 7]}, "group.1 = 7"),
+        ({"reach": -1}, "reach = -1"),
+        ({"reach": "2"}, "reach = '2'"),
+        ({"field": "sideways"}, "field = 'sideways'"),
+        ({"parameters": [1, 2]}, r"parameters = \[1, 2\]"),
+        ({"parameters": {"g": "3.5"}}, "parameters.g = '3.5'"),
+        ({"parameters": {"g": float("nan")}}, "parameters.g = nan"),
+        ({"filling": 1.5}, "filling = 1.5"),
+        ({"kT": -0.1}, "kT = -0.1"),
+        ({"kT": float("inf")}, "kT = inf"),
+        ({"ensemble": "micro"}, "ensemble = 'micro'"),
+        ({"metrics": {"force MSE": "small"}}, "metrics.force MSE = 'small'"),
+        ({"versions": {"torch": 2.6}}, "versions.torch = 2.6"),
+        ({"ranges": {"kT": [0.2, 0.1]}}, "a range ends before it begins"),
+        ({"ranges": {"kT": [0.1]}}, "ranges.kT"),
+        ({"surroundings": {"seen": 3}}, "surroundings are no cells"),
+        ({"field_range": {"field.min": 0.0}}, "field_range has no"),
+        ({"options": {"channels": "4"}}, "channels = '4'"),
+        ({"options": {"channels": 4.5}}, "channels = 4.5"),
+        ({"options": {"radii": 1}}, "radii = 1"),
+        ({"options": []}, r"options = \[\]"),
     ],
 )
 def test_card_that_does_not_fit(saved, changes, told):
@@ -169,6 +204,57 @@ def test_card_that_does_not_fit(saved, changes, told):
     with pytest.raises(ModelError, match=told) as error:
         checkpoint.load_model(path)
     assert one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "7", "{", "[" * 100_000, '{"schema": 1' + "0" * 5000 + "}", '{"schema": 2, "schema": 1}']
+)
+def test_card_that_is_no_card(saved, text):
+    path, module, _ = saved
+    save_file(module.state_dict(), path, metadata={"card": text})
+    with pytest.raises(ModelError, match=r"the card in .* cannot be read") as error:
+        checkpoint.load_model(path)
+    assert one_sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("enn", {"copies": 10**9}),
+        ("enn", {"levels": 10**9}),
+        ("enn", {"radii": [10**5, 0]}),
+        ("enn_energy", {"copies": 10**400}),
+        ("efnn", {"radius_squared": 1e12}),
+        ("efnn", {"widths": [10**9, 10**9]}),
+    ],
+)
+def test_options_of_more_weights_than_the_file_has_are_refused_before_the_network_is_built(
+    saved, architecture, options, monkeypatch
+):
+    """Weights and memory would be counted in terabytes."""
+    path, _, _ = saved
+    source = __import__(f"hpc_holstein.network.models.{architecture}", fromlist=["build"])
+    monkeypatch.setattr(source, "build", lambda *_: pytest.fail("built"))
+    rewrite(path, architecture=architecture, options=options)
+    with pytest.raises(ModelError, match=r"they give .* weights or more, and the file has") as error:
+        checkpoint.load_model(path)
+    assert one_sentence(error)
+
+
+def test_a_model_that_does_not_fit_into_memory_is_refused(saved, monkeypatch):
+    path, _, _ = saved
+    monkeypatch.setattr(checkpoint, "free_bytes", lambda: 100.0)
+    with pytest.raises(ModelError, match="more than can be read here") as error:
+        checkpoint.load_model(path)
+    assert one_sentence(error)
+
+
+def test_weights_of_whole_numbers_are_refused(saved):
+    path, module, card = saved
+    tensors = {name: value.to(torch.int8) for name, value in module.state_dict().items()}
+    save_file(tensors, path, metadata={"card": json.dumps(dataclasses.asdict(card))})
+    with pytest.raises(ModelError, match="do not fit architecture"):
+        checkpoint.load_model(path)
 
 
 def test_other_lattice_kind(saved):

@@ -36,3 +36,9 @@ class LevelOptions:
             "temperature_range",
         ),
     ] = ()
+
+    @property
+    def fewest_weights(self) -> int:
+        """A lower bound on the weights of such a network, which costs nothing to know."""
+        hidden = len(self.radii) - 1
+        return self.copies * (len(self.scales) + hidden * self.copies + self.levels + max(self.radii, default=0) ** 2)

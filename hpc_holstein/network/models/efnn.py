@@ -25,6 +25,11 @@ class Options:
         tuple[int, ...], key("copies of every irreducible representation in the hidden layers", "width", "hidden", "channels")
     ] = (32, 8, 4)
 
+    @property
+    def fewest_weights(self) -> float:
+        """A lower bound on the weights of such a network, which costs nothing to know."""
+        return self.radius_squared + sum(a * b for a, b in zip(self.widths, self.widths[1:], strict=False)) + sum(self.widths)
+
 
 def build(options: Options, lattice: Lattice) -> EFNN:
     """The network for ``lattice``, with random weights.  Raises ConfigError for options that give no network."""
