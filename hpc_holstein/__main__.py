@@ -3,11 +3,14 @@
 import os
 import sys
 
+from hpc_holstein.stop_signals import ignore_all, note_all
+
 _INTERRUPTED = 130
 
 
 def main() -> int:
-    """The command line; Ctrl-C while it is still importing, which takes seconds, leaves no traceback either."""
+    """The command line; signals count from here, while it is still importing, which takes seconds, to the end."""
+    note_all()
     _open_streams()
     try:
         from hpc_holstein.cli import main as execute
@@ -17,6 +20,7 @@ def main() -> int:
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
     finally:
+        ignore_all()
         _close_streams()
 
 

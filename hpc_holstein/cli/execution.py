@@ -12,8 +12,10 @@ from hpc_holstein.cli.launcher import complain
 from hpc_holstein.cli.session import Session, require_launcher, require_one_job, speaks, start_transport
 from hpc_holstein.domain.transport import Transport, abort_all_on_error
 from hpc_holstein.errors import HolsteinError, StoppedError
+from hpc_holstein.stop_signals import act_at_once
 
 _ON_ALL_RANKS = ("run", "label", "train", "learn", "validate")
+_STOPPABLE = ("run", "label", "train", "learn")
 _USER_ERROR, _INTERRUPTED = 2, 130
 
 
@@ -40,6 +42,8 @@ def _execute(args: argparse.Namespace, transport: Transport) -> int:
         require_one_job(transport)
         if args.command in _ON_ALL_RANKS:
             require_launcher(transport)
+        if args.command not in _STOPPABLE:
+            act_at_once()
         code: int | None = command(args.command).execute(args, Session.of(transport))
         return code or os.EX_OK
     except StoppedError as stopped:

@@ -20,33 +20,32 @@ from typing import NamedTuple
 import torch
 
 from hpc_holstein.interfaces import Domain
+from hpc_holstein.stop_signals import SIGNALS, Noted, noted_before
 
 _LOOK_SECONDS = 0.5
 _CLOSING_SHARE, _CLOSING_SECONDS = 0.1, 60.0  # of the time there is, kept for the end: a tenth, and never more than a minute
 _CHECKPOINTS = 3.0  # times that the last checkpoint took, kept for the last one
-_AGAIN_SECONDS = 1.0  # a second interrupt after this ends at once; a terminal and a launcher may both send the first one
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-class StopSignals:
+class StopSignals(Noted):
     """Notes SIGINT (once), SIGTERM and SIGUSR1 in a ``with`` block instead of ending there; a second SIGINT interrupts.
 
-    ``stopped``: one of several runs has found that all of them are to stop.  A block within another one knows what has arrived
-    in that, and the other way round, so that a command that calls others loses no signal between them.
+    What was noted before the block, while the libraries were loaded or in a block around it, has arrived in it, and the other
+    way round, so that a command that calls others loses no signal between them.
+    ``stopped``: one of several runs has found that all of them are to stop.
     """
 
     def __init__(self) -> None:
-        self.arrived = dict.fromkeys(_SIGNALS, 0)
+        super().__init__()
         self.stopped = False
-        self._first_interrupt = 0.0
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], object] | int | None] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # Python hands signals to no other
-            outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-            if isinstance(outer, StopSignals):
-                self.arrived = outer.arrived
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+            before = noted_before()
+            if before is not None:
+                self.arrived, self.first_interrupt = before.arrived, before.first_interrupt
+            self._before = {number: signal.signal(number, self.note) for number in SIGNALS}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -57,14 +56,6 @@ class StopSignals:
     def reason(self) -> str | None:
         """What has arrived, in words."""
         return next((f"{number.name} arrived" for number, count in self.arrived.items() if count), None)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if number == signal.SIGINT and self.arrived[signal.SIGINT] and now - self._first_interrupt > _AGAIN_SECONDS:
-            raise KeyboardInterrupt
-        if number == signal.SIGINT and not self.arrived[signal.SIGINT]:
-            self._first_interrupt = now
-        self.arrived[signal.Signals(number)] = 1
 
 
 @dataclass(frozen=True)
@@ -147,7 +138,7 @@ class Watch:
         self._next, self._stride, self._looked = 0, 0, time.monotonic()
         self._saved, self._saving = time.monotonic(), 0.0
         self._reasons = [
-            *(f"{number.name} arrived" for number in _SIGNALS),
+            *(f"{number.name} arrived" for number in SIGNALS),
             "" if deadline is None else deadline.reason,
             f"there is a file {common_file}",
             f"there is a file {stop_file}",

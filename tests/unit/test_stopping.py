@@ -43,7 +43,7 @@ def test_signals_are_noted_and_handlers_restored(number: signal.Signals) -> None
 
 
 def test_a_second_interrupt_later_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hpc_holstein.simulation.stopping._AGAIN_SECONDS", -1.0)
+    monkeypatch.setattr("hpc_holstein.stop_signals._AGAIN_SECONDS", -1.0)
     with StopSignals():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
