@@ -147,7 +147,7 @@ def _wrong(error: ValidationError) -> str:
 
 def _shown(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ..."
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}[...]"
 
 
 def _tuples(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-import zipfile
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import replaced
+from hpc_holstein.inputs import reason_of
+
+_NAME = re.compile(r"[a-z]+(-\d+)+")
 
 
 class Parts:
@@ -28,7 +31,7 @@ class Parts:
         self._key = hashlib.sha256(json.dumps(job, sort_keys=True, default=str).encode()).hexdigest()
 
     def save(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Write or replace one part, whole or not at all."""
+        """Write or replace one part, whole or not at all; ``name``: what it is of, and numbers, such as ``labels-0-3``."""
         with replaced(self._path(name)) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, key=np.array(self._key), **arrays)
 
@@ -49,7 +52,10 @@ class Parts:
             path.unlink()
 
     def _found(self, pattern: str) -> list[Path]:
-        return sorted(self._output.parent.glob(f".{glob.escape(self._output.name)}.{pattern}.part"))
+        """Those that :meth:`save` writes; files of other names are not ours."""
+        start, end = f".{self._output.name}.", ".part"
+        every = self._output.parent.glob(f"{glob.escape(start)}{pattern}{end}")
+        return sorted(path for path in every if _NAME.fullmatch(path.name.removeprefix(start).removesuffix(end)))
 
     def _path(self, name: str) -> Path:
         return self._output.with_name(f".{self._output.name}.{name}.part")
@@ -58,8 +64,9 @@ class Parts:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} cannot be read ({error}): remove it, and its share of the work is done again") from error
+        except Exception as error:  # NumPy and zipfile raise many kinds, by the place of the damage
+            reason = reason_of(error)
+            raise DataError(f"{path} cannot be read ({reason}): remove it, and its share of the work is done again") from None
         if str(arrays.pop("key", "")) != self._key:
             raise DataError(
                 f"{path} was left by a job with other states or settings: remove it to start afresh, "

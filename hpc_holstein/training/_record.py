@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import logging
-import pickle
 import sys
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import replaced
+from hpc_holstein.inputs import reason_of
 from hpc_holstein.output.background import Pace
 from hpc_holstein.output.records import COMMIT_SECONDS
 
@@ -164,8 +164,9 @@ class TrainingFile:
         try:
             state: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
             key = state.pop("key")
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-            raise DataError(f"{self._path} is no usable training state ({error}): remove it to start afresh") from error
+        except Exception as error:  # PyTorch and pickle raise many kinds, by the place of the damage
+            reason = reason_of(error)
+            raise DataError(f"{self._path} is no usable training state ({reason}): remove it to start afresh") from None
         if key != self._key:
             raise DataError(
                 f"{self._path} belongs to a training with other data, model or options: remove it to start afresh, "

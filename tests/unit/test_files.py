@@ -137,7 +137,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "json": lambda path: write_json(path, {"a": 1}),
     "curve": lambda path: write_curve(path, []),
     "training state": lambda path: TrainingFile(path, {}).save({"a": torch.ones(1)}),
-    "part": lambda path: Parts(path, {}).save("a", {"b": np.ones(1)}),
+    "part": lambda path: Parts(path, {}).save("labels-0-0", {"b": np.ones(1)}),
     "figure": write_figure,
 }
 
@@ -166,3 +166,41 @@ def test_an_output_that_cannot_be_made_is_refused_before_the_work(tmp_path: Path
             require_writable(path)
     with pytest.raises(DataError, match="exists already"):
         require_writable(tmp_path / "file")
+
+
+def damaged(content: bytes) -> list[bytes]:
+    """Empty, as after a power cut; cut anywhere; zeros instead; of another format."""
+    cut = [content[:length] for length in range(0, len(content), max(1, len(content) // 40))]
+    return [*cut, bytes(len(content)), b"\x80\x02N.", b"\x93NUMPY\x01\x00v\x00" + b"(" * 118]
+
+
+def test_a_damaged_part_of_a_job_is_said_in_one_sentence(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "out.h5", {})
+    parts.save("labels-0-0", {"b": np.arange(99.0)})
+    part = tmp_path / ".out.h5.labels-0-0.part"
+    for content in damaged(part.read_bytes()):
+        part.write_bytes(content)
+        with pytest.raises(DataError, match=r"labels-0-0\.part cannot be read .*: remove it") as caught:
+            parts.check()
+        assert "\n" not in str(caught.value)
+
+
+def test_files_of_other_names_are_no_parts(tmp_path: Path) -> None:
+    parts = Parts(tmp_path / "out.h5", {})
+    parts.save("labels-0-0", {"b": np.arange(9.0)})
+    mine = [tmp_path / f".out.h5.{name}.part" for name in ("mine", "labels-copy", "labels-0-0.old")]
+    for path in mine:
+        path.write_text("precious")
+    assert len(parts.load("*")) == 1
+    parts.clear()
+    assert sorted(tmp_path.iterdir()) == sorted(mine)
+
+
+def test_a_damaged_state_of_a_training_is_said_in_one_sentence(tmp_path: Path) -> None:
+    file = TrainingFile(tmp_path / "state.pt", {})
+    file.save({"a": torch.ones(99)})
+    for content in damaged((tmp_path / "state.pt").read_bytes()):
+        (tmp_path / "state.pt").write_bytes(content)
+        with pytest.raises(DataError, match=r"state\.pt is no usable training state .*: remove it") as caught:
+            file.load()
+        assert "\n" not in str(caught.value)
