@@ -22,7 +22,7 @@ from hpc_holstein.training.fit import _Training
 
 pytestmark = pytest.mark.mpi
 
-PLAN = ["--random", 3, "--quenches", 3, "--per-quench", 3, "--quench-steps", 6, "--path-force", "atomic", "--lattice", "8x6"]
+PLAN = ["--random", 3, "--quenches", 3, "--per-quench", 3, "--quench-steps", 6, "--path-force", "atomic", "--lattice", "10x10"]
 TRAINING = {"dtype": "float64", "batch": 3, "validation": 0.3, "test": 0.3}
 
 

@@ -18,7 +18,7 @@ from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 from hpc_holstein.network import models
-from hpc_holstein.network.checkpoint import default_model_path, make_card, read_card, save_model
+from hpc_holstein.network.checkpoint import default_model_path, make_card, model_hash, read_card, save_model
 
 LATTICE = square.build((12, 10))
 DOMAIN = CartesianDomain(LATTICE, SerialTransport())
@@ -127,3 +127,27 @@ def test_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "the network, made at another g, reads 0.8571 times the field" in capsys.readouterr().out
     assert main(["show", "default"]) == 0
     assert "any g, k, kappa and filling at t = 1, kT = 0.1, and any common scale" in capsys.readouterr().out
+
+
+def test_a_network_is_carried_on_to_another_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``train --from`` changes g, kT and filling, and starts below the error of random weights; other shapes are refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    there = ["--set", "hamiltonian.g=3", "--set", "ensemble.kT=0.2", "--set", "ensemble.filling=0.4"]
+    assert main(["label", *there, "--lattice", "10x10", "--random", "6", "--output", "data.h5"]) == 0
+    training = ["train", "data.h5", *there, "--epochs", "1", "--set", "training.learning_rate=1e-5"]
+    assert main([*training, "--from", "default", "--output", "tuned"]) == 0
+    assert "g from 3.5 to 3, kT from 0.1 to 0.2, filling from 0.5 to 0.4" in capsys.readouterr().out
+    assert main([*training, "--output", "fresh"]) == 0
+    tuned, fresh = (read_card(tmp_path / name / "model.safetensors") for name in ("tuned", "fresh"))
+    assert (tuned.parameters["g"], tuned.kT, tuned.filling) == (3.0, 0.2, 0.4)
+    assert (tuned.options["g"], tuned.options["kT"]) == (3.0, 0.2)
+    assert tuned.training["from"] == model_hash(default_model_path())
+    assert tuned.metrics["validation.all.mse"] < 0.3 * fresh.metrics["validation.all.mse"]
+    capsys.readouterr()
+    assert main([*training, "--from", "default", "--set", "model.copies=2", "--output", "other"]) == 2
+    told = capsys.readouterr().err
+    assert "copies is 4 in the file and 2 here" in told
+    assert "kT is" not in told
