@@ -163,7 +163,8 @@ def train(
     epochs = max(1, round(sites / (0.9 * len(snapshots) * lattice.sites)))
     if name.endswith("augmented"):  # one pass through as many moved copies as there would be epochs
         snapshots, epochs = augmented(snapshots, epochs), 1
-    options = FitOptions(epochs=epochs, validation=0.1, test=0.0, seed=seed, validate_every=max(1, epochs // 10), **how)
+    every = max(1, epochs // 10)
+    options = FitOptions(epochs=epochs, electron_number=0.0, validation=0.1, test=0.0, seed=seed, validate_every=every, **how)
     start = time.process_time()
     result = fit(module, snapshots, hamiltonian, ENSEMBLE, options, SerialTransport())
     said = {
@@ -173,8 +174,8 @@ def train(
         "sites_seen": epochs * len(result.sets["training"]) * lattice.sites,
         "cpu_seconds": time.process_time() - start,
         "restarts": result.metrics.get("restarts", 0),
-        "training_mse": result.metrics["training"]["all"]["mse"],
-        "validation_mse": result.metrics["validation"]["all"]["mse"],
+        "training_mse": result.metrics["training"]["all"]["mse_at_reference_mu"],
+        "validation_mse": result.metrics["validation"]["all"]["mse_at_reference_mu"],
     }
     return result.model, said
 

@@ -66,7 +66,7 @@ def train(
 ) -> FitResult:
     """What ``hpc-holstein train`` does; 10 % of the snapshots validate.  ``nudge``: relative change of the first weights."""
     module, hamiltonian = network(snapshots.extent)
-    how = FitOptions(validation=0.1, test=0.0, seed=_SEED, **options)
+    how = FitOptions(electron_number=0.0, validation=0.1, test=0.0, seed=_SEED, **options)
     with torch.no_grad():
         next(module.to(getattr(torch, how.dtype)).parameters()).mul_(1 + nudge)
     return fit(module, snapshots, hamiltonian, ENSEMBLE, how, transport, state_file)

@@ -1,11 +1,13 @@
 """Errors that a user can cause: each message names the value, what is valid, and the remedy.
 
-Every class derives from :class:`HolsteinError`; the command line prints the message alone and exits with code 2.
+Every class derives from :class:`HolsteinError`; the command line prints the message alone and exits with its ``exit_code``.
 """
 
 
 class HolsteinError(Exception):
     """Base of all errors that a user can cause."""
+
+    exit_code = 2
 
 
 class ConfigError(HolsteinError):
@@ -33,3 +35,9 @@ class StoppedError(Exception):
 
     No :class:`HolsteinError`: it ends with exit code 75.
     """
+
+
+class TrainingError(HolsteinError):
+    """A training that was done as asked for, and whose network is not worth keeping."""
+
+    exit_code = 1

@@ -33,7 +33,7 @@ copies = 1
 radii = [1, 1]
 levels = 2
 [training]
-epochs = 2
+epochs = 6
 test = 0.0
 [trust]
 max_deviation = 1e-4

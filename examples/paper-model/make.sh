@@ -15,10 +15,10 @@ out=${1:?give a folder for the data and the models}
 mkdir -p "$out"
 export OMP_NUM_THREADS=1
 ranks="mpirun -n 2"
-$ranks hpc-holstein label --random 200 --force exact --seed 1 --output "$out/random.h5"
+$ranks hpc-holstein label --random 200 --force exact --more-mu 0 --seed 1 --output "$out/random.h5"
 hpc-holstein train "$out/random.h5" "$here/driver.toml" --time-limit 150 --output "$out/driver"
 quenches=(--random 200 --quenches 40 --per-quench 10 --path-force "$out/driver/model.safetensors" --force exact --seed 1)
-$ranks hpc-holstein label "${quenches[@]}" --output "$out/data.h5"
+$ranks hpc-holstein label "${quenches[@]}" --more-mu 0 --output "$out/data.h5"
 hpc-holstein train "$out/data.h5" "$here/model.toml" --output "$out/first"
 $ranks hpc-holstein label "${quenches[@]}" --more-mu 3 --output "$out/more.h5"
 last() { # FROM TO EPOCHS LEARNING_RATE

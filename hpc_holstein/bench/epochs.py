@@ -38,6 +38,7 @@ def measure_epochs(config: Config, transport: Transport, device: str, batch: int
         test=0.0,
         validate_every=1,
         time_limit_s=0.0,
+        electron_number=0.0,
         device=device,
         threads=torch.get_num_threads(),
     )

@@ -15,13 +15,12 @@ from hpc_holstein.cli.arguments import parse, parser
 from hpc_holstein.cli.options import check_early
 from hpc_holstein.errors import HolsteinError
 
-_USER_ERROR = 2
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command on all ranks; a user error is one line on rank 0 and exit code 2 on all of them.
 
-    0: done; 75: stopped before its end, the same command goes on; 1: a bug; 130: interrupted.
+    0: done; 75: stopped before its end, the same command goes on; 1: a training that learned nothing, or a bug; 130:
+    interrupted.
     """
     if not launcher.first():
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - help texts; open until the process ends
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HolsteinError as error:
         if launcher.first():
             launcher.complain(error)
-        return _USER_ERROR
+        return error.exit_code
     from hpc_holstein.cli.execution import execute
 
     return execute(args)

@@ -16,7 +16,7 @@ from hpc_holstein.stop_signals import act_at_once
 
 _ON_ALL_RANKS = ("run", "label", "train", "learn", "validate")
 _STOPPABLE = ("run", "label", "train", "learn")
-_USER_ERROR, _INTERRUPTED = 2, 130
+_INTERRUPTED = 130
 
 
 def command(name: str) -> ModuleType:
@@ -33,7 +33,7 @@ def execute(args: argparse.Namespace) -> int:
     except HolsteinError as error:
         if speaks(transport):
             complain(error)
-        return _USER_ERROR
+        return error.exit_code
 
 
 def _execute(args: argparse.Namespace, transport: Transport) -> int:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from hpc_holstein.cli.arguments.label import MU_WIDTH
+from hpc_holstein.cli.arguments.label import MORE_MU, MU_WIDTH
 from hpc_holstein.cli.ending import stoppable
 from hpc_holstein.cli.options import (
     default_preset,
@@ -59,9 +59,8 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     plans = {} if args.input is not None else _plans(args, config, system)
     if "quenches" in plans:
         session.say(plans["quenches"].integrator.time_step_in_words(system.hamiltonian.stiffness[1]))
-    further = None
-    if args.more_mu is not None:
-        further = FurtherPotentials(args.more_mu, args.mu_width or MU_WIDTH, config.dynamics.seed)
+    further = _further(args, config, system, labels.get("provider.chosen", config.force.kind))
+    if further is not None:
         labels |= {f"further.{name}": value for name, value in asdict(further).items()}
     with Bar(session) as bar:
         common: dict[str, Any] = {
@@ -97,13 +96,20 @@ def _require_consistent(args: argparse.Namespace) -> None:
             )
     elif not making:
         raise ConfigError("nothing to label: give --input FILE, or --random N and --quenches N to make snapshots")
-    if args.mu_width is not None and args.more_mu is None:
-        raise ConfigError(f"--mu-width {args.mu_width:g} has no meaning without --more-mu M: give both or neither")
     driving = [name for name in _ALONG_QUENCHES if getattr(args, name)]
     if args.input is not None or args.quenches is None:
         require_no_keys(args, "dynamics", "without quenches: give --quenches N, or remove it")
     if args.input is None and args.quenches is None and driving:
         raise ConfigError(f"--{driving[0].replace('_', '-')} has no meaning without quenches: give --quenches N or remove it")
+
+
+def _further(args: argparse.Namespace, config: Config, system: System, labeller: str) -> FurtherPotentials | None:
+    """Those that are asked for, or those of a diagonalization, from which a canonical network learns its electron number."""
+    free = MORE_MU if labeller == "exact" and system.ensemble.kind == "canonical" else 0
+    number = free if args.more_mu is None else args.more_mu
+    if args.mu_width is not None and not number:
+        raise ConfigError(f"--mu-width {args.mu_width:g} has no meaning without --more-mu M: give both or neither")
+    return FurtherPotentials(number, args.mu_width or MU_WIDTH, config.dynamics.seed) if number else None
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from hpc_holstein.cli.trust import limits_with
 from hpc_holstein.config import Config, config_of_text, fit_options, load_config
 from hpc_holstein.config.builders import build_system, provider_facts, require_dynamics, require_forces
 from hpc_holstein.config.same_physics import require_fit
-from hpc_holstein.errors import ConfigError, DataError, SpectrumError
+from hpc_holstein.errors import ConfigError, DataError, SpectrumError, TrainingError
 from hpc_holstein.files import replace_text
 from hpc_holstein.network.checkpoint import model_path, read_card
 from hpc_holstein.output.folder_lock import FolderLock
@@ -67,7 +67,7 @@ def _execute(learning: Learning, session: Session) -> int:
             if not row["collected"]:
                 session.say(f"round {number} collected nothing: the network is trusted within the limits")
                 break
-            networks = learning.models(number)
+            networks = learning.after(number, networks)
         session.on_root(lambda: learning.write(rows, networks))
     session.say(f"{table(rows)}\nnetwork {networks[0]}\ncommittee {' '.join(networks[1:])}\nwrote {learning.report}")
     return os.EX_OK
@@ -119,6 +119,15 @@ class Learning:
     def models(self, number: int) -> list[str]:
         """The network and its committee after a round."""
         return [str(self.of_round(number) / f"model-{m}" / "model.safetensors") for m in range(self.settings.members + 1)]
+
+    def after(self, number: int, networks: Sequence[str]) -> list[str]:
+        """The network and its committee after a round; those of ``networks`` stay if their training was refused."""
+
+        def found() -> list[str]:
+            pairs = zip(self.models(number), [*networks, *self.models(number)[len(networks) :]], strict=False)
+            return [new if Path(new).exists() else old for new, old in pairs]
+
+        return self._on_root(found)
 
     def check(self) -> None:
         """On the root: raise what would end a later part, before any work."""
@@ -201,16 +210,25 @@ class Learning:
             self._call(label, settings, "--input", states, "--force", self.settings.labeller, "--output", labelled)
 
     def _train(self, number: int, member: int, start: str | None) -> None:
-        """A network on all data up to a round, from the weights of ``start`` where these fit."""
+        """A network on all data up to a round, from the weights of ``start`` where these fit, which stays if that fails."""
         folder = self.of_round(number) / f"model-{member}"
-        if self._on_root(lambda: _is_trained(folder)):
+        refused = folder / "refused.txt"
+        if self._on_root(lambda: refused.exists() or _is_trained(folder)):
             return
         data = self._on_root(lambda: self._data(number))
         warm = ["--from", start] if start is not None and train.can_start(start, self.config) else []
         seed = fit_options(self.config).seed + member
         origin = f"from the weights of {start}" if warm else "from random weights"
         self.session.say(f"train {folder} on {len(data)} file(s), {origin}")
-        self._call(train, *data, self.folder / "config.toml", "--seed", seed, "--output", folder, *warm, quietly=True)
+        try:
+            self._call(train, *data, self.folder / "config.toml", "--seed", seed, "--output", folder, *warm, quietly=True)
+        except TrainingError as error:
+            if start is None:
+                raise
+            sentence = f"{error}; {start} stays"
+            self.session.say(sentence)
+            self.session.on_root(lambda: replace_text(refused, f"{sentence}\n"))
+            return
         mse = self._on_root(lambda: _validation_mse(folder))
         self.session.say(f"trained {folder}: validation MSE {mse:.3g} (t_nn/a)^2")
 
@@ -230,7 +248,7 @@ class Learning:
             row[name] = max(values) if values else None
         row["snapshots"] = sum(len(dataset.read(path)) for path in self._data(number))
         trained = Path(self.models(number)[0]).parent
-        row["validation_mse"] = _validation_mse(trained) if trained.exists() else None
+        row["validation_mse"] = _validation_mse(trained) if (trained / "metrics.json").exists() else None
         return row
 
     def write(self, rows: Sequence[dict[str, Any]], networks: Sequence[str]) -> None:

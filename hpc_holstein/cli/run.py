@@ -15,6 +15,7 @@ from hpc_holstein.cli.options import (
     force_overrides,
     overrides,
 )
+from hpc_holstein.cli.potential import PotentialError, potential_error
 from hpc_holstein.cli.replicas import Company
 from hpc_holstein.cli.restart import Folder, Start
 from hpc_holstein.cli.session import Session
@@ -95,9 +96,11 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         seconds, domain = 60 * config.output.checkpoint_minutes, simulation.domain
         watch = Watch(domain, company.signals, until, folder.stop, seconds, company.stop_file, simulation.runs)
         trust = trust_of(limits, config, simulation, start, folder.collected, session)
-        summary = _run(config, simulation, state, start, folder, kind, facts, watch, trust, session)
+        last, summary = _run(config, simulation, state, start, folder, kind, facts, watch, trust, session)
+        error = None if summary.stopped else potential_error(config, simulation, last)
+        facts |= {} if error is None else {"chemical_potential": error.content()}
         session.on_root(lambda: _write_summary(folder.summary, _account(config, simulation, summary, facts)))
-    session.say(_closing(summary, folder, config.dynamics.steps, simulation.runs))
+    session.say(_closing(summary, folder, config.dynamics.steps, simulation.runs, error))
     return os.EX_TEMPFAIL if summary.stopped else os.EX_OK
 
 
@@ -134,7 +137,7 @@ def _run(
     watch: Watch,
     trust: Trust | None,
     session: Session,
-) -> Summary:
+) -> tuple[State, Summary]:
     """The loop with everything that it writes; collective."""
     output, domain = config.output, simulation.domain
     with agreed(session.transport):
@@ -161,7 +164,7 @@ def _run(
         )
         left = config.dynamics.steps - state.step
         try:
-            return simulation.run(state, left, record, observers, ledger, watch, keeper, trust)[1]
+            return simulation.run(state, left, record, observers, ledger, watch, keeper, trust)
         except SpectrumError as error:
             raise SpectrumError(f"{error}; the state of step {keeper.step} is kept in {folder.checkpoints}") from None
 
@@ -230,7 +233,7 @@ def _write_summary(path: Path, content: dict[str, Any]) -> None:
     replace_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def _closing(summary: Summary, folder: Folder, steps: int, runs: int) -> str:
+def _closing(summary: Summary, folder: Folder, steps: int, runs: int, error: PotentialError | None) -> str:
     """The run in a few lines."""
     found, share = summary.observables, f", its share of {runs} runs together" if runs > 1 else ""
     lines = [
@@ -242,6 +245,7 @@ def _closing(summary: Summary, folder: Folder, steps: int, runs: int) -> str:
         "energy per site [t_nn]: "
         + ", ".join(f"{name.removesuffix('_energy')} {v:.4f}" for name, v in found.items() if name.endswith("_energy")),
         *([trust_in_words(summary.trust)] if summary.trust else []),
+        *([error.in_words()] if error else []),
         f"wrote {folder.trajectory} and {folder.summary}",
     ]
     if summary.stopped:

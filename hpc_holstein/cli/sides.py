@@ -17,14 +17,17 @@ from hpc_holstein.config.loading import parsed_section
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.interfaces import Ensemble
+from hpc_holstein.network.checkpoint import model_path, read_card
 from hpc_holstein.training.budget import MakeInEnsemble, Rung
 from hpc_holstein.training.paths import MakeForces
 from hpc_holstein.training.validation import Comparison, Side
+from hpc_holstein.training.verdict import Subject
 
 LABELS = "labels"
 _JUDGED_WHOLE = ("kpm",)  # its probing error is a part of what is judged, and a sample has none
 _POTENTIAL_KIND, _POTENTIAL_TOLERANCE = "kpm", 1e-4  # mu from all sites: the mean averages their errors
 _TIGHTER = 0.1
+_CHEAP = ("neural", "atomic")
 _BUDGET_SITES = {
     "expansion": 64,
     "local": 1024,
@@ -97,6 +100,27 @@ def sides_of(args: argparse.Namespace, config: Config) -> Sides:
         if section is not None and "sites" in section.option_values:
             raise ConfigError("the option sites belongs to both sides of a comparison: give --sites N instead")
     return Sides(judged, reference, args.sites or 0, args.sites_seed or 0)
+
+
+def judged_at_reference(sides: Sides, system: System, found: Comparison) -> Rung | None:
+    """The judged side at the ``mu`` of the reference; None where it costs much, knows none, or has the same.
+
+    One evaluation of a network, or of the atomic limit, is nothing beside a reference.
+    """
+    own, true = found.predicted.snapshots.chemical_potential, found.chemical_potential
+    cheap = sides.judged.kind in _CHEAP
+    if not (cheap and system.ensemble.kind == "canonical") or own is None or true is None or not np.isfinite(own).all():
+        return None
+    return Rung("chemical potential", _maker(system, sides.judged), true)
+
+
+def subject_of(sides: Sides) -> Subject:
+    """The judged side, for a verdict."""
+    if sides.judged.kind == "neural":
+        return Subject.of_network(read_card(model_path(sides.judged.options.model)).training)
+    if sides.judged.kind == "atomic":
+        return Subject("the atomic limit", *["train a network, which has it as its baseline"] * 2)
+    return Subject(sides.judged.kind)
 
 
 def budget_rungs(sides: Sides, system: System, found: Comparison) -> tuple[list[Rung], str]:

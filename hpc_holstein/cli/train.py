@@ -18,7 +18,7 @@ from hpc_holstein.config.builders import System, build_network, build_system
 from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
-from hpc_holstein.errors import ConfigError, ModelError
+from hpc_holstein.errors import ConfigError, ModelError, TrainingError
 from hpc_holstein.files import require_writable
 from hpc_holstein.network.checkpoint import (
     Card,
@@ -38,11 +38,11 @@ from hpc_holstein.training import dataset
 from hpc_holstein.training._fields import FieldData
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
-from hpc_holstein.training.fit import FitResult, fit
+from hpc_holstein.training.fit import FitResult, electron_number_part, fit
 from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.paths import Stop
 from hpc_holstein.training.regimes import Regimes
-from hpc_holstein.training.validation import summary
+from hpc_holstein.training.validation import POTENTIAL_ERRORS, summary
 
 _SETTING = ("g", "kT")  # options of an architecture that say at which values it works
 
@@ -69,11 +69,24 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     module, options = network_for(config, system)
     start, told = ("", []) if args.start is None else warm_start(args.start, module, config.model.kind, options, system)
     how = replace(fit_options(config), device=device, threads=torch.get_num_threads())
-    session.say_all([_headline(config, len(snapshots), module), *told])
+    part, left_out = electron_number_part(how, module, system.ensemble)
+    how = replace(how, electron_number=part)
+    session.say_all([_headline(config, len(snapshots), module), *told, *([left_out] if left_out else [])])
     state_file = args.output / ".training.pt"
     curve = args.output / "loss.csv"
     files = state_file, curve, start, stop, regimes.masks(snapshots)
     result = fit(module, snapshots, system.hamiltonian, system.ensemble, how, session.transport, *files)
+    if result.refused is not None:
+        session.on_root(lambda: state_file.unlink(missing_ok=True))
+        raise TrainingError(_refusal(result.refused, how, curve))
+    if result.metrics["best_epoch"] == 0:
+        session.say(f"no epoch was better than the weights of {args.start} on the validation set: these are kept")
+    mse, baseline = result.metrics["validation"]["all"]["mse"], result.metrics["baseline_mse"]
+    if mse > baseline:
+        session.say(
+            f"worse than without training: at the chemical potential that the network finds itself its force MSE is {mse:.3g} "
+            f"(t_nn/a)^2 on the validation set, that of the atomic limit {baseline:.3g}: train longer or give more data"
+        )
     metrics = card_metrics(result.metrics)
     if result.model.predicts == "grand_potential":
         physics = system.hamiltonian, system.lattice, system.ensemble.kT
@@ -108,6 +121,14 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     for name in [name for name in ("validation", "test") if name in result.metrics]:
         session.say(f"{name} set\n{summary(result.metrics[name])}")
     session.say(f"{describe(card)}\nwrote {model_file}, {metrics_file}, {args.output / 'loss.csv'} and {figure}")
+
+
+def _refusal(why: str, how: FitOptions, curve: Path) -> str:
+    """The sentence about a training that ended with nothing worth keeping."""
+    return (
+        f"the training learned nothing: {why}; no model is written, {curve} shows how it went: lower training.learning_rate "
+        f"(here {how.learning_rate:g}), train longer or give more data"
+    )
 
 
 def _sorted(files: Sequence[Path]) -> tuple[list[Path], Path | None]:
@@ -233,7 +254,13 @@ def _surroundings(result: FitResult, snapshots: Snapshots, system: System, whole
 def card_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """What the card of a model says: ``test.hot.mse`` and so on for each set and regime, and how long it trained."""
     sets = {name: regimes for name, regimes in metrics.items() if isinstance(regimes, Mapping)}
-    errors = {f"{name}.{regime}.mse": row["mse"] for name, regimes in sets.items() for regime, row in regimes.items()}
+    errors = {
+        f"{name}.{regime}.{key}": row[key]
+        for name, regimes in sets.items()
+        for regime, row in regimes.items()
+        for key in ("mse", *(("mse_at_reference_mu", *POTENTIAL_ERRORS) if name == "validation" else ()))
+        if row.get(key) is not None
+    }
     return {**errors, **{name: float(metrics[name]) for name in ("baseline_mse", "epochs", "elapsed_s")}}
 
 

@@ -17,7 +17,7 @@ from hpc_holstein.cli.options import (
     overrides,
 )
 from hpc_holstein.cli.session import Bar, Session
-from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, sides_of
+from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, judged_at_reference, sides_of, subject_of
 from hpc_holstein.cli.trust import unlike_in_words, unlike_training
 from hpc_holstein.config import Config, config_of_text, load_config
 from hpc_holstein.config.builders import build_system, model_facts, scaling_told
@@ -27,19 +27,20 @@ from hpc_holstein.files import require_writable
 from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
-from hpc_holstein.training.budget import Part, budget_table, error_budget
+from hpc_holstein.training.budget import Part, budget_table, error_budget, rung_force
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import Evaluation
 from hpc_holstein.training.regimes import Regimes
 from hpc_holstein.training.validation import UNITS, Comparison, compare, summary
+from hpc_holstein.training.verdict import Verdict, verdict
 
 _FIGURES = ("force_parity", "force_errors", "error_histogram", "error_map", "error_budget")
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """Everything that is written: the comparison, the sides it is of, its budget if asked for, the sites if sampled, and how
-    many states are unlike the training of the judged network.
+    """Everything that is written: the comparison, the sides it is of, its budget if asked for, the sites if sampled, how many
+    states are unlike the training of the judged network, and the verdict.
     """
 
     found: Comparison
@@ -47,6 +48,7 @@ class _Outcome:
     budget: list[Part]
     sites: NDArray[np.int64] | None
     unlike: dict[str, float]
+    verdict: Verdict
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
@@ -70,8 +72,10 @@ def execute(args: argparse.Namespace, session: Session) -> None:
         if args.budget:
             rungs, rest = budget_rungs(sides, system, found)
             budget = error_budget(found, rungs, rest, system.ensemble.kT, **common)
+        rung = judged_at_reference(sides, system, found)
+        fixed = None if rung is None else rung_force(found, rung, system.ensemble.kT, **common)
     unlike = unlike_training(sides.judged, system, found.predicted.snapshots) if sides.judged.kind == "neural" else {}
-    outcome = _Outcome(found, sides, budget, sites, unlike)
+    outcome = _Outcome(found, sides, budget, sites, unlike, verdict(found, fixed, subject_of(sides)))
     regimes = Regimes(system.lattice, args.regimes).definition
     facts = {"regimes": regimes, **model_facts(config.force), **session.mpi_facts(), **provenance()}
     session.say(_in_words(outcome, args.reference))
@@ -128,7 +132,7 @@ def _in_words(outcome: _Outcome, reference: str) -> str:
     if outcome.budget:
         at = f"error budget at {outcome.budget[-1].values} forces: differences that add up to the total, site by site"
         lines += [at, budget_table(outcome.budget)]
-    return "\n".join(lines)
+    return "\n".join([*lines, f"verdict: {outcome.verdict.sentence}"])
 
 
 def _numbers(outcome: _Outcome, reference: str) -> dict[str, Any]:
@@ -142,6 +146,7 @@ def _numbers(outcome: _Outcome, reference: str) -> dict[str, Any]:
     }
     numbers: dict[str, Any] = {"force": sides.judged.kind, "reference": reference, **rows, "units": UNITS}
     numbers |= {"judged_provider": judged, "reference_provider": judge}
+    numbers["verdict"] = asdict(outcome.verdict)
     if outcome.sites is not None:
         numbers["sites"] = {"count": len(outcome.sites), "seed": sides.seed, "numbers": outcome.sites.tolist()}
     if outcome.unlike:

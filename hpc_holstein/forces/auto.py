@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces import exact, kpm
@@ -63,6 +63,8 @@ class AutoForces:
         else:
             self._chosen = kpm.build(kpm.Options(tolerance=options.tolerance), hamiltonian, domain, ensemble)
         self.tolerance: float | None = self._chosen.tolerance
+        if self.kind == "exact":  # densities at further chemical potentials, which kpm does not give
+            self.with_densities = cast("ExactForces", self._chosen).with_densities
         _LOG.info(self.reason)
 
     def __call__(self, state: State) -> ForceResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -257,13 +258,16 @@ def correlations(path: Path, frames: Frames) -> Figure:
 
 @_styled
 def training_curve(path: Path, history: Sequence[Mapping[str, float]], baseline: float) -> Figure:
-    """Loss on the training and validation sets against the epoch, and the force MSE of a prediction without training."""
+    """Loss on the training and validation sets against the epoch, and that of a prediction without training."""
     figure = Figure(figsize=(5.2, 3.4))
     axes = figure.add_subplot()
     epochs = [row["epoch"] for row in history]
     for name, label in (("training_mse", "training"), ("validation_mse", "validation"), ("best_mse", "best validation")):
         axes.semilogy(epochs, [row[name] for row in history], label=label, linestyle="--" if name == "best_mse" else "-")
     axes.axhline(baseline, color="0.45", linestyle=":", linewidth=1.0, label="baseline")
+    for before, after in pairwise(history):
+        if before["stage"] != after["stage"]:
+            axes.axvline(before["epoch"], color="0.7", linewidth=0.8, label="electron number from here on")
     axes.set(xlabel="epoch", ylabel=r"loss [$(t_\mathrm{nn}/a)^2$]")
     axes.legend(fontsize=8)
     return figure

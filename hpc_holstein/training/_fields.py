@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from hpc_holstein.errors import DataError
 from hpc_holstein.training.dataset import Snapshots
+
+Evaluate = Callable[..., Tensor | tuple[Tensor, ...]]
+"""``evaluate(ghosted field[, kT])``: a model, or one of its methods, which tells more than the output."""
 
 
 class FieldData:
@@ -53,7 +57,7 @@ class FieldData:
         ``dF = g dn``, since the elastic force is known exactly.
         """
         inputs, targets = self.batch(index, origin, cells)
-        return self._scale[index.to(self._scale.device)] * (self._outputs(model, inputs, index) - targets)
+        return self._scale[index.to(self._scale.device)] * (self._outputs(model, inputs, index)[0] - targets)
 
     def canonical_loss(self, model: nn.Module, index: Tensor) -> Tensor:
         """What whole snapshots cost in the canonical ensemble, summed over ``index``, for a model that knows its response.
@@ -62,7 +66,7 @@ class FieldData:
         dn_i/dmu``: ``mean e^2 + (mean s^2 / (mean s)^2) (mean e)^2``, the second factor at most the number of sites.
         """
         inputs, targets = self.whole(index)
-        density, response = cast(tuple[Tensor, Tensor], model.response(inputs))  # type: ignore[operator]
+        density, response = self._outputs(cast(Evaluate, model.response), inputs, index)
         error, response = self._scale[index.to(self._scale.device)] * (density - targets), response.detach()
         mean = response.mean(dim=(1, 2)).clamp_min(torch.finfo(response.dtype).tiny ** 0.25)
         weight = (response.square().mean(dim=(1, 2)) / mean.square()).clamp_max(targets[0].numel())
@@ -72,15 +76,17 @@ class FieldData:
         """:meth:`errors` on whole snapshots."""
         return self.errors(model, index, *self._everywhere(index))
 
-    def _outputs(self, model: nn.Module, inputs: Tensor, index: Tensor) -> Tensor:
-        """Output of the model, at the temperature of each snapshot where it takes that."""
+    def _outputs(self, evaluate: Evaluate, inputs: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+        """What a model says of ghosted ``inputs``, at the temperature of each snapshot if it takes that."""
         if self._kT is None:
-            return cast(Tensor, model(inputs))
+            return _as_tuple(evaluate(inputs))
         own = self._kT[index.cpu().numpy()]
         rows = [np.flatnonzero(own == kT) for kT in np.unique(own)]
-        parts = [model(inputs[torch.from_numpy(chosen).to(inputs.device)], float(own[chosen[0]])) for chosen in rows]
+        parts = [
+            _as_tuple(evaluate(inputs[torch.from_numpy(chosen).to(inputs.device)], float(own[chosen[0]]))) for chosen in rows
+        ]
         order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(inputs.device)
-        return torch.cat(parts)[order]
+        return tuple(torch.cat(part)[order] for part in zip(*parts, strict=True))
 
     def batch(self, index: Tensor, origin: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Windows of ``cells`` at ``origin [batch, 2]``, periodic: ghosted inputs (``reach`` more a side) and targets."""
@@ -144,15 +150,15 @@ def split(snapshots: Snapshots, validation: float, test: float, seed: int) -> di
 
     Neighbouring states of a quench are nearly copies, so a quench never falls into two sets.  Fractions are of the
     quenches and of the random snapshots apart; validation gets at least one quench where there are two, and what is
-    left over trains.
+    left over trains.  Each has a random number of its own that decides, so that more of them, as in rounds of learning, move
+    few between the sets: what trained an earlier network hardly ever validates a later one.
     Errors: :class:`DataError` where no validation set is possible.
     """
-    generator = np.random.default_rng(seed)
     quenches = [np.flatnonzero(snapshots.quench == q) for q in np.unique(snapshots.quench) if q != -1]
     singles = [np.array([i]) for i in np.flatnonzero(snapshots.quench == -1)]
     sets: dict[str, list[NDArray[np.int64]]] = {"training": [], "validation": [], "test": []}
-    for groups in (quenches, singles):
-        order = generator.permutation(len(groups))
+    for kind, groups in enumerate((quenches, singles)):
+        order = np.argsort(np.random.default_rng((seed, kind)).random(len(groups)))
         validating = max(1, round(validation * len(groups))) if len(groups) > 1 else 0
         testing = min(round(test * len(groups)), max(0, len(groups) - validating - 1))
         bounds = {"validation": (0, validating), "test": (validating, validating + testing)}
@@ -165,6 +171,10 @@ def split(snapshots: Snapshots, validation: float, test: float, seed: int) -> di
             "is never divided: label at least two quenches or two random snapshots"
         )
     return {name: np.sort(np.concatenate(groups)) if groups else np.array([], dtype=int) for name, groups in sets.items()}
+
+
+def _as_tuple(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return found if isinstance(found, tuple) else (found,)
 
 
 def _chemical_potential(snapshots: Snapshots) -> Tensor:

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from hpc_holstein.output.records import COMMIT_SECONDS
 _LOG = logging.getLogger(__name__)
 _LOG_LINES = 40  # lines of a whole training where there is no terminal
 _FAR_ABOVE_BEST = 10.0
+_ROUND_OFF = 1e-5  # of a loss in float32
 # Names in the history, and the column heads of the CSV file; the loss is the force MSE unless a training minimises another one.
 COLUMNS = {
     "epoch": "epoch",
@@ -35,7 +37,10 @@ COLUMNS = {
     "training_mse": "training loss [(t_nn/a)^2]",
     "validation_mse": "validation loss [(t_nn/a)^2]",
     "best_mse": "best validation loss [(t_nn/a)^2]",
+    "stage": "stage",
 }
+MAIN, LAST = 1, 2
+"""Stages of a training: the force at the chemical potentials of the labels, then the electron number as well."""
 _NOT_IN_KEY = frozenset({"epochs", "time_limit_s", "device", "threads"})  # may change when a training is continued
 
 
@@ -43,10 +48,16 @@ _NOT_IN_KEY = frozenset({"epochs", "time_limit_s", "device", "threads"})  # may 
 class Record:
     """Where a training stands; plain values only, so that it can be stored.
 
-    ``baseline`` is the validation MSE of a prediction that needs no training: what a collapsed network falls back to.
+    stage        :data:`MAIN` or :data:`LAST`, 0 before the first one
+    baseline     validation loss of a prediction that needs no training: what a collapsed network falls back to
+    initial_mse  validation loss of the weights that the training started from
+    best_mse     the smallest one of the stage, from ``best_epoch``; 0: of the initial weights
+    learned      whether the stage before beat its baseline
     """
 
-    baseline: float
+    baseline: float = float("nan")
+    initial_mse: float = float("inf")
+    stage: int = 0
     epoch: int = 0
     step: int = 0
     elapsed_s: float = 0.0
@@ -55,25 +66,58 @@ class Record:
     above: int = 0
     best_mse: float = float("inf")
     best_epoch: int = 0
+    learned: bool = False
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def begin(self, stage: int, baseline: float, initial_mse: float, best_mse: float, best_epoch: int) -> None:
+        """Start a stage, whose validation loss is another one than before, with the weights that it has to beat."""
+        self.learned = self.stage == MAIN and self.best_epoch > 0 and self.useful
+        self.stage, self.baseline, self.initial_mse, self.above = stage, baseline, initial_mse, 0
+        self.best_mse, self.best_epoch = best_mse, best_epoch
 
     def add(self, training_mse: float, validation_mse: float, learning_rate: float) -> bool:
         """Record one validation; returns whether it is the best so far."""
         improved = validation_mse < self.best_mse  # False for NaN
         if improved:
             self.best_mse, self.best_epoch = validation_mse, self.epoch
-        far_above = not validation_mse < min(max(self.baseline, 2 * self.best_mse), _FAR_ABOVE_BEST * self.best_mse)
+        reached = min(self._reached(), validation_mse)
+        far_above = not validation_mse < min(max(self.baseline, 2 * reached), _FAR_ABOVE_BEST * reached)
         self.above = self.above + 1 if far_above else 0
-        values = (self.epoch, self.step, self.elapsed_s, learning_rate, training_mse, validation_mse, self.best_mse)
+        values = (self.epoch, self.step, self.elapsed_s, learning_rate, training_mse, validation_mse, self.best_mse, self.stage)
         self.history.append(dict(zip(COLUMNS, values, strict=True)))
         return improved
 
     def collapsed(self, patience: int) -> bool:
         """Whether the last ``patience`` validations stayed above the baseline, or ten times the best, with no new best.
 
-        The threshold is at least twice the best, so that a network that never beats the baseline is left to learn.
+        The best is that of the epochs of the stage: weights that a training starts from may be far better than what it passes
+        through.  The threshold is at least twice the best, so that a network that never beats the baseline is left to learn.
         """
         return self.above >= patience
+
+    def _reached(self) -> float:
+        """The smallest validation loss of an epoch of this stage."""
+        own = [row["validation_mse"] for row in self.history if row["stage"] == self.stage]
+        return min((mse for mse in own if not math.isnan(mse)), default=math.inf)
+
+    def refusal(self, fine_tuned: bool) -> str | None:
+        """Why the best weights are not worth keeping, None if they are.
+
+        They must beat the prediction that needs no training in one of the stages, and be those of an epoch; a training that
+        started from the weights of a model (``fine_tuned``) may keep these.
+        """
+        useful = self.learned or self.useful
+        if useful and (fine_tuned or self.best_epoch > 0):
+            return None
+        than = f"{self.initial_mse:.3g} of the weights that it started from"
+        if not useful:
+            than = f"{self.baseline:.3g} of a prediction that needs no training"
+        return f"the smallest validation loss of {self.epoch} epochs is {self._reached():.3g} (t_nn/a)^2, not below {than}"
+
+    @property
+    def useful(self) -> bool:
+        """Whether the best weights of the stage beat the prediction that needs no training, up to round-off."""
+        return self.best_mse <= self.baseline * (1 + _ROUND_OFF)
 
     def restart(self) -> str:
         """Halve the learning rate of what follows; returns the warning that says so."""
@@ -81,16 +125,16 @@ class Record:
         self.restarts += 1
         self.above = 0
         last = self.history[-1]["validation_mse"]
+        best = f"at epoch {self.best_epoch}" if self.best_epoch else "of the weights that it started from"
         return (
             f"the training collapsed: validation loss {last:.2e} at epoch {self.epoch}, against {self.best_mse:.2e} "
-            f"at epoch {self.best_epoch} and {self.baseline:.2e} of the baseline; continuing from the best weights at "
+            f"{best} and {self.baseline:.2e} of the baseline; continuing from the best weights at "
             f"{self.rate_scale:g} times the learning rate"
         )
 
     def summary(self) -> dict[str, Any]:
         """What a model card says about the training."""
         return {
-            "baseline_mse": self.baseline,
             "best_epoch": self.best_epoch,
             "epochs": self.epoch,
             "steps": self.step,

@@ -66,16 +66,28 @@ def error_budget(
     assert judged is not None
     assert reference is not None
     forces = [judged]
-    for rung in rungs:
-        work = Work.of(found.predicted.snapshots, lattice, transport, partial(_AtPotential, rung.make, kT), device)
-        made = evaluate(found.predicted.snapshots, work, progress, f"budget: {rung.part}", rung.chemical_potential)
-        assert made.snapshots.force is not None
-        forces.append(made.snapshots.force)
+    forces += [rung_force(found, rung, kT, lattice, transport, device, progress) for rung in rungs]
     forces.append(reference)
     kept = np.logical_and.reduce([np.isfinite(force) for force in forces])
     names = [*(rung.part for rung in rungs), rest]
     parts = [_part(name, a[kept] - b[kept]) for name, a, b in zip(names, forces, forces[1:], strict=False)]
     return [*parts, _part("total", judged[kept] - reference[kept])]
+
+
+def rung_force(
+    found: Comparison,
+    rung: Rung,
+    kT: float,
+    lattice: Lattice,
+    transport: Transport,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> NDArray[np.floating]:
+    """Force of a rung on the states of a comparison."""
+    work = Work.of(found.predicted.snapshots, lattice, transport, partial(_AtPotential, rung.make, kT), device)
+    made = evaluate(found.predicted.snapshots, work, progress, f"budget: {rung.part}", rung.chemical_potential)
+    assert made.snapshots.force is not None
+    return made.snapshots.force
 
 
 def budget_table(parts: Sequence[Part]) -> str:

@@ -196,7 +196,7 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS if name not in ("quench", *MORE)
     }
-    arrays |= _further_together(parts)
+    arrays |= further_together(parts)
     quenches, first = [], 0
     for part in parts:
         quenches.append(np.where(part.quench == -1, -1, part.quench + first))
@@ -216,7 +216,7 @@ def _agreed(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
 
 
-def _further_together(parts: Sequence[Snapshots]) -> dict[str, NDArray[np.floating]]:
+def further_together(parts: Sequence[Snapshots]) -> dict[str, NDArray[np.floating]]:
     """The arrays of :data:`MORE`, as wide as in the widest part: NaN where a part has fewer; nothing where all have none."""
     numbers = [0 if part.more_density is None else part.more_density.shape[1] for part in parts]
     found = {}

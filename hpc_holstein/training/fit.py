@@ -2,11 +2,15 @@
 
     loss = g^2 <(n_model - n)^2>   (models of the density),     loss = <(F_model - F)^2>   (models of the force)
 
-and with ``electron_number`` that of :meth:`training._fields.FieldData.canonical_loss`.
+both at the chemical potentials of the labels.  A network that drives a canonical run finds its own, so the last part of a
+training, ``electron_number`` of its budget, also minimises what a wrong electron number costs there
+(:meth:`training._fields.FieldData.canonical_loss`), and its weights are chosen by the error at the chemical potential that they
+find (:mod:`hpc_holstein.training.own_potential`).
 
-The learning rate warms up and then follows a half cosine of the fraction of the budget that is spent; the budget is
-``epochs``, and with ``time_limit_s`` the larger of both fractions counts, so that the rate always ends at zero (such a
-run depends on the speed of the machine, all others repeat bitwise on one rank).
+The weights that a training starts from are the first candidate for the best ones.  The learning rate warms up and then
+follows a half cosine of the fraction of the budget that is spent; the budget is ``epochs``, and with ``time_limit_s`` the
+larger of both fractions counts, so that the rate always ends at zero (such a run depends on the speed of the machine, all
+others repeat bitwise on one rank).
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +33,51 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Ensemble, Hamiltonian
 from hpc_holstein.network.supported import require_window
 from hpc_holstein.training._fields import FieldData, split, with_further
-from hpc_holstein.training._record import Record, Report, TrainingFile
+from hpc_holstein.training._record import LAST, MAIN, Record, Report, TrainingFile
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.fit_options import FitOptions
+from hpc_holstein.training.own_potential import OwnPotential, is_canonical
 from hpc_holstein.training.paths import Stop, require_going
 from hpc_holstein.training.regimes import Masks
-from hpc_holstein.training.validation import force_metrics
+from hpc_holstein.training.validation import add_potential_metrics, force_metrics
 
 _ENDLESS_EPOCHS = 10**9
 _START = (0, 0.0, 0)  # of an epoch: the place in its order, the sum of the errors so far and how many
+_LAST_PART = 0.3
+_ELECTRON_NUMBER_NEEDS = "whole snapshots (crop = 0) and a model that knows its response to mu, such as enn"
 _VALIDATION_CELLS = 1 << 15  # cells evaluated at once without gradients: enough to amortise the call, small enough for caches
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """The model with its best weights, what it achieves on each set, the loss curve, and the sets (snapshot numbers)."""
+    """The model with its best weights, what it achieves on each set, the loss curve, and the sets (snapshot numbers).
+
+    ``refused``: why the weights are not worth keeping (:meth:`training._record.Record.refusal`), None if they are.
+    """
 
     model: nn.Module
     metrics: dict[str, Any]
     history: list[dict[str, float]]
     sets: dict[str, NDArray[np.int64]]
+    refused: str | None = None
+
+
+def electron_number_part(options: FitOptions, model: nn.Module, ensemble: Ensemble) -> tuple[float, str]:
+    """The part of the budget that trains the electron number, and why there is none if ``"auto"`` finds it impossible.
+
+    Errors: :class:`ConfigError` where a part is asked for that is impossible.
+    """
+    possible = not options.crop and hasattr(model, "response")
+    asked = options.electron_number
+    if asked == "auto":
+        wanted = is_canonical(model, ensemble)
+        left_out = (
+            f"the electron number is not trained, which needs {_ELECTRON_NUMBER_NEEDS}" if wanted and not possible else ""
+        )
+        return (_LAST_PART if wanted and possible else 0.0), left_out
+    if asked and not possible:
+        raise ConfigError(f"training.electron_number = {str(asked).lower()} needs {_ELECTRON_NUMBER_NEEDS}: set it to 0")
+    return float(asked), ""
 
 
 def fit(
@@ -79,14 +108,9 @@ def fit(
     if options.crop > min(snapshots.extent):
         cells = "x".join(map(str, snapshots.extent))
         raise ConfigError(f"crop = {options.crop} exceeds the {cells} cells of the snapshots: use 0 or a smaller one")
-    if options.electron_number and (options.crop or not hasattr(model, "response") or getattr(model, "takes_kT", False)):
-        raise ConfigError(
-            "training.electron_number = true needs whole snapshots (crop = 0) and a model of one kT that knows its response to "
-            "mu, such as enn: set it to false"
-        )
+    options = replace(options, electron_number=electron_number_part(options, model, ensemble)[0])
     torch.set_num_threads(options.threads)
-    training = _Training(model, snapshots, hamiltonian, ensemble, options, transport)
-    training.key |= {"start": start} if start else {}
+    training = _Training(model, snapshots, hamiltonian, ensemble, options, transport, start)
     training.stop = stop
     training.run(state_file, curve_file)
     return training.result(snapshots, masks or {"all": np.ones(len(snapshots), dtype=bool)})
@@ -103,8 +127,9 @@ class _Training:
         ensemble: Ensemble,
         options: FitOptions,
         transport: Transport,
+        start: str = "",
     ) -> None:
-        self.options, self.transport = options, transport
+        self.options, self.transport, self.fine_tuned = options, transport, bool(start)
         self.sets = split(snapshots, options.validation, options.test, options.seed)
         dtype, device = getattr(torch, options.dtype), torch.device(options.device)
         rows, source = with_further(snapshots, model)
@@ -118,9 +143,11 @@ class _Training:
         self.averaged = copy.deepcopy(self.model) if options.average else self.model
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = self._new_optimiser()
-        self.best_weights = copy.deepcopy(self.averaged.state_dict())
-        self.record = Record(baseline=self.data.baseline(ensemble.kT, self._index("validation")))
+        self.initial_weights = self.best_weights = copy.deepcopy(self.averaged.state_dict())
+        self.kT, self.record = ensemble.kT, Record()
+        self.own = OwnPotential(snapshots, hamiltonian, ensemble, device) if is_canonical(model, ensemble) else None
         self.key = {"data": snapshots.data_hash, "shapes": [list(p.shape) for p in self.parameters], **asdict(options)}
+        self.key |= {"start": start} if start else {}
         self.started = time.monotonic()
         self.stop: Stop | None = None
         self.told = False  # some rank to stop
@@ -134,6 +161,9 @@ class _Training:
         self.started = time.monotonic() - self.record.elapsed_s
         with Report(self.transport.rank == 0, curve_file) as report:
             while self._spent() < 1 and self.record.epoch < self._epochs:
+                stage = LAST if self._spent() >= 1 - self._last_part else MAIN
+                if stage != self.record.stage and self.within == _START:  # never within an epoch that was interrupted
+                    self._begin(stage)
                 training_mse = self._train_epoch()
                 if training_mse is None:
                     if file and self.transport.rank == 0:
@@ -145,6 +175,30 @@ class _Training:
                     self._validate(training_mse, report)
                     if file and self.transport.rank == 0:
                         file.save(self._state())
+
+    def _begin(self, stage: int) -> None:
+        """Start a stage with the best weights so far; a training of a model may always go back to those of that model."""
+        own = stage == LAST and self.own is not None
+        baseline = self._own_baseline() if own else self.data.baseline(self.kT, self._index("validation"))
+        initial = self._loss_of(self.initial_weights, own)
+        best, epoch = (
+            (self._loss_of(self.best_weights, own), self.record.best_epoch) if self.record.best_epoch else (initial, 0)
+        )
+        if self.fine_tuned and initial <= best:
+            self.best_weights, best, epoch = self.initial_weights, initial, 0
+        self.record.begin(stage, baseline, initial, best, epoch)
+
+    def _loss_of(self, weights: Mapping[str, Tensor], own: bool) -> float:
+        """Validation loss of other weights than those of the training; infinite if it is not a number."""
+        kept = copy.deepcopy(self.averaged.state_dict())
+        self.averaged.load_state_dict(weights)
+        loss = self._validation_loss(own)
+        self.averaged.load_state_dict(kept)
+        return math.inf if math.isnan(loss) else loss
+
+    @property
+    def _last_part(self) -> float:
+        return float(self.options.electron_number)  # a number: see fit
 
     @property
     def _epochs(self) -> int:
@@ -201,7 +255,7 @@ class _Training:
         loss = torch.zeros((), dtype=self.data.inputs.dtype, device=self.data.inputs.device)
         if len(chosen[share]):
             windows = torch.from_numpy(chosen[share]), torch.from_numpy(origins[share]), cells
-            if self.options.electron_number:
+            if self.record.stage == LAST:
                 loss = self.data.canonical_loss(self.model, windows[0]) / len(chosen)
             else:
                 loss = self.data.errors(self.model, *windows).square().sum() / (len(chosen) * cells[0] * cells[1])
@@ -241,19 +295,15 @@ class _Training:
                 for mean, weights in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
                     mean.lerp_(weights, 1 - decay)
 
-    def _validation_loss(self) -> float:
-        """The loss of the validation set: the force MSE, with what wrong electron numbers cost where these are trained."""
-        if not self.options.electron_number:
-            return float(self._errors("validation").square().mean())
-        index, total = self._index("validation"), torch.zeros(1, dtype=torch.float64)
-        with torch.no_grad():
-            for snapshot in range(self.transport.rank, len(index), self.transport.size):
-                total += self.data.canonical_loss(self.averaged, index[snapshot : snapshot + 1]).double().cpu()
-        return float(self.transport.allsum(total)) / len(index)
+    def _validation_loss(self, own: bool) -> float:
+        """Force MSE of the validation set at the ``mu`` of the labels, or at the ``own`` one of the network."""
+        if own:
+            return float(np.square(self._own_errors("validation")[0]).mean())
+        return float(self._errors("validation").square().mean())
 
     def _validate(self, training_mse: float, report: Report) -> None:
         """Measure, keep the best weights, and start again from them where the training has collapsed."""
-        mse = self._validation_loss()
+        mse = self._validation_loss(self.record.stage == LAST and self.own is not None)
         rate = self.optimiser.param_groups[0]["lr"]
         improved = self.record.add(training_mse, mse, rate)
         if improved:
@@ -277,6 +327,23 @@ class _Training:
                 errors[rows] = self.data.whole_errors(self.averaged, index[rows]).double().cpu()
         return self.transport.allsum(errors)
 
+    def _own_baseline(self) -> float:
+        """Force MSE of the atomic limit on the validation set, at its own ``mu``."""
+        assert self.own is not None
+        return float(np.square(self.own.of_atomic_limit(self.sets["validation"])[0]).mean())
+
+    def _own_errors(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Error of the force ``[snapshot, y, x]`` and of ``mu`` ``[snapshot]`` at the ``mu`` that the network finds."""
+        assert self.own is not None
+        self.averaged.eval()
+        index = self.sets[name]
+        force, mu = np.zeros((len(index), *self.data.targets.shape[1:])), np.zeros(len(index))
+        mine = slice(self.transport.rank, None, self.transport.size)
+        if len(index[mine]):
+            force[mine], mu[mine] = self.own.of_network(self.averaged, index[mine], self.data.inputs.dtype)
+        summed = [self.transport.allsum(torch.from_numpy(part)).numpy() for part in (force, mu)]
+        return summed[0], summed[1]
+
     def _index(self, name: str) -> Tensor:
         return torch.from_numpy(self.sets[name])
 
@@ -290,6 +357,7 @@ class _Training:
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "best_weights": self.best_weights,
+            "initial_weights": self.initial_weights,
             "optimiser": self.optimiser.state_dict(),
             "record": asdict(self.record),
             "within": list(self.within),
@@ -300,7 +368,7 @@ class _Training:
             return
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
-        self.best_weights = state["best_weights"]
+        self.best_weights, self.initial_weights = state["best_weights"], state["initial_weights"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.record = Record(**state["record"])
         first, total, count = state.get("within", _START)  # files of earlier versions: at the end of an epoch
@@ -311,12 +379,29 @@ class _Training:
         self.model.load_state_dict(self.best_weights)
         self.averaged = self.model
         metrics: dict[str, Any] = {name: self._metrics(name, snapshots, masks) for name in self.sets if len(self.sets[name])}
+        baseline = self.data.baseline(self.kT, self._index("validation"))
+        if self.own is None:
+            metrics["baseline_mse"] = baseline
+        else:
+            metrics |= {"baseline_mse": self._own_baseline(), "baseline_mse_at_reference_mu": baseline}
         self.model.eval()
-        return FitResult(self.model, {**metrics, **self.record.summary()}, self.record.history, self.sets)
+        refused = self.record.refusal(self.fine_tuned)
+        return FitResult(self.model, {**metrics, **self.record.summary()}, self.record.history, self.sets, refused)
 
     def _metrics(self, name: str, snapshots: Snapshots, masks: Masks) -> dict[str, dict[str, float | None]]:
+        """Errors as a run has them; of a canonical one beside those at the chemical potentials of the labels."""
         index = self.sets[name]
         assert snapshots.force is not None
-        reference = snapshots.force[index]
-        predicted = reference + self._errors(name).numpy()
-        return force_metrics(predicted, reference, {name: mask[index] for name, mask in masks.items() if mask[index].any()})
+        reference, error = snapshots.force[index], self._errors(name).numpy()
+        own_masks = {regime: mask[index] for regime, mask in masks.items() if mask[index].any()}
+        rows = force_metrics(reference + error, reference, own_masks)
+        if self.own is None:
+            return rows
+        force, mu = self._own_errors(name)
+        own = force_metrics(reference + force, reference, own_masks)
+        add_potential_metrics(own, mu, own_masks)
+        electrons = error.mean(axis=(1, 2)) / self.own.g[index]
+        for regime, mask in own_masks.items():
+            own[regime]["mse_at_reference_mu"] = rows[regime]["mse"]
+            own[regime]["electron_number_rms_error"] = float(np.sqrt(np.mean(electrons[mask] ** 2)))
+        return own

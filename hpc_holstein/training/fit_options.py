@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Annotated
+from typing import Annotated, Literal
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.keys import key
@@ -31,12 +31,13 @@ class FitOptions:
     weight_decay: Annotated[float, key("of AdamW", "l2", "regularization")] = 0.0
     clip: Annotated[float, key("largest norm of the gradient; 0: no limit", "grad_clip", "gradient_clipping", "max_norm")] = 1.0
     electron_number: Annotated[
-        bool,
+        Literal["auto"] | bool | float,
         key(
-            "add what a wrong electron number costs in the canonical ensemble, where it shifts the chemical potential: a last "
-            "stage of a training, for models that know their response, on whole snapshots; validated likewise"
+            "last part of the budget, a fraction (true: 1, false: 0), in which the cost of a wrong electron number is trained "
+            "as well, which shifts the chemical potential of a canonical run, for models that know their response, on whole "
+            "snapshots; auto: 0.3 if that is possible, else 0"
         ),
-    ] = False
+    ] = "auto"
     average: Annotated[
         float,
         key("decay per step of the running average of the weights that is validated and kept; 0: no average", "ema"),
@@ -63,13 +64,17 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         least = {"learning_rate": 1e-12, "batch": 1, "validate_every": 1, "patience": 1, "threads": 1}
-        for name in (f.name for f in fields(self) if f.name not in ("dtype", "device")):
+        for name in (f.name for f in fields(self) if f.name not in ("dtype", "device", "electron_number")):
             value = getattr(self, name)
             if not least.get(name, 0) <= value < math.inf:
                 raise ConfigError(f"{name} = {value} cannot train a network: give a number from {least.get(name, 0):g} on")
         for name in ("warmup", "average", "validation", "test"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"{name} = {getattr(self, name)} is not a fraction: give a number in [0, 1)")
+        if self.electron_number != "auto" and not 0 <= self.electron_number <= 1:
+            raise ConfigError(
+                f'electron_number = {self.electron_number} is no part of a training: give a fraction from 0 to 1, or "auto"'
+            )
         if self.validation + self.test >= 1:
             raise ConfigError(f"validation + test = {self.validation + self.test} leaves nothing to train on: keep it below 1")
         if self.epochs == 0 and self.time_limit_s == 0:

@@ -31,12 +31,19 @@ UNITS = {
     "mae": "t_nn/a",
     "max_error": "t_nn/a",
     "r2": "1",
+    "mse_at_reference_mu": "(t_nn/a)^2",
+    "electron_number_rms_error": "electrons/site",
+    "chemical_potential_mean_error": "t_nn",
+    "chemical_potential_rms_error": "t_nn",
     "chemical_potential_max_error": "t_nn",
     "reference_error_estimate": "t_nn/a",
     "seconds_per_state": "s",
     "reference_seconds_per_state": "s",
 }
 """Unit of every metric of a regime."""
+
+POTENTIAL_ERRORS = ("electron_number_rms_error", "chemical_potential_rms_error")
+"""Metrics of a canonical network: of ``mean n`` at the ``mu`` of the reference, and of the ``mu`` that it finds."""
 
 _COLUMNS = {  # metric -> heading and format
     "snapshots": ("states", "d"),
@@ -45,6 +52,7 @@ _COLUMNS = {  # metric -> heading and format
     "rmse": ("RMSE", ".2e"),
     "max_error": ("max |dF|", ".2e"),
     "r2": ("R2", ".7f"),
+    "mse_at_reference_mu": ("MSE(mu_ref)", ".2e"),
     "chemical_potential_max_error": ("max |dmu|", ".1e"),
     "seconds_per_state": ("time/state", ".2g"),
     "reference_seconds_per_state": ("reference", ".2g"),
@@ -144,6 +152,20 @@ def force_metrics(
     return {name: _metrics(predicted[mask], reference[mask], error) for name, mask in masks.items()}
 
 
+def add_potential_metrics(
+    rows: Mapping[str, dict[str, float | None]],
+    error: NDArray[np.floating],
+    masks: Mapping[str, NDArray[np.bool_]],
+) -> None:
+    """Mean, rms and largest size of the error of ``mu`` ``[snapshot]``, ``t_nn``, for each of the masks; None if one is NaN."""
+    for name, mask in masks.items():
+        chosen = error[mask]
+        known = bool(np.isfinite(chosen).all())
+        values = {"mean": chosen.mean(), "rms": np.sqrt(np.mean(chosen**2)), "max": np.abs(chosen).max()}
+        for word, value in values.items():
+            rows[name][f"chemical_potential_{word}_error"] = float(value) if known else None
+
+
 def summary(metrics: Mapping[str, Any]) -> str:
     """Metrics as a table for a terminal, one regime a line, with the columns that are known."""
     rows = {name: row for name, row in metrics.items() if isinstance(row, Mapping)}
@@ -209,9 +231,9 @@ def _metrics_by_regime(
     estimate = reference.info.get("error_estimate", np.full(len(there), np.nan))
     rows = force_metrics(here.force, there.force, masks, _largest(estimate) or reference.tolerance or 0.0)
     potentials = (here.chemical_potential, there.chemical_potential) if own_potential else (None, None)
+    if potentials[0] is not None and potentials[1] is not None:
+        add_potential_metrics(rows, potentials[0] - potentials[1], masks)
     for name, mask in masks.items():
-        if potentials[0] is not None and potentials[1] is not None:
-            rows[name]["chemical_potential_max_error"] = _largest(np.abs(potentials[0] - potentials[1])[mask])
         largest = _largest(estimate[mask])
         rows[name]["reference_error_estimate"] = reference.tolerance if largest is None else largest
     return rows

@@ -24,7 +24,7 @@ from hpc_holstein.cli.run import given_keys
 from hpc_holstein.config import load_config
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, DataError
-from hpc_holstein.training.dataset import Snapshots
+from hpc_holstein.training.dataset import MORE, Snapshots
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
 RUN = ["--preset", "paper-2601.04104", "--lattice", "32x16", "--force", "atomic"]
@@ -316,8 +316,9 @@ def test_labels_of_several_jobs_are_one_set_with_quenches_of_their_own() -> None
     def part(quench: list[int], seed: int) -> Snapshots:
         q = generator.normal(size=(len(quench), 4, 4))
         labels = {"force": -q, "density": q**2, "chemical_potential": q[:, 0, 0]}
+        labels |= {"more_density": np.stack([q, q + 1], axis=1), "more_chemical_potential": q[:, 0, :2]}
         attributes = {"quench.count": max(quench) + 1, "quench.seed": seed, "kT": 0.1}
-        known = {"provider": "exact"}
+        known = {"provider": "exact", "further.number": 2, "further.seed": seed}
         return Snapshots.of(
             q, np.array(quench), np.arange(len(quench)), attributes=attributes, label_attributes=known, **labels
         )
@@ -326,7 +327,8 @@ def test_labels_of_several_jobs_are_one_set_with_quenches_of_their_own() -> None
     made = joined(parts)
     assert made.quench.tolist() == [-1, 0, 0, 1, -1, 2, 3, 4]
     assert made.attributes == {"quench.count": 5, "quench.seed": [1, 2, 3], "kT": 0.1}
-    for name in ("q", "force", "density", "chemical_potential", "step"):
+    assert made.label_attributes == {"provider": "exact", "further.number": 2, "further.seed": [1, 2, 3]}
+    for name in ("q", "force", "density", "chemical_potential", "step", *MORE):
         assert np.array_equal(getattr(made, name), np.concatenate([getattr(one, name) for one in parts]))
 
 

@@ -176,7 +176,7 @@ def test_damage_is_found(tmp_path):
 def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     command = ["label", "--lattice", "4x6", "--random", "3", "--output", "a.h5"]
-    assert main([*command, "--mu-width", "0.5"]) == 2
+    assert main([*command, "--more-mu", "0", "--mu-width", "0.5"]) == 2
     assert "--mu-width 0.5 has no meaning without --more-mu" in capsys.readouterr().err
     assert main([*command, "--more-mu", "2", "--mu-width", "-1"]) == 2
     assert main([*command, "--more-mu", "2", "--mu-width", "0.5"]) == 0
@@ -184,3 +184,20 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert found.more_density.shape == (3, 2, 4, 6)
     assert np.abs(found.more_chemical_potential - found.chemical_potential[:, None]).max() <= 0.5
     assert found.label_attributes["further.width"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("more", "number"),
+    [
+        ([], 3),
+        (["--force", "auto"], 3),
+        (["--more-mu", "0"], 0),
+        (["--force", "atomic"], 0),
+        (["--set", "ensemble.kind=grand-canonical"], 0),
+    ],
+)
+def test_exact_labels_of_a_canonical_ensemble_have_them_unasked(tmp_path, monkeypatch, more, number):
+    monkeypatch.chdir(tmp_path)
+    assert main(["label", "--lattice", "4x6", "--random", "2", "--output", "a.h5", *more]) == 0
+    found = dataset.read("a.h5")
+    assert (0 if found.more_density is None else found.more_density.shape[1]) == number

@@ -28,7 +28,7 @@ def beginning(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         patch.setenv("OMP_NUM_THREADS", "1")
         Path("learn.toml").write_text(LEARN)
-        assert main(["label", "--random", "3", "--lattice", "10x10", "--force", "exact", "--output", "data.h5"]) == 0
+        assert main(["label", "--random", "8", "--lattice", "10x10", "--force", "exact", "--output", "data.h5"]) == 0
         assert main(["train", "data.h5", "learn.toml", "--output", "start"]) == 0
     return folder
 
@@ -58,7 +58,7 @@ def files(folder: str) -> dict[str, int]:
 def test_two_rounds_each_learn_what_was_collected(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert learn() == 0
     first = report()["rounds"]
-    assert (first[0]["collected"], first[0]["snapshots"]) == (2, 5)
+    assert (first[0]["collected"], first[0]["snapshots"]) == (2, 10)
     before = files("learn/round-1") | files("learn/round-0")
     capsys.readouterr()
     assert learn("--rounds", 2) == 0  # one more, and nothing of the first one again
@@ -67,7 +67,7 @@ def test_two_rounds_each_learn_what_was_collected(here: Path, capsys: pytest.Cap
     rounds = report()["rounds"]
     assert rounds[:1] == first
     assert [row["round"] for row in rounds] == [1, 2]
-    assert rounds[1]["snapshots"] == 7
+    assert rounds[1]["snapshots"] == 12
     table = said[said.index("  round  states collected") :].splitlines()
     assert table[2].split()[:2] == ["2", "2"]
     assert report()["network"] == "learn/round-2/model-0/model.safetensors"
@@ -91,7 +91,7 @@ def test_a_training_starts_from_given_weights(here: Path, capsys: pytest.Capture
     for name, value in old.items():
         np.testing.assert_allclose(new[name].detach(), value.detach(), rtol=0, atol=1e-6, err_msg=name)
     card = read_card("same/model.safetensors")
-    assert (card.training["learning_rate"], card.training["electron_number"]) == (1e-12, False)
+    assert (card.training["learning_rate"], card.training["electron_number"]) == (1e-12, 0.3)
     assert card.training["from"] == model_hash(Path("start/model.safetensors"))
     assert "from" not in read_card("start/model.safetensors").training
     assert main([*still, "default", "--output", "other"]) == 2
@@ -101,6 +101,20 @@ def test_a_training_starts_from_given_weights(here: Path, capsys: pytest.Capture
     assert "scales" not in told  # which agree
     assert main([*still, "default", "--model", "efnn", "--output", "other"]) == 2
     assert "kind is enn in the file and efnn here" in capsys.readouterr().err
+
+
+def test_a_training_that_learns_nothing_leaves_no_model(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    worse = ["train", "data.h5", "learn.toml", "--set", "training.learning_rate=1e6", "--set", "training.clip=0.0"]
+    assert main([*worse, "--output", "bad"]) == 1
+    said = capsys.readouterr()
+    assert "error: the training learned nothing: the smallest validation loss of 6 epochs is" in said.err
+    assert said.err.count("\n") == 1
+    assert [path.name for path in Path("bad").iterdir()] == ["loss.csv"]
+    assert main(["train", "data.h5", "learn.toml", "--output", "bad"]) == 0  # the folder is free for another try
+    assert main([*worse, "--from", "start/model.safetensors", "--output", "kept"]) == 0
+    assert "no epoch was better than the weights of start/model.safetensors" in capsys.readouterr().out
+    kept, start = (load_model(Path(name) / "model.safetensors")[0].state_dict() for name in ("kept", "start"))
+    assert all(np.array_equal(kept[name], start[name]) for name in start)
 
 
 def test_a_file_is_given_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

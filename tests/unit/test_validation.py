@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
@@ -15,11 +16,12 @@ from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
-from hpc_holstein.training.budget import Rung, budget_table, error_budget
+from hpc_holstein.training.budget import Rung, budget_table, error_budget, rung_force
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import label
 from hpc_holstein.training.paths import RandomPlan, random_snapshots
 from hpc_holstein.training.validation import UNITS, Side, compare, force_metrics, summary
+from hpc_holstein.training.verdict import Subject, verdict
 
 LATTICE = square.build((4, 4))
 HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
@@ -232,3 +234,62 @@ def test_budget_with_sampled_rungs_is_at_their_sites():
     for shared in run_in_process(3, lambda t: error_budget(found, rungs, "reach", 0.1, LARGE, t)):  # 3 x 10 cells a rank
         for one, many in zip(alone, shared, strict=True):
             assert many.rms == pytest.approx(one.rms, rel=1e-9)
+
+
+def judged(shift, wrong=0.0):
+    """A comparison of the exact forces, but for ``mu`` and a force on one site of each state, with the exact ones."""
+    ensemble = Ensemble("canonical", kT=0.1, filling=0.4)
+
+    class Shifted:
+        reach, tolerance = None, None
+
+        def __init__(self, domain, chemical_potential=None):
+            self.domain, self.known = domain, chemical_potential
+
+        def __call__(self, state):
+            found = exact.build(exact.Options(), HAMILTONIAN, self.domain, ensemble)(state)
+            mu = found.chemical_potential + shift if self.known is None else torch.tensor(self.known)
+            fixed = Ensemble("grand-canonical", kT=0.1, chemical_potential=float(mu))
+            moved = exact.build(exact.Options(), HAMILTONIAN, self.domain, fixed)(State.at_rest(state.q))
+            moved.force[0, 0] += wrong
+            return moved
+
+    def make(domain):
+        return exact.build(exact.Options(), HAMILTONIAN, domain, ensemble)
+
+    found = compare(Side("judged", Shifted), Side("exact", make), states(), LATTICE, SerialTransport())
+
+    def fixed(given):
+        return lambda domain: Shifted(domain, given.chemical_potential)
+
+    rung = Rung("chemical potential", fixed, found.chemical_potential)
+    return found, rung_force(found, rung, 0.1, LATTICE, SerialTransport())
+
+
+def test_the_verdict_tells_the_chemical_potential_from_the_force():
+    subject = Subject("the network", "train the electron number", "train longer")
+    found, fixed = judged(shift=0.8, wrong=0.01)
+    told = verdict(found, fixed, subject)
+    assert told.mse_at_reference_mu == pytest.approx(1e-4 / 16)
+    assert told.chemical_potential_share == pytest.approx(1 - 1e-4 / 16 / found.metrics["all"]["mse"])
+    assert told.chemical_potential_mean_error == pytest.approx(0.8)
+    assert "% of the mean square error is the chemical potential, which the network puts 0.8 t_nn too high" in told.sentence
+    assert told.sentence.endswith("train the electron number")
+    assert found.metrics["all"]["mse_at_reference_mu"] == told.mse_at_reference_mu
+    told = verdict(*judged(shift=-1e-4, wrong=1.0), subject)
+    assert told.sentence.startswith("nearly all of the error is that of the force of the network")
+    assert told.sentence.endswith("train longer")
+
+
+def test_the_verdict_on_forces_that_agree():
+    found, fixed = judged(shift=0.0)
+    assert (
+        "within the error that the reference states for itself, 1.0e-09 t_nn/a" in verdict(found, fixed, Subject("x")).sentence
+    )
+    found, _ = judged(shift=0.0, wrong=0.1)
+    assert verdict(found, None, Subject("kpm")).sentence == "all of the error is that of the force of kpm"
+
+
+@pytest.mark.parametrize(("training", "words"), [({}, "label with --more-mu"), ({"electron_number": 0.3}, "train longer")])
+def test_what_a_network_is_told_depends_on_its_training(training, words):
+    assert Subject.of_network(training).of_potential.startswith(words)

@@ -15,6 +15,7 @@ from hpc_holstein.cli.options import (
     positive,
     positive_number,
     providers,
+    whole,
 )
 
 HELP = "add forces to snapshots, or make labelled snapshots"
@@ -26,6 +27,8 @@ code 75: the same command goes on, on any number of ranks.
 """
 EXAMPLE = """examples: hpc-holstein label --input states.h5 --force exact --output labelled.h5
           mpirun -n 2 hpc-holstein label --random 20 --quenches 8 --per-quench 40 --force exact --output data.h5"""
+MORE_MU = 3
+"""Further chemical potentials of each snapshot, from which a network learns what a wrong electron number costs."""
 MU_WIDTH = 1.0
 """Of the further chemical potentials, unless another is given [t_nn]."""
 
@@ -40,8 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_walltime(parser, "with what is done")
     labels = f"who labels: {providers()} (default: exact)"
     parser.add_argument("--force", type=name_or_path, default="exact", metavar="KIND", help=labels)
-    more = "densities at M further chemical potentials of each snapshot too, from the same diagonalization (exact forces)"
-    parser.add_argument("--more-mu", type=positive, metavar="M", help=more)
+    more = "densities at M further chemical potentials of each snapshot too, from the same diagonalization (exact forces; "
+    more += f"default: {MORE_MU} with exact forces of a canonical ensemble, else 0)"
+    parser.add_argument("--more-mu", type=whole, metavar="M", help=more)
     width = f"how far these may be from that of the forces, in t_nn (default: {MU_WIDTH:g})"
     parser.add_argument("--mu-width", type=positive_number, metavar="W", help=width)
     parser.add_argument("--random", type=positive, metavar="N", help="make N random snapshots")

@@ -36,15 +36,16 @@ class Enn(LevelNetwork):
         weight, occupation = self._levels(ghosted_field, kT or self.kT)
         return (weight * occupation).sum(dim=-1) / weight.sum(dim=-1)
 
-    def response(self, ghosted_field: Tensor) -> tuple[Tensor, Tensor]:
-        """Density and its response to ``mu``."""
-        fused = self._fused(ghosted_field, self.kT)
+    def response(self, ghosted_field: Tensor, kT: float | None = None) -> tuple[Tensor, Tensor]:
+        """Density and its response to ``mu``, at ``kT`` as :meth:`forward`."""
+        kT = kT or self.kT
+        fused = self._fused(ghosted_field, kT)
         if fused is not None:
             return fused
-        weight, occupation = self._levels(ghosted_field, self.kT)
+        weight, occupation = self._levels(ghosted_field, kT)
         filled = weight * occupation
         total = weight.sum(dim=-1)
-        return filled.sum(dim=-1) / total, (filled * (1 - occupation)).sum(dim=-1) / (self.kT * total)
+        return filled.sum(dim=-1) / total, (filled * (1 - occupation)).sum(dim=-1) / (kT * total)
 
     def is_fused(self, device: torch.device) -> bool:
         """Whether fields are evaluated by compiled code where no gradients are recorded.
