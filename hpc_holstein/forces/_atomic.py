@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from hpc_holstein.domain.reduction import global_sum
-from hpc_holstein.forces._canonical import atomic_limit, grand_potential, occupation, on_site_energies, require_filling
+from hpc_holstein.forces._canonical import (
+    CanonicalDensity,
+    atomic_limit,
+    grand_potential,
+    occupation,
+    on_site_energies,
+    require_filling,
+    site_mean,
+)
+from hpc_holstein.forces._filling import potential_uncertainty
+from hpc_holstein.forces._gap import FLAT, Levels, balanced
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 
 
@@ -51,9 +61,24 @@ class AtomicForces:
     def _fill(self, levels: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
         if self.ensemble.kind == "canonical":
             solved = atomic_limit(levels, self.domain, self.ensemble.filling, self.ensemble.kT)
-            return solved.density, solved.chemical_potential, {"residual": solved.residual}
+            mu, uncertain = self._potentials(levels, solved)
+            return solved.density, mu, {"residual": solved.residual, "mu_uncertainty": uncertain}
         mu = torch.full((len(levels),), self.ensemble.chemical_potential, dtype=torch.float64)
         return occupation(levels, mu, self.ensemble.kT), mu, {}
+
+    def _potentials(self, levels: Tensor, solved: CanonicalDensity) -> tuple[Tensor, float]:
+        """``mu [batch]``, in a gap as :mod:`forces._gap` defines it, and the largest uncertainty of them."""
+        ensemble, mu = self.ensemble, solved.chemical_potential
+        chi = site_mean(solved.density * (1 - solved.density), self.domain)
+        flat = torch.nonzero(chi < FLAT)[:, 0].tolist()
+        uncertain = [potential_uncertainty(float(one), ensemble.kT) for i, one in enumerate(chi) if i not in flat]
+        mu = mu.clone() if flat else mu
+        for i in flat:
+            of_state = Levels.of_sites(levels[i].double(), lambda x: float(global_sum(x[None], self.domain)), self.domain)
+            electrons = ensemble.filling * self.domain.lattice.sites
+            mu[i], width = balanced(of_state, float(mu[i]), electrons, ensemble.kT)
+            uncertain.append(width)
+        return mu, max(uncertain)
 
     def _grand_potential(self, levels: Tensor, mu: Tensor) -> Tensor:
         """``Omega = -kT sum_i ln(1 + exp((mu - e_i) / kT))`` of the whole lattice, ``[batch]``."""

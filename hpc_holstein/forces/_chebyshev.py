@@ -97,6 +97,11 @@ class DensityOfStates:
         """Electrons per site."""
         return float(self.weights @ expit((mu - self.energies) / self.kT))
 
+    def response(self, mu: float) -> float:
+        """``kT d(filling)/d(mu)``; noise where that is small, as in a gap."""
+        x = (mu - self.energies) / self.kT
+        return float(self.weights @ (expit(x) * expit(-x)))
+
     def grand_potential(self, mu: float) -> float:
         """``Omega`` per site."""
         return float(-self.kT * self.weights @ np.logaddexp(0.0, (mu - self.energies) / self.kT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ class ExactForces:
         ``offsets [M]``, ``t_nn``; densities ``[*batch, *cells, M, basis]``, float64.
         """
         q = state.q.to(torch.float64)
-        rho, mu, omega = self._density_matrix(q, offsets)
+        rho, mu, omega, uncertain = self._density_matrix(q, offsets)
         pattern = len(self.hamiltonian.pattern)
         more = rho[..., pattern:].unflatten(-1, (len(offsets), q.shape[-2]))
         rho = rho[..., :pattern]
@@ -79,38 +80,44 @@ class ExactForces:
             density=rho[..., : q.shape[-2]].to(state.q.dtype),
             chemical_potential=mu,
             grand_potential=omega,
-            info={"diagonalizations": float(max(mu.numel(), 1))},
+            info={"diagonalizations": float(max(mu.numel(), 1)), **self._told(uncertain)},
         )
         return result, more
+
+    def _told(self, uncertain: Tensor) -> dict[str, float]:
+        return {"mu_uncertainty": float(uncertain.max())} if self.ensemble.kind == "canonical" else {}
 
     def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
         """Bytes of one evaluation on this rank: those of the matrices, which are on the root."""
         return _MATRICES * _BYTES * float(self.domain.lattice.sites) ** 2 if self.domain.rank == 0 else 0.0
 
-    def _density_matrix(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
-        """``rho`` on the owned part of the pattern, then densities at ``mu + offsets``; ``mu`` and ``Omega`` ``[*batch]``.
+    def _density_matrix(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``rho`` on the owned part of the pattern, then densities at ``mu + offsets``; ``[*batch]`` of ``mu``, ``Omega`` and
+        the uncertainty of ``mu``.
 
         The potentials are the same on all ranks.
         """
         batch = q.shape[: -(len(self.domain.lattice.extent) + 2)]
         global_q = self.domain.gather(q)
-        potentials = q.new_zeros((*batch, 2))
+        potentials = q.new_zeros((*batch, 3))
         global_rho = None
         if global_q is not None:
             snapshots = global_q.reshape(-1, *global_q.shape[len(batch) :])
             with _threads(1) if self.deterministic else nullcontext():
                 solved = [self._solve(snapshot, offsets) for snapshot in snapshots]
-            global_rho = torch.stack([rho for rho, _, _ in solved]).reshape(*global_q.shape[:-2], -1, 1)
-            potentials = q.new_tensor([[mu, omega] for _, mu, omega in solved]).reshape(*batch, 2)
+            global_rho = torch.stack([rho for rho, _ in solved]).reshape(*global_q.shape[:-2], -1, 1)
+            potentials = q.new_tensor([potential for _, potential in solved]).reshape(*batch, 3)
         potentials = self.domain.allsum(potentials)  # zero on all ranks but the root: a broadcast
         like = q.new_empty((*q.shape[:-2], len(self.hamiltonian.pattern) + len(offsets) * q.shape[-2], 1))
-        return self.domain.scatter(global_rho, like)[..., 0], potentials[..., 0], potentials[..., 1]
+        mu, omega, uncertain = potentials.unbind(-1)
+        return self.domain.scatter(global_rho, like)[..., 0], mu, omega, uncertain
 
-    def _solve(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, float, float]:
-        """One snapshot ``[*extent, basis, components]``: ``rho`` on the pattern and densities ``[cells, ...]``, potentials."""
+    def _solve(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, list[float]]:
+        """One snapshot ``[*extent, basis, components]``: ``rho`` on the pattern and densities ``[cells, ...]``; potentials and
+        the uncertainty of the chemical one."""
         rho, basis = q.new_zeros(self._indices.rows.shape), q.shape[-2]
         if not torch.isfinite(q).all():
-            return torch.cat([rho, q.new_zeros((len(rho), len(offsets) * basis))], dim=1), float("nan"), float("nan")
+            return torch.cat([rho, q.new_zeros((len(rho), len(offsets) * basis))], dim=1), [math.nan] * 3
         energies, states = torch.linalg.eigh(self._matrix(q))
         levels = energies.cpu().numpy()
         kT = self.ensemble.kT
@@ -128,7 +135,8 @@ class ExactForces:
             (weights @ torch.from_numpy(_filling.fermi(levels, mu + offset, kT)).to(states)).view(-1, basis)
             for offset in offsets
         ]
-        return torch.cat([rho * self._indices.present, *more], dim=1), mu, _filling.grand_potential(levels, mu, kT)
+        potentials = [mu, _filling.grand_potential(levels, mu, kT), _filling.uncertainty(levels, mu, kT)]
+        return torch.cat([rho * self._indices.present, *more], dim=1), potentials
 
     def _matrix(self, q: Tensor) -> Tensor:
         """``H(q)`` as a dense symmetric matrix; bonds that wrap onto the same pair of sites add up."""

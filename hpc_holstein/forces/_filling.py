@@ -9,6 +9,8 @@ arrays ``[levels]`` on the host, in units of ``t_nn``.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 from scipy.special import expit, log_expit
 
 Array = NDArray[np.float64]
+
+RESOLVED = 1e-7
+"""Electrons per site: round-off of a mean density in float32."""
 
 _DEGENERATE = 1e-10  # levels closer than this part of the largest |energy| are one level: eigensolvers split it at 1e-14
 _WHOLE_NUMBER = 1e-12  # an electron number this close to an integer, per level, is that integer: filling * levels is rounded
@@ -45,6 +50,23 @@ def fill(energies: Array, electrons: float, kT: float) -> tuple[float, Array]:
         return _fill_ground_state(energies, electrons)
     mu = _solve(energies, electrons, kT)
     return mu, fermi(energies, mu, kT)
+
+
+def uncertainty(energies: Array, mu: float, kT: float) -> float:
+    """How far ``mu`` may move until the mean occupation does [t_nn]; at ``kT = 0`` to the next level."""
+    if kT == 0:
+        return float(np.abs(energies - mu).min())
+    x = (mu - energies) / kT
+    return potential_uncertainty(float(np.mean(expit(x) * expit(-x))), kT)
+
+
+def potential_uncertainty(chi: float, kT: float, resolved: float = RESOLVED) -> float:
+    """How far ``mu`` may move until the mean density moves by ``resolved`` [electrons/site]; t_nn.
+
+    ``chi = kT d(mean n)/d(mu) = mean sum_k w_k f_k (1 - f_k)`` at ``mu``.  In a gap it grows as ``cosh`` about the middle, so
+    that is ``kT asinh(resolved / chi)``.
+    """
+    return kT * math.asinh(resolved / max(chi, sys.float_info.min))
 
 
 def _same_level(energies: Array, energy: float) -> NDArray[np.bool_]:
@@ -81,7 +103,7 @@ def _solve(energies: Array, electrons: float, kT: float) -> float:
         return electron - hole, (electron_slope + hole_slope) / kT
 
     start = 0.5 * (energies[max(whole - 1, 0)] + energies[min(whole, energies.size - 1)])
-    return _root(balance, float(start), kT)
+    return root(balance, float(start), kT)
 
 
 def _log_sum(log_f: Array, log_rest: float) -> tuple[float, float]:
@@ -92,7 +114,7 @@ def _log_sum(log_f: Array, log_rest: float) -> tuple[float, float]:
     return top + float(np.log(total)), float((weights * -np.expm1(log_f)).sum() / total)
 
 
-def _root(increasing: Callable[[float], tuple[float, float]], start: float, width: float) -> float:
+def root(increasing: Callable[[float], tuple[float, float]], start: float, width: float) -> float:
     """Root of an increasing function that returns (value, slope): bracket, then Newton held inside by bisection."""
     low = high = start
     step = width

@@ -14,6 +14,7 @@ from hpc_holstein.forces import _probing
 from hpc_holstein.forces._canonical import atomic_limit, require_filling, site_mean
 from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, PotentialNodes, fermi_order
 from hpc_holstein.forces._elements import force_scale, matrix_elements, needed_entries
+from hpc_holstein.forces._filling import potential_uncertainty
 from hpc_holstein.forces._kernel_layout import Demand, Layout
 from hpc_holstein.forces._memory import fair_bytes
 from hpc_holstein.forces._pilot import PILOTS, pilot, probing_error
@@ -302,6 +303,7 @@ class KPMForces:
             excess = float(site_mean(density[None], self.domain)) - self.ensemble.filling
             density -= excess
             residual = abs(excess)
+            cost = {**cost, "mu_uncertainty": potential_uncertainty(states.response(mu), self.ensemble.kT)}
         estimate = problem.scale * (error + residual)
         info = {"error_estimate": estimate, "order": float(problem.terms), "residual": residual, **cost}
         return _Solution(rho, mu, states.grand_potential(mu) * self.domain.lattice.sites, info, settled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from hpc_holstein.forces._canonical import (
 )
 from hpc_holstein.forces._clusters import Clusters
 from hpc_holstein.forces._elements import matrix_elements
+from hpc_holstein.forces._filling import potential_uncertainty
+from hpc_holstein.forces._gap import FLAT, PRESENT, Levels, balanced
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.forces._sampled import chosen_sites, known_potential, owned_sites
 from hpc_holstein.forces.local import Options
@@ -44,11 +47,18 @@ class _Levels:
         return torch.bmm(self.weights, of_level[..., None])[..., 0]
 
 
+class _Solution(NamedTuple):
+    """``n [*cells, basis]``, ``mu`` and ``Omega`` of a state, and what is told of these."""
+
+    fields: tuple[Tensor, Tensor, Tensor]
+    told: dict[str, float]
+
+
 class LocalForces:
     """Force provider by divide and conquer; implements :class:`interfaces.ForceProvider` and takes any batch of states.
 
     ``q`` of any float type; the result is computed in float64 and returned in the type of ``q`` (chemical and grand
-    potential in float64), and depends on ``q`` alone.  In a gap ``mu`` is one of the values that give the filling.
+    potential in float64), and depends on ``q`` alone.  In a gap ``mu`` balances electrons and holes.
 
     At sampled sites ``mu`` is that of the grand-canonical ensemble or of ``state.forces``, force and density are NaN at the
     other sites, and there is no grand potential.
@@ -74,7 +84,8 @@ class LocalForces:
     def __call__(self, state: State) -> ForceResult:
         """Force, density, ``mu`` and grand potential; shapes as in :class:`ForceResult`.  Raises SpectrumError for NaN.
 
-        ``info``: ``clusters`` diagonalized for a state on all ranks, ``residual`` of the filling in a canonical ensemble.
+        ``info``: ``clusters`` diagonalized for a state on all ranks; in a canonical ensemble ``residual`` of the filling, and
+        ``mu_uncertainty``.
         """
         axes = len(self.domain.local_extent) + 2
         batch = state.q.shape[: state.q.ndim - axes]
@@ -83,7 +94,7 @@ class LocalForces:
         ghosted = self.domain.pad(q, self.reach)
         known = known_potential(state, self.ensemble, len(q)) if self._sampled else None
         solved = [self._solve(q[i], None if known is None else known[i]) for i in range(len(q))]
-        density, mu, omega, residual = (torch.stack(part) for part in zip(*solved, strict=True))
+        density, mu, omega = (torch.stack([one.fields[part] for one in solved]) for part in range(3))
         force = self.hamiltonian.force(ghosted, self.reach, density, self.domain)
         clusters = self.domain.allsum(torch.tensor(float(self._clusters.number), dtype=torch.float64))
         return ForceResult(
@@ -91,12 +102,11 @@ class LocalForces:
             density=density.reshape(state.q.shape[:-1]).to(state.q.dtype),
             chemical_potential=mu.reshape(batch).to(q.device),
             grand_potential=None if self._sampled else omega.reshape(batch).to(q.device),
-            info={"clusters": float(clusters), "residual": float(residual.max())},
+            info={"clusters": float(clusters), **{name: max(one.told[name] for one in solved) for name in solved[0].told}},
         )
 
-    def _solve(self, q: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One state, at the ``known`` chemical potential if there is one: ``n [*cells, basis]``, ``mu``, ``Omega``, residual of
-        the filling."""
+    def _solve(self, q: Tensor, known: Tensor | None) -> _Solution:
+        """One state, at the ``known`` chemical potential if there is one."""
         entries = matrix_elements(self.hamiltonian, self.domain, q)
         levels = self._diagonalize(self.domain.pad(entries[..., None], self.reach)[..., 0])
 
@@ -107,9 +117,9 @@ class LocalForces:
             return self._canonical(entries[..., : q.shape[-2]], levels, density)
         mu = torch.tensor(self.ensemble.chemical_potential, dtype=torch.float64) if known is None else known
         n = density(self._rounded(mu)[None], torch.zeros(1))[0]
-        return n, mu, self._grand_potential(levels, mu), torch.tensor(0.0)
+        return _Solution((n, mu, self._grand_potential(levels, mu)), {"residual": 0.0})
 
-    def _canonical(self, on_site: Tensor, levels: _Levels, density: Density) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _canonical(self, on_site: Tensor, levels: _Levels, density: Density) -> _Solution:
         """As :meth:`_solve`, at the ``mu`` of the filling."""
         ensemble = self.ensemble
         start = atomic_limit(on_site[None], self.domain, ensemble.filling, ensemble.kT)
@@ -122,8 +132,25 @@ class LocalForces:
             slope=start.slope.clamp_min(_SLOPE_FLOOR),
             density_tolerance=0.0,
         )
-        mu = solved.chemical_potential[0]
-        return solved.density[0], mu, self._grand_potential(levels, mu), torch.tensor(solved.residual)
+        mu, uncertain = self._potential(levels, float(solved.chemical_potential[0]))
+        told = {"residual": solved.residual, "mu_uncertainty": uncertain}
+        return _Solution((solved.density[0], mu, self._grand_potential(levels, mu)), told)
+
+    def _potential(self, levels: _Levels, mu: float) -> tuple[Tensor, float]:
+        """``mu``, in a gap as :mod:`forces._gap` defines it, and its uncertainty."""
+        kT, sites = self.ensemble.kT, self.domain.lattice.sites
+
+        def total(of_level: Tensor) -> float:
+            return float(global_sum(self._clusters.owned(levels.sum(of_level))[None], self.domain)[0])
+
+        f = occupation(levels.energies[None], torch.tensor([mu], dtype=torch.float64), kT)[0]
+        chi = total(f * (1 - f)) / sites
+        if chi < FLAT:
+            spread = Levels(levels.energies, levels.weights.amax(dim=1) > PRESENT, total, self.domain)
+            mu, uncertain = balanced(spread, mu, self.ensemble.filling * sites, kT)
+        else:
+            uncertain = potential_uncertainty(chi, kT)
+        return torch.tensor(mu, dtype=torch.float64), uncertain
 
     def _diagonalize(self, entries: Tensor) -> _Levels:
         """Spectra of all clusters from ghosted pattern ``entries [*cells, pattern]``, by chunks that bound the memory."""

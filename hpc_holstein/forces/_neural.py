@@ -25,6 +25,7 @@ from hpc_holstein.forces._canonical import (
 )
 from hpc_holstein.forces._committee import Committee
 from hpc_holstein.forces._energy_network import RecordedPotential
+from hpc_holstein.forces._filling import potential_uncertainty
 from hpc_holstein.forces._following import completed, followed
 from hpc_holstein.forces._graphs import Outputs, Replayed, require_graphs
 from hpc_holstein.forces._precision import arithmetic, dtype_of
@@ -40,6 +41,8 @@ from hpc_holstein.network.surroundings import Surroundings
 
 _DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu
 _SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
+_STEEP = 1e-4  # kT d(mean n)/d(mu) below which the slope that the solver has may be what round-off hides
+_STEP = 0.1  # of kT
 _LONGEST = {"cpu": 64, "cuda": 512}  # edge of a window of the lattice that is evaluated at once
 # CPU: activations stay in the cache, where PyTorch evaluates the network.  CUDA: bounds the memory.
 _ALIGNMENT = 8  # cells along either axis
@@ -105,7 +108,8 @@ class NeuralForces:
         """Force, density and ``mu`` of a state ``[*batch, y, x, 1, 1]``.
 
         ``info``: ``evaluations`` of the network per state, ``residual`` of the filling, ``filling_slope`` (its derivative
-        by ``mu``) and ``mu_drift`` (change of ``mu`` since the previous forces), both as a mean over the batch.
+        by ``mu``) and ``mu_drift`` (change of ``mu`` since the previous forces), both as a mean over the batch; the largest
+        ``mu_uncertainty`` where there are no previous forces.
         """
         batch = state.q.shape[:-4]
         q = state.q.reshape(-1, *state.q.shape[-4:])
@@ -174,7 +178,21 @@ class NeuralForces:
         told = {"filling_slope": solved.slope, "mu_drift": drift}
         info = {"evaluations": solved.evaluations, "residual": solved.residual}
         info |= {name: float(values.mean()) for name, values in told.items()}
+        if previous is None:
+            info["mu_uncertainty"] = self._uncertainty(ghosted, solved)
         return solved.density, mu, info, [{name: float(values[i]) for name, values in told.items()} for i in every]
+
+    def _uncertainty(self, ghosted: _Arriving, solved: CanonicalDensity) -> float:
+        """Largest of the batch [t_nn]; where ``mu`` may lie in a gap, from one more evaluation a little above it."""
+        kT, mu = self.ensemble.kT, solved.chemical_potential
+        chi = kT * solved.slope.abs()
+        flat = torch.nonzero(chi < _STEEP)[:, 0]
+        if len(flat):
+            outputs = _with_grand_potential if self._module.predicts == "grand_potential" else _prediction
+            moved = self._apply(outputs, ghosted, mu[flat] + _STEP * kT, flat)[0]
+            before = site_mean(solved.density[flat.to(moved.device)], self.domain)
+            chi[flat] = (site_mean(moved, self.domain) - before).abs() / _STEP
+        return max(potential_uncertainty(float(one), kT) for one in chi)
 
     def _solved(self, evaluate: Density, guess: Tensor, slope: Tensor, states: Tensor) -> CanonicalDensity:
         """Of the states of these numbers, by the iteration that always converges."""

@@ -22,6 +22,7 @@ from hpc_holstein.errors import SpectrumError
 from hpc_holstein.forces._canonical import atomic_limit, site_mean
 from hpc_holstein.forces._columns import Columns, Complex, LinearSystem, Pilots, RightHandSides
 from hpc_holstein.forces._elements import force_scale, matrix_elements
+from hpc_holstein.forces._filling import RESOLVED, potential_uncertainty
 from hpc_holstein.forces._poles import PoleExpansion, Weights
 from hpc_holstein.forces._rows import Rows, assemble
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
@@ -282,7 +283,15 @@ class Resolvent:
         error = weights.error + sweep.linear + probing + residual
         if not self.sampled and self.ensemble.kind == "canonical":
             error += self._response(sweep, mu) * (weights.error + probing / _UNSEEN) / math.sqrt(self.domain.lattice.sites)
+            cost = {**cost, "mu_uncertainty": self._uncertainty(problem, sweep)}
         return Solution(rho, mu, omega, {"error_estimate": problem.scale * error, "residual": residual, **cost})
+
+    def _uncertainty(self, problem: _Problem, sweep: _Sweep) -> float:
+        """Of ``mu`` [t_nn], which in a gap is where the search for it ended."""
+        centre, reach = sweep.expansion.centre, _WINDOW * self.ensemble.kT
+        electrons = [self._trace(problem, sweep, sweep.expansion.fermi(centre + step)) for step in (-reach, reach)]
+        chi = (electrons[1] - electrons[0]) / (2 * _WINDOW * self.domain.lattice.sites)
+        return potential_uncertainty(chi, self.ensemble.kT, max(problem.tolerance, RESOLVED))
 
     def _response(self, sweep: _Sweep, mu: float) -> float:
         """How much more than the mean density that of a single site moves with ``mu``: what an error of the filling does."""

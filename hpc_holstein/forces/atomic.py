@@ -4,7 +4,7 @@
 
 Exact for ``t = 0``; at the preset its force has a mean square error of 2e-2 to 8e-2 in the hot start and 4e-4 in the
 ordered state.  Canonical ensembles conserve the electron number to round-off; at ``kT = 0`` sites that are degenerate
-at ``mu`` share what is left of the electrons, and ``mu`` is one of the values in the gap.  Use ``exact`` for the
+at ``mu`` share what is left of the electrons, and ``mu`` is the middle of the gap.  Use ``exact`` for the
 Hamiltonian with hopping.
 """
 

@@ -230,13 +230,23 @@ def _metrics_by_regime(
     assert there.force is not None
     estimate = reference.info.get("error_estimate", np.full(len(there), np.nan))
     rows = force_metrics(here.force, there.force, masks, _largest(estimate) or reference.tolerance or 0.0)
-    potentials = (here.chemical_potential, there.chemical_potential) if own_potential else (None, None)
-    if potentials[0] is not None and potentials[1] is not None:
-        add_potential_metrics(rows, potentials[0] - potentials[1], masks)
+    difference = _potential_difference(predicted, reference) if own_potential else None
+    if difference is not None:
+        add_potential_metrics(rows, difference, masks)
     for name, mask in masks.items():
         largest = _largest(estimate[mask])
         rows[name]["reference_error_estimate"] = reference.tolerance if largest is None else largest
     return rows
+
+
+def _potential_difference(predicted: Evaluation, reference: Evaluation) -> NDArray[np.float64] | None:
+    """``mu - mu_ref [snapshot]``, 0 within what the densities leave open, as in a gap; None if one is unknown."""
+    mu = [side.snapshots.chemical_potential for side in (predicted, reference)]
+    if mu[0] is None or mu[1] is None:
+        return None
+    difference = mu[0] - mu[1]
+    left_open = sum(side.info.get("mu_uncertainty", np.zeros(len(difference))) for side in (predicted, reference))
+    return np.where(np.abs(difference) > left_open, difference, 0.0)
 
 
 def _seconds_by_regime(predicted: Evaluation, reference: Evaluation, masks: Masks) -> dict[str, dict[str, float | None]]:
