@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.watching import watch
 from hpc_holstein.config import config_of_text
 from hpc_holstein.config.builders import build_system
+from hpc_holstein.config.same_run import identity
 from hpc_holstein.files import require_writable
-from hpc_holstein.output.analysis import digest, frames, length_in_words, order_frames
+from hpc_holstein.output.analysis import digest, frames, length_in_words, order_frames, state_of
+from hpc_holstein.output.derived import Derived, Made
 from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
-from hpc_holstein.output.provenance import write_json
 from hpc_holstein.output.xdmf import write_xdmf
 
 _FIGURES = ("cdw_maps.png", "domain_growth.png", "energies.png", "structure_factor.png", "correlations.png")
@@ -64,17 +66,27 @@ def _analyze(args: argparse.Namespace, session: Session) -> None:
     folder = args.output or source.parent / "analysis"
     maps, growth, energies, structure, correlations = (folder / name for name in _FIGURES)
     numbers = folder / "analysis.json"
-    require_writable(numbers, maps, growth, energies, structure, correlations)
     with open_trajectory(source) as trajectory:
+        made = Made(
+            "analyze", identity(trajectory.config, trajectory.attributes), {"frames": args.frames}, state_of(trajectory)
+        )
+        result = Derived(numbers, [maps, growth, energies, structure, correlations], made)
+        if result.is_up_to_date():
+            session.say(f"{numbers} is up to date: {source} has {len(trajectory)} snapshots and has not changed")
+            return
         config = config_of_text(trajectory.config)
         chosen, series = frames(trajectory, build_system(config).lattice, args.frames), trajectory.series()
         content = digest(trajectory, chosen)
-    plots.order_maps(maps, chosen)
-    plots.domain_growth(growth, series)
-    plots.energies_and_temperature(energies, series, config.ensemble.kT)
-    plots.structure_factor(structure, chosen)
-    plots.correlations(correlations, chosen)
-    write_json(numbers, content)
+
+    def draw() -> list[Path]:
+        plots.order_maps(maps, chosen)
+        plots.domain_growth(growth, series)
+        plots.energies_and_temperature(energies, series, config.ensemble.kT)
+        plots.structure_factor(structure, chosen)
+        plots.correlations(correlations, chosen)
+        return [maps, growth, energies, structure, correlations]
+
+    result.write(content, draw)
     session.say(f"{content['snapshots']} snapshots up to step {content['steps']}")
     for time, scalars in zip(chosen.times, chosen.scalars, strict=True):
         session.say(

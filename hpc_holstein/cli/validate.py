@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import hpc_holstein
 from hpc_holstein.cli.arguments.validate import RUN_STATES
 from hpc_holstein.cli.options import (
     default_preset,
@@ -22,10 +24,13 @@ from hpc_holstein.cli.trust import unlike_in_words, unlike_training
 from hpc_holstein.config import Config, config_of_text, load_config
 from hpc_holstein.config.builders import build_system, model_facts, scaling_told
 from hpc_holstein.config.same_physics import another_system, require_fit
+from hpc_holstein.config.same_run import identity
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.files import require_writable
+from hpc_holstein.network.checkpoint import model_hash
+from hpc_holstein.output.analysis import state_of
+from hpc_holstein.output.derived import Derived, Made
 from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
-from hpc_holstein.output.provenance import provenance, write_json
+from hpc_holstein.output.provenance import provenance
 from hpc_holstein.training import dataset
 from hpc_holstein.training.budget import Part, budget_table, error_budget, rung_force
 from hpc_holstein.training.dataset import Snapshots
@@ -34,6 +39,7 @@ from hpc_holstein.training.regimes import Regimes
 from hpc_holstein.training.validation import UNITS, Comparison, compare, summary
 from hpc_holstein.training.verdict import Verdict, verdict
 
+_NOT_OF_RESULT = ("command", "run", "input", "output", "threads", "device", "config")
 _FIGURES = ("force_parity", "force_errors", "error_histogram", "error_map", "error_budget")
 
 
@@ -55,8 +61,13 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     """Compare and write."""
     folder = args.output or (trajectory_of(args.run).parent / "validation" if args.run else Path("validation"))
     files = {name: folder / f"{name}.png" for name in _FIGURES}
-    session.on_root(lambda: require_writable(folder / "validation.json", *files.values()))
-    snapshots, config = _from_run(args, session) if args.run else _from_file(args)
+    snapshots, config, source = _from_run(args, session) if args.run else _from_file(args)
+    result = Derived(folder / "validation.json", list(files.values()), _made(args, config, source))
+    known: list[bool] = []
+    session.on_root(lambda: known.append(result.is_up_to_date()))
+    if session.transport.bcast(known[0] if known else False):
+        session.say(f"{folder / 'validation.json'} is up to date: {args.run or args.input} has not changed")
+        return
     sides = sides_of(args, config)
     device = session.use(config.parallel.threads, config.parallel.device)
     system = build_system(config)
@@ -79,33 +90,50 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     regimes = Regimes(system.lattice, args.regimes).definition
     facts = {"regimes": regimes, **model_facts(config.force), **session.mpi_facts(), **provenance()}
     session.say(_in_words(outcome, args.reference))
-    written: list[Path] = [folder / "validation.json"]
-
-    def write() -> None:
-        write_json(written[0], {**_numbers(outcome, args.reference), **facts})
-        written.extend(_draw(files, outcome, (config.force.kind, args.reference)))
-
-    session.on_root(write)
+    written: list[Path] = []
+    names = config.force.kind, args.reference
+    content = {**_numbers(outcome, args.reference), **facts}
+    session.on_root(lambda: written.extend(result.write(content, lambda: _draw(files, outcome, names))))
     session.say("wrote " + ", ".join(str(path) for path in written))
 
 
-def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Config]:
-    """States of a run, the last one among them, and its configuration with what the command line changes."""
+_Source = tuple[str, dict[str, Any]]
+"""Identity of the states, and how far their source is."""
+
+
+def _made(args: argparse.Namespace, config: Config, source: _Source) -> Made:
+    """For the record: what the command line asks for, and the models that it is asked of."""
+    options = {name: value for name, value in vars(args).items() if name not in _NOT_OF_RESULT and value not in (None, [])}
+    if not args.run:
+        options["configuration"] = config.toml()
+    return Made("validate", source[0], json.loads(json.dumps(options, default=str)), {**source[1], **_models(args, config)})
+
+
+def _models(args: argparse.Namespace, config: Config) -> dict[str, str]:
+    """Hashes of the models of both sides."""
+    reference = model_hash(args.reference) if args.reference.endswith(".safetensors") else ""
+    return {"model": model_facts(config.force).get("model.sha256", ""), "reference": reference}
+
+
+def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Config, _Source]:
+    """States of a run, the last one among them, its configuration with what the command line changes, and their source."""
     if args.config or args.preset:
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
     with open_trajectory(trajectory_of(args.run)) as trajectory:
         config = config_of_text(trajectory.config, _overrides(args))
         session.say_all(another_system(trajectory.attributes, args.run, build_system(config)))
         states = [trajectory.snapshot(index) for index in _evenly(len(trajectory), args.states or RUN_STATES)]
+        source = identity(trajectory.config, trajectory.attributes), state_of(trajectory)
     q = np.stack([state.q for state in states])
-    return Snapshots.of(q, quench=0, step=np.array([state.step for state in states]), source=str(args.run)), config
+    return Snapshots.of(q, quench=0, step=np.array([state.step for state in states]), source=str(args.run)), config, source
 
 
-def _from_file(args: argparse.Namespace) -> tuple[Snapshots, Config]:
+def _from_file(args: argparse.Namespace) -> tuple[Snapshots, Config, _Source]:
     snapshots = dataset.read(args.input, require_labels=args.reference == LABELS)
     extent = {"lattice.extent": list(snapshots.extent)}
     config = load_config(args.config, default_preset(args), {**extent, **_overrides(args)})
-    return snapshots.select(_evenly(len(snapshots), args.states)) if args.states else snapshots, config
+    source = str(args.input.resolve()), {"data": snapshots.data_hash, "version": hpc_holstein.__version__}
+    return snapshots.select(_evenly(len(snapshots), args.states)) if args.states else snapshots, config, source
 
 
 def _evenly(count: int, wanted: int) -> list[int]:

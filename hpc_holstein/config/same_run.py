@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +38,13 @@ def require_same_run(config: Config, attributes: Mapping[str, Any], source: Path
             f"{source} belongs to a run with a model of SHA-256 {str(model)[:12]} and here force.model has {str(given)[:12]}: "
             "a run is never overwritten, so give its model to continue it, or another folder with --output"
         )
+
+
+def identity(config: str, attributes: Mapping[str, Any]) -> str:
+    """SHA-256 of all that decides the numbers of a trajectory, from its configuration and attributes; a longer run has it too."""
+    keys = deciding_keys(config_of_text(config))
+    text = json.dumps([keys, attributes.get("model.sha256")], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def deciding_keys(config: Config) -> dict[str, Any]:

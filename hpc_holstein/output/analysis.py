@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import hpc_holstein
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.interfaces import Lattice
@@ -130,6 +131,12 @@ def digest(trajectory: Trajectory, chosen: Frames) -> dict[str, Any]:
         "growth_exponent": finite(_last_finite(exponents)),  # d ln L / d ln t of the inverse moment
         "frames": frame_rows,
     }
+
+
+def state_of(trajectory: Trajectory) -> dict[str, Any]:
+    """How far a run is, for records of what is derived from it, and the version of the package that derives it."""
+    rows = len(trajectory.series()["time"])
+    return {"snapshots": len(trajectory), "step": int(trajectory.steps[-1]), "rows": rows, "version": hpc_holstein.__version__}
 
 
 def length_in_words(length: float) -> str:

@@ -90,7 +90,11 @@ def test_figures_and_words_of_a_uniform_state(capsys: pytest.CaptureFixture[str]
     content, _ = analyzed(np.zeros((10, 10)), "--set", "initial.velocity_std=0", "--set", "dynamics.gamma=0")
     assert main(["analyze", "run"]) == 0
     assert capsys.readouterr().out.count("domain length none, no order") == 4
-    assert json.loads(Path("run/analysis/analysis.json").read_text()) == content
+    found = json.loads(Path("run/analysis/analysis.json").read_text())
+    assert found.pop("made")["command"] == "analyze"
+    assert found == content
+    assert main(["analyze", "run"]) == 0
+    assert "is up to date" in capsys.readouterr().out
 
 
 def test_one_snapshot_is_enough() -> None:
@@ -103,3 +107,29 @@ def test_one_snapshot_is_enough() -> None:
 def test_a_constant_length_grows_with_exponent_zero(length: float) -> None:
     exponents = local_exponent(np.linspace(0, 1000, 5000), np.full(5000, length))
     assert np.abs(exponents[np.isfinite(exponents)]).max() < 1e-12
+
+
+def test_a_run_that_has_grown_is_analyzed_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the same command; nothing else is replaced: not the result of other options, nor a file that was changed."""
+    run = ["run", "--preset", "paper-2601.04104", "--lattice", "4x4", "--force", "atomic", "--output", "run"]
+    run += ["--set", "output.snapshot_every=2"]
+    record = Path("run/validation/validation.json")
+    validate = ["validate", "--run", "run", "--force", "atomic", "--states", "2"]
+    assert main([*run, "--steps", "4"]) == 0
+    assert main(validate) == 0
+    first = record.read_text()
+    assert main(validate) == 0
+    assert "is up to date" in capsys.readouterr().out
+    assert record.read_text() == first
+    assert main([*run, "--steps", "8"]) == 0
+    assert main(validate) == 0
+    assert json.loads(record.read_text())["made"]["state"]["step"] == 8
+    assert main([*validate[:-1], "3"]) == 2
+    (record.parent / "force_parity.png").write_bytes(b"mine")
+    assert main([*run, "--steps", "12"]) == 0
+    capsys.readouterr()
+    assert main(validate) == 2
+    assert "force_parity.png exists already and is never overwritten" in capsys.readouterr().err
+    assert (record.parent / "force_parity.png").read_bytes() == b"mine"
+    record.write_text("{}")
+    assert main(validate) == 2

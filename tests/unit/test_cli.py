@@ -89,7 +89,11 @@ def test_from_labels_to_figures(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert "kT is 0.1 there and 0.3 here" in refused(
         capsys, "train", "data.h5", "--set", "ensemble.kT=0.3", "--output", "other"
     )
-    for again in (["run", *PRESET, *small, "--output", "quench"], ["analyze", "quench"], ["validate", "--run", "quench"]):
+    for again in (
+        ["run", *PRESET, *small, "--output", "quench"],
+        ["analyze", "quench", "--frames", "2"],
+        ["validate", "--run", "quench"],
+    ):
         assert "never overwritten" in refused(capsys, *again)
     assert not Path("other").exists()
 
