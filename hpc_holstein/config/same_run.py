@@ -41,7 +41,7 @@ def require_same_run(config: Config, attributes: Mapping[str, Any], source: Path
 
 
 def identity(config: str, attributes: Mapping[str, Any]) -> str:
-    """SHA-256 of all that decides the numbers of a trajectory, from its configuration and attributes; a longer run has it too."""
+    """SHA-256 of all that decides the numbers of a trajectory, from its configuration and attributes; longer runs share it."""
     keys = deciding_keys(config_of_text(config))
     text = json.dumps([keys, attributes.get("model.sha256")], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
