@@ -19,6 +19,8 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,8 @@ from hpc_holstein.config.builders import build_integrator, build_system, forces_
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.forces import exact, neural
+from hpc_holstein.forces._exact import ExactForces
+from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.network.checkpoint import model_path, read_card
 from hpc_holstein.network.field_range import outside
@@ -116,33 +120,37 @@ def along_quenches(cells: int, seed: int) -> Iterator[Case]:
         assert config.initial.q_std is not None
         plan = QuenchPlan(
             count=2,
-            steps=(0, 20, 60, 150, 300),
+            steps=(0, 20, 60),
             q_std=config.initial.q_std,
             velocity_std=config.initial.velocity_std,
             seed=seed,
             integrator=build_integrator(config, system),
             make_forces=forces_maker(system, config.force),
             path="atomic",
-            batch=2,
         )
         made = quench_snapshots(plan, system.lattice, SerialTransport())
         for q, step in zip(made.q, made.step, strict=True):
             yield Case(f"quench, {name}", f"step {step}", q, config.ensemble.filling)
 
 
+@cache
+def providers(cells: int, filling: float, model: str) -> tuple[NeuralForces, ExactForces]:
+    """The network and the reference."""
+    system = build_system(load_config(None, _PRESET, {"lattice.extent": [cells, cells]}))
+    domain, ensemble = CartesianDomain(system.lattice, SerialTransport()), Ensemble("canonical", system.ensemble.kT, filling)
+    network = neural.build(neural.Options(model=model), system.hamiltonian, domain, ensemble)
+    return network, exact.build(exact.Options(), system.hamiltonian, domain, ensemble)
+
+
 def judged(case: Case, model: str) -> dict[str, Any]:
     """The error and what the checks say of it."""
-    cells = len(case.q)
-    config = load_config(None, _PRESET, {"lattice.extent": [cells, cells]})
-    system = build_system(config)
-    domain = CartesianDomain(system.lattice, SerialTransport())
-    ensemble = Ensemble("canonical", config.ensemble.kT, case.filling)
-    network = neural.build(neural.Options(model=model), system.hamiltonian, domain, ensemble)
+    network, reference = providers(len(case.q), case.filling, model)
+    domain = network.domain
     assert network.surroundings is not None
     state = State.at_rest(torch.as_tensor(case.q)[..., None, None])
     state = state.moved(forces=network(state))
     assert state.forces is not None
-    error = (state.forces.force - exact.build(exact.Options(), system.hamiltonian, domain, ensemble)(state).force)[..., 0]
+    error = (state.forces.force - reference(state).force)[..., 0]
     field = network.field(state)
     unfamiliar = network.surroundings.unfamiliar(field, domain)
     squares = error.square()
@@ -152,7 +160,7 @@ def judged(case: Case, model: str) -> dict[str, Any]:
         "rms_error": math.sqrt(float(squares.mean())),
         "largest_error": float(error.abs().max()),
         "unfamiliar": float(unfamiliar.double().mean()),
-        "flagged": float(unfamiliar.double().mean()) > network.surroundings.limit(system.lattice.sites),
+        "flagged": float(unfamiliar.double().mean()) > network.surroundings.limit(domain.lattice.sites),
         "outside": float(outside(field, network.field_range, domain).double().mean()),
         "error_at_unfamiliar": float(squares[unfamiliar].sum() / squares.sum().clamp_min(1e-30)),
     }
@@ -189,10 +197,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     threshold = _BAD * math.sqrt(read_card(model_path(args.model)).metrics["validation.all.mse"])
-    states = list(cases(args.lattice, args.seed, args.quick))
-    states += [] if args.quick else along_quenches(args.lattice, args.seed)
     rows = []
-    for case in states:
+    for case in chain(
+        cases(args.lattice, args.seed, args.quick), [] if args.quick else along_quenches(args.lattice, args.seed)
+    ):
         rows.append(judged(case, args.model))
         print({name: round(value, 4) if isinstance(value, float) else value for name, value in rows[-1].items()}, flush=True)
     content = {

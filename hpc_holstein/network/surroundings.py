@@ -104,7 +104,7 @@ def in_words(told: Mapping[str, Any]) -> str:
 def _cells(field: Tensor, g: float, domain: Domain) -> Tensor:
     """Number of the cell of (a, b) of each site, ``[*cells, basis]``, int64; collective."""
     rows, columns = _CELLS
-    squares = (g / _WIDTH * field).square()
+    squares = (g / _WIDTH * field.float()).square()
     near = 1 / (1 + squares)
     bonds = 2 * sum(len(domain.lattice.bonds(shell)) for shell in _SHELLS) / len(domain.lattice.basis)
     a, b = (squares * near).sqrt(), neighbour_sum(near, domain, _SHELLS) / bonds
