@@ -11,9 +11,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import written
 
 from hpc_holstein import inputs
+from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import DataError
+from hpc_holstein.output.hdf5 import Snapshot, open_trajectory
 from hpc_holstein.training import dataset
 
 STATES = np.random.default_rng(0).normal(0, 2, (3, 8, 6))
@@ -240,3 +243,42 @@ def test_with_bytes_changed_anywhere_it_is_read_or_refused(file: Path) -> None:
         file.write_bytes(changed)
         with suppress(DataError):
             dataset.read(file)
+
+
+TRAJECTORIES: dict[str, tuple[Callable[[h5py.File], object], str]] = {
+    "virtual over itself": (lambda f: virtual_field(f, "."), r"q of .* lies in \., which is no part of a run: use"),
+    "virtual elsewhere": (lambda f: virtual_field(f, "../other.d/0000/rank-00000.h5"), "which is no part of a run"),
+    "part that is gone": (lambda f: virtual_field(f, "t.d/0000/rank-00000.h5"), "cannot be read as HDF5 .*No such file"),
+    "no q": (lambda f: f.__delitem__("q"), "q of .* is not there"),
+    "text": (lambda f: (f.__delitem__("q"), f.__setitem__("q", "states")), "is damaged .q, time and step"),
+    "dangling": (lambda f: (f.__delitem__("q"), links(f, "/gone")), "is a link to nothing"),
+    "fewer q": (lambda f: f["q"].resize(1, axis=0), "is damaged .q, time and step"),
+    "fewer velocities": (lambda f: f["velocity"].resize(1, axis=0), "snapshot 1 of .* cannot be read"),
+    "steps are no integers": (lambda f: (f.__delitem__("step"), f.__setitem__("step", [0.0, 1.0])), "is damaged"),
+    "no configuration": (lambda f: f.attrs.__delitem__("config"), "does not hold the configuration of its run .*: use"),
+}
+
+
+def virtual_field(file: h5py.File, source: str) -> None:
+    shape = file["q"].shape
+    layout = h5py.VirtualLayout(shape, "f8")
+    layout[...] = h5py.VirtualSource(source, "q", shape)
+    del file["q"]
+    file.create_virtual_dataset("q", layout)
+
+
+def last_state(path: Path) -> tuple[Snapshot, str]:
+    with open_trajectory(path) as trajectory:
+        return trajectory.snapshot(1), trajectory.config
+
+
+@pytest.mark.parametrize("kind", TRAJECTORIES)
+def test_a_trajectory_refers_to_nothing_but_parts_of_its_run(tmp_path: Path, kind: str) -> None:
+    make, words = TRAJECTORIES[kind]
+    path = tmp_path / "t.h5"
+    written.write("gather", path, SerialTransport(), range(2))
+    with h5py.File(path, "r+") as file:
+        make(file)
+    with pytest.raises(DataError, match=words) as caught:
+        last_state(path)
+    assert "\n" not in str(caught.value)
