@@ -8,6 +8,8 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
+from hpc_holstein.errors import ConfigError
+
 _GIB = 2**30
 
 
@@ -40,6 +42,20 @@ def free_bytes() -> float:
     if limit != resource.RLIM_INFINITY:
         limits.append(limit - size)
     return max(0.0, min(limits))
+
+
+def require_room(told: str, wanted: int, each: float, processes: int = 1) -> None:
+    """Raise ConfigError where ``wanted`` pieces of ``each`` bytes have no room in what this process can still take.
+
+    ``told``: the pieces in words; ``processes`` on this host do the same.
+    """
+    there = free_bytes() / processes
+    if wanted * each > there:
+        fits = int(there / each)
+        remedy = f"give at most {fits}" if fits else "give a smaller lattice"
+        raise ConfigError(
+            f"{told} need {shown_bytes(wanted * each)} of memory on each rank and {shown_bytes(there)} are free: {remedy}"
+        )
 
 
 def shown_bytes(count: float) -> str:

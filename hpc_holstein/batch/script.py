@@ -15,6 +15,8 @@ from hpc_holstein.files import replaced
 MARK = "Written by hpc-holstein"
 _WARNING_SECONDS = 120  # between USR1 and the time limit; a tenth of the limit where that is less
 _UNITS = (86400, 3600, 60, 1)
+_LONGEST = 60 * (2**32 - 3)  # seconds of the minutes that Slurm can count
+_MOST = {"nodes": 10**6, "ntasks_per_node": 10**5, "cpus_per_task": 10**5, "max_requeues": 10**6}
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Resources:
     sbatch: tuple[str, ...] = ()
     max_requeues: int = 20
 
+    def __post_init__(self) -> None:
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"{option} {getattr(self, name)} is more than a job can have: give at most {most}")
+
     @property
     def ranks(self) -> int:
         """Tasks of the job."""
@@ -39,15 +47,17 @@ class Resources:
     @property
     def seconds(self) -> int:
         """The time limit: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS, as Slurm reads it; else ConfigError."""
-        found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", self.time, re.ASCII)
+        found = re.fullmatch(r"(?:(\d{1,18})-)?(\d{1,18})(?::(\d{1,18}))?(?::(\d{1,18}))?", self.time, re.ASCII)
         if found is None:
             raise ConfigError(f"--time {self.time} is not a time that Slurm reads: write HH:MM:SS or D-HH:MM:SS")
         days, *rest = found.groups()
         parts = [int(part) for part in rest if part is not None]
         first = 1 if days is not None or len(parts) == 3 else 2  # D-HH and HH:MM:SS begin with hours, MM:SS with minutes
-        return int(days or 0) * _UNITS[0] + sum(
-            unit * part for unit, part in zip(_UNITS[first : first + len(parts)], parts, strict=True)
-        )
+        seconds = int(days or 0) * _UNITS[0]
+        seconds += sum(unit * part for unit, part in zip(_UNITS[first : first + len(parts)], parts, strict=True))
+        if seconds > _LONGEST:
+            raise ConfigError(f"--time {self.time} is longer than Slurm can count: give at most {_LONGEST // _UNITS[0]}-00")
+        return seconds
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from hpc_holstein.batch.labels import joined, share
 from hpc_holstein.config import Config
+from hpc_holstein.config.sections import require_seeds
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import replaced
 from hpc_holstein.output.live import finished
@@ -18,6 +19,7 @@ from hpc_holstein.training import dataset
 STAGES = ("label", "train", "run", "analyze")
 """In the order of their dependence; the items of each need those of the stage before it."""
 
+_PART = "part-"
 _FREE_SECTIONS = ("output", "parallel", "health")
 _FREE_KEYS = ("preset", "dynamics.steps", "pipeline.seeds", *(f"pipeline.{stage}_resources" for stage in STAGES))
 
@@ -27,6 +29,9 @@ class Study:
     """The files of a study; ``config`` says what is wanted of it."""
 
     config: Config
+
+    def __post_init__(self) -> None:
+        require_seeds("dynamics.seed", self.config.dynamics.seed, self.config.pipeline.label_jobs, "pipeline.label_jobs")
 
     @property
     def folder(self) -> Path:
@@ -88,13 +93,13 @@ class Study:
         """What a stage makes: one item a task of its job array, but for analyses, which one job makes."""
         wanted = self.config.pipeline
         if stage == "label":
-            return [f"part-{number:03d}" for number in range(wanted.label_jobs)]
+            return [f"{_PART}{number:03d}" for number in range(wanted.label_jobs)]
         return ["model"] if stage == "train" else [f"run-{seed}" for seed in wanted.seeds]
 
     def tasks(self, stage: str, items: Sequence[str]) -> dict[str, int | None]:
         """Number of each item in the job array of its stage, or None where one job makes all."""
-        every = self.items(stage)
-        return {item: every.index(item) if stage in ("label", "run") else None for item in items}
+        numbers = {item: number for number, item in enumerate(self.items(stage))}
+        return {item: numbers[item] if stage in ("label", "run") else None for item in items}
 
     def done(self, stage: str, item: str) -> bool:
         """Whether an item is there, whole."""
@@ -108,7 +113,7 @@ class Study:
 
     def share(self, item: str) -> list[str]:
         """Options of ``hpc-holstein label`` for one part; the seeds differ, so no two parts draw the same."""
-        wanted, part = self.config.pipeline, self.items("label").index(item)
+        wanted, part = self.config.pipeline, int(item.removeprefix(_PART))
         random = share(wanted.random, wanted.label_jobs, part)
         quenches = share(wanted.quenches, wanted.label_jobs, wanted.label_jobs - 1 - part)  # larger shares to the other parts
         options: dict[str, Any] = {"--random": random} if random else {}

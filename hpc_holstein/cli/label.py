@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -27,10 +28,12 @@ from hpc_holstein.config.builders import (
     watch_maker,
 )
 from hpc_holstein.config.same_physics import require_fit
+from hpc_holstein.domain.partition import shown
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import require_writable
+from hpc_holstein.memory import require_room
 from hpc_holstein.training import dataset
-from hpc_holstein.training.label import FurtherPotentials, label_file, make_file
+from hpc_holstein.training.label import FurtherPotentials, label_file, make_file, memory_bytes
 from hpc_holstein.training.paths import QuenchPlan, RandomPlan, Stop, early_dense_steps, even_steps
 
 _QUENCH_STEPS, _PER_QUENCH = 2000, 40
@@ -56,6 +59,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     labels: dict[str, Any] = {**provider_facts(config.force, system.lattice, system.ensemble)}
     labels |= dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
     labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
+    _require_memory(args, config, session)
     plans = {} if args.input is not None else _plans(args, config, system)
     if "quenches" in plans:
         session.say(plans["quenches"].integrator.time_step_in_words(system.hamiltonian.stiffness[1]))
@@ -83,6 +87,25 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     session.say(
         f"wrote {args.output}: {len(made)} snapshots of {'x'.join(map(str, made.extent))} cells, forces by {_labeller(args)}"
     )
+
+
+def _require_memory(args: argparse.Namespace, config: Config, session: Session) -> None:
+    """Raise ConfigError where the snapshots that are asked for, or their further potentials, do not fit into memory."""
+    sites, more = math.prod(config.lattice.extent), args.more_mu or 0
+    if args.input is None:
+        steps = args.quench_steps or _QUENCH_STEPS
+        along = (args.quenches or 0) * min(args.per_quench or _PER_QUENCH, steps + 1)
+        count, told = (args.random or 0) + along, f"snapshots of {shown(config.lattice.extent)} cells"
+    else:
+        count, told = len(dataset.read(args.input)), f"snapshots of {args.input}"
+    told, more_told = f"{count} {told}", f"{more} further chemical potentials (--more-mu) of {count} {told}"
+
+    def require() -> None:
+        require_room(told, count, memory_bytes(sites), session.local_size)
+        of_one = count * (memory_bytes(sites, 1) - memory_bytes(sites))
+        require_room(more_told, more, of_one, session.local_size)
+
+    session.on_root(require)
 
 
 def _require_consistent(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from hpc_holstein.cli.trust import limits_with
 from hpc_holstein.config import Config, config_of_text, fit_options, load_config
 from hpc_holstein.config.builders import build_system, provider_facts, require_dynamics, require_forces
 from hpc_holstein.config.same_physics import require_fit
+from hpc_holstein.config.sections import require_seeds
 from hpc_holstein.errors import ConfigError, DataError, SpectrumError, TrainingError
 from hpc_holstein.files import replace_text
 from hpc_holstein.network.checkpoint import model_path, read_card
@@ -88,6 +89,9 @@ class Learning:
         if not self.config.trust.limited:
             raise ConfigError("[trust] has no limit, so nothing would be collected: give trust.max_deviation or max_outside")
         require_one_run(self.config, "learn", " and give learn.runs")
+        explorations = self.settings.rounds * self.settings.runs
+        require_seeds("dynamics.seed", self.config.dynamics.seed, explorations, "learn.rounds * learn.runs")
+        require_seeds("training.seed", fit_options(self.config).seed, self.settings.members + 1, "learn.members + 1")
 
     @property
     def settings(self) -> Any:

@@ -154,7 +154,7 @@ def value(text: str) -> Any:
 
 def duration(text: str) -> float:
     """``HH:MM:SS`` in seconds."""
-    found = re.fullmatch(r"(\d+):([0-5]\d):([0-5]\d)", text, re.ASCII)
+    found = re.fullmatch(r"(\d{1,7}):([0-5]\d):([0-5]\d)", text, re.ASCII)
     if found is None:
         raise argparse.ArgumentTypeError(f"'{text}' is not a time HH:MM:SS, such as 01:30:00")
     hours, minutes, seconds = map(int, found.groups())

@@ -25,7 +25,7 @@ from greenlet import GreenletExit
 from hpc_holstein.cli.restart import AUTO, NEVER, Folder
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, config_of_text
-from hpc_holstein.config.sections import ParallelSection
+from hpc_holstein.config.sections import ParallelSection, require_seeds
 from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.transport import MPITransport, abort_all_on_error
 from hpc_holstein.errors import ConfigError, HolsteinError
@@ -105,6 +105,7 @@ class Outcome:
 def run_all(config: Config, restart: str, session: Session, signals: StopSignals, run_one: RunOne) -> int:
     """Run all replicas of ``config``, and write replicas.json; the worst of their exit codes.  Collective."""
     replicas, size, rank = config.parallel.replicas, session.transport.size, session.transport.rank
+    require_seeds("dynamics.seed", config.dynamics.seed, replicas, "parallel.replicas")
     groups = _groups(config.parallel, size)
     if restart not in (AUTO, NEVER):
         raise ConfigError(

@@ -9,6 +9,8 @@ from pydantic import field_validator, model_validator
 from hpc_holstein.config.sections import AtLeastOne, Cells, Count, PathText, Section, Seed
 from hpc_holstein.keys import key
 
+MOST_JOBS = 10**5
+"""Jobs of a stage: arrays of Slurm hold fewer."""
 _RESOURCES = 'options of hpc-holstein submit for each job that {}, such as "--ntasks-per-node 4 --time 02:00:00"'
 
 
@@ -27,8 +29,10 @@ class PipelineSection(Section):
     quenches: Annotated[Count, key("quenches along which snapshots are labelled")] = 40
     per_quench: Annotated[AtLeastOne, key("snapshots of each of these quenches")] = 10
     quench_steps: Annotated[AtLeastOne, key("time steps of each of these quenches")] = 2000
-    label_jobs: Annotated[AtLeastOne, key("jobs that label", "jobs")] = 4
-    seeds: Annotated[tuple[Seed, ...], key("of the quenches that the network drives, one for each", "seed")] = (1,)
+    label_jobs: Annotated[AtLeastOne, key("jobs that label", "jobs", le=MOST_JOBS)] = 4
+    seeds: Annotated[
+        tuple[Seed, ...], key("of the quenches that the network drives, one for each", "seed", max_length=MOST_JOBS)
+    ] = (1,)
     label_resources: Annotated[str, key(_RESOURCES.format("labels"))] = ""
     train_resources: Annotated[str, key(_RESOURCES.format("trains"))] = ""
     run_resources: Annotated[str, key(_RESOURCES.format("runs"))] = ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from hpc_holstein.dynamics.langevin import SCHEMES
+from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import usable_path
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.keys import key
@@ -35,6 +36,9 @@ def _device(name: str) -> str:
     return name
 
 
+_SEEDS = 2**63
+_TOGETHER = 10**6
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Energy = Annotated[float, Field(ge=-_LARGEST_ENERGY, le=_LARGEST_ENERGY)]
@@ -43,7 +47,8 @@ Width = Annotated[float, Field(ge=0, le=1e6)]
 Cells = Annotated[int, Field(ge=1, le=10**9)]
 AtLeastOne = Annotated[int, Field(ge=1, lt=2**53)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=_SEEDS)]
+Together = Annotated[int, Field(ge=1, le=_TOGETHER)]
 PathText = Annotated[str, AfterValidator(usable_path)]
 
 
@@ -250,7 +255,7 @@ class ParallelSection(Section):
         Annotated[int, Field(ge=1, le=10**6)] | None,
         key("threads of each rank; absent: OMP_NUM_THREADS, else cores / ranks", "num_threads", "nthreads", "omp_num_threads"),
     ] = None
-    replicas: Annotated[AtLeastOne, key("independent runs at once", "n_replicas", "num_replicas", "runs")] = 1
+    replicas: Annotated[Together, key("independent runs at once", "n_replicas", "num_replicas", "runs")] = 1
     transport: Annotated[
         Literal["mpi", "nccl"],
         key("of halos and sums: mpi; nccl: from GPU to GPU, each rank with one of its own", "backend", "communication"),
@@ -287,3 +292,14 @@ class ParallelSection(Section):
         import torch  # here: a configuration is checked without it
 
         return torch.float32 if self.dtype == "float32" else torch.float64
+
+
+def require_seeds(key: str, first: int, count: int, of: str) -> None:
+    """Raise ConfigError where ``count`` seeds from ``first`` on, one after another, go beyond the largest one.
+
+    ``key`` gives the first one and ``of`` the number.
+    """
+    if first + count > _SEEDS:
+        raise ConfigError(
+            f"{key} = {first} is followed by fewer seeds than {of} = {count} needs: give a seed of at most {_SEEDS - count}"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from math import prod
+from math import isqrt, prod
 
 from hpc_holstein.errors import DomainError
 
@@ -27,7 +27,8 @@ def choose_grid(size: int, extent: Sequence[int], halo: int = 1) -> tuple[int, .
     No tile along an axis that is split is thinner than ``halo`` cells.  Among equals the grid
     that splits the slowest array axis wins.  Raises :class:`DomainError` when there is none.
     """
-    fitting = [grid for grid in _factorizations(size, len(extent)) if _fits(grid, extent, halo)]
+    enough = size <= prod(extent)
+    fitting = [grid for grid in _factorizations(size, len(extent)) if _fits(grid, extent, halo)] if enough else []
     if not fitting:
         raise DomainError(
             f"no grid of {size} ranks gives each a tile of {max(halo, 1)} or more cells of the {shown(extent)} lattice: "
@@ -86,10 +87,10 @@ def _factorizations(size: int, axes: int) -> Iterator[tuple[int, ...]]:
     if axes == 1:
         yield (size,)
         return
-    for first in range(1, size + 1):
-        if size % first == 0:
-            for rest in _factorizations(size // first, axes - 1):
-                yield (first, *rest)
+    low = [first for first in range(1, isqrt(size) + 1) if size % first == 0]
+    for first in sorted({*low, *(size // one for one in low)}):
+        for rest in _factorizations(size // first, axes - 1):
+            yield (first, *rest)
 
 
 def _fits(grid: Sequence[int], extent: Sequence[int], halo: int) -> bool:

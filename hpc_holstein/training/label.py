@@ -39,6 +39,8 @@ from hpc_holstein.training.paths import (
     require_going,
 )
 
+_NUMBERS = 9  # a site of a snapshot, in float64, where states are joined and labels stacked
+_FURTHER_NUMBERS = 4  # and for each further potential
 _SAVE_EVERY = 20  # snapshots between two writes of the finished ones
 
 
@@ -85,6 +87,11 @@ class FurtherPotentials:
         """``[number]``, ``t_nn``."""
         drawn = np.random.default_rng((self.seed, snapshot)).uniform(-self.width, self.width, self.number)
         return [float(offset) for offset in drawn]
+
+
+def memory_bytes(sites: int, further: int = 0) -> float:
+    """Bytes that making and labelling takes for each snapshot of ``sites``, with ``further`` potentials; measured."""
+    return (_NUMBERS + _FURTHER_NUMBERS * further) * 8.0 * sites
 
 
 class _KnowsSpectrum(Protocol):

@@ -34,6 +34,7 @@ Progress = Callable[[str, int, int], None]
 
 _SAVE_EVERY = 20  # recorded states between two writes of an unfinished quench
 _TOGETHER = 1 << 17  # sites of the quenches that move together: small lattices cost what one large lattice does up to here
+_EVERY_STEP = 8  # as many numbers for a step leave none out
 _TOLD = "told_"  # before the names of scalars of the forces in a part
 # Noise streams of training data, far from those of simulations, so that no run repeats a training quench by its seed.
 _RANDOM_STREAM = 1 << 16
@@ -94,6 +95,7 @@ def early_dense_steps(last: int, count: int) -> tuple[int, ...]:
     Errors are largest early in a quench, where the state is hot; the offset keeps neighbouring records from coinciding.
     """
     offset = max(last / 100, 1.0)
+    count = min(count, _EVERY_STEP * (last + 1))
     spaced = np.geomspace(offset, last + offset, count) - offset
     return tuple(int(step) for step in np.unique(np.rint(spaced)))
 

@@ -131,6 +131,11 @@ def test_under_mpirun_the_ranks_of_a_node_see_all_its_gpus() -> None:
         (["--device", "cuda"], "needs GPUs and the job asks for none"),
         (["--time", "soon"], "--time soon is not a time that Slurm reads"),
         (["--time", "0"], "is no time at all"),
+        (["--time", "999999999999999999:00:00"], "is longer than Slurm can count: give at most 2982616-00"),
+        (["--nodes", "1000000000000000000"], "--nodes 1000000000000000000 is more than a job can have: give at most 1000000"),
+        (["--max-requeues", "1" + "0" * 22], "is more than a job can have"),
+        (["--max-walltime", "9" * 400 + ":00:00"], "is not a time HH:MM:SS"),
+        (["--nodes", "1000000", "--ntasks-per-node", "99991"], "no grid of 99991000000 ranks"),
         (["--restart", "never"], "cannot be repeated after a requeue"),
     ],
 )
@@ -305,6 +310,20 @@ def test_shares_add_up_and_seeds_differ() -> None:
     assert all("--random" not in few.share(item) for item in few.items("label"))
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("label_jobs = 1000000\nrandom = 1000000", "pipeline.label_jobs = 1000000 is not valid: it should be at most 100000"),
+        ("label_jobs = 4\n[dynamics]\nseed = 9223372036854775806", "dynamics.seed = 9223372036854775806 is followed by fewer"),
+    ],
+)
+def test_a_study_without_bounds_is_refused(capsys: pytest.CaptureFixture[str], given: str, words: str) -> None:
+    Path("study.toml").write_text(f'preset = "paper-2601.04104"\n[pipeline]\n{given}\n')
+    assert main(["pipeline", "study.toml", "--dry-run"]) == 2
+    assert words in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["study.toml"]
+
+
 def test_fewer_pieces_than_jobs_are_refused() -> None:
     with pytest.raises(ConfigError, match="too few for label_jobs = 2"):
         Study(load_config(None, "paper-2601.04104", {"pipeline.label_jobs": 2, "pipeline.random": 1, "pipeline.quenches": 0}))
@@ -403,3 +422,15 @@ def test_gpus_and_ranks_of_a_job_belong_together(
     else:
         with pytest.raises(ConfigError, match=words):
             here._require_gpus(asked, here.device(asked))
+
+
+def test_a_seed_that_only_a_later_replica_lacks_is_an_error_before_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = ["run", "--preset", "paper-2601.04104", "--lattice", "4x4", "--force", "atomic", "--steps", "1", "--replicas", "3"]
+    assert main([*run, "--seed", str(2**63 - 2)]) == 2
+    assert f"needs: give a seed of at most {2**63 - 3}" in capsys.readouterr().err
+    assert main([*run[:-1], "1000000000"]) == 2
+    assert "parallel.replicas = 1000000000 is not valid: it should be at most 1000000" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hpc_holstein.cli import main
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
-from hpc_holstein.errors import DomainError
+from hpc_holstein.errors import ConfigError, DomainError
 from hpc_holstein.lattice import square
-from hpc_holstein.memory import host_bytes
+from hpc_holstein.memory import host_bytes, require_room
 from hpc_holstein.simulation import memory
 from hpc_holstein.simulation.memory import Need, require_memory
 
@@ -109,3 +110,30 @@ def test_limits_of_slurm_and_of_control_groups(tmp_path: Path, monkeypatch: pyte
     assert host_bytes() == 100 * 2**20
     monkeypatch.setenv("SLURM_MEM_PER_NODE", "0")
     assert host_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--lattice", "30000x30000", "--random", "1"], "1 snapshots of 30000x30000 cells need .* give a smaller lattice"),
+        (["--random", "1000000000000"], r"1000000000000 snapshots of 40x40 cells need .* give at most \d+$"),
+        (["--quenches", "1000000000"], r"40000000000 snapshots of 40x40 cells need .* give at most \d+$"),
+        (["--quenches", "1000000", "--per-quench", "1000000000000"], r"2001000000 snapshots .* give at most \d+$"),
+        (["--random", "2", "--more-mu", "1000000000"], r"1000000000 further chemical potentials \(--more-mu\) .* at most \d+$"),
+    ],
+)
+def test_labels_that_have_no_room_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["label", *arguments, "--output", "a.h5"]) == 2
+    assert re.search(words, capsys.readouterr().err.strip())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_room_is_shared_by_the_processes_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hpc_holstein.memory.free_bytes", lambda: 1000.0)
+    require_room("pieces", 10, 100.0)
+    require_room("pieces", 5, 100.0, processes=2)
+    with pytest.raises(ConfigError, match=r"6 pieces need .* on each rank and .* are free: give at most 5"):
+        require_room("6 pieces", 6, 100.0, processes=2)

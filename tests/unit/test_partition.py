@@ -90,3 +90,10 @@ def test_the_refusal_of_a_wide_halo_names_a_grid_that_works() -> None:
         partition.check_halo((2, 2), (16, 16), 20)
     partition.check_halo((4, 1), (16, 16), 4)
     partition.check_halo((1, 1), (16, 16), 100)
+
+
+def test_grids_of_very_many_ranks_are_found_at_once() -> None:
+    assert prod(partition.choose_grid(10**11, (10**6, 10**6))) == 10**11
+    with pytest.raises(DomainError, match="no grid of 1000000000000 ranks"):
+        partition.choose_grid(10**12, (100, 100))
+    assert sorted(partition._factorizations(360, 2)) == [(n, 360 // n) for n in range(1, 361) if 360 % n == 0]
