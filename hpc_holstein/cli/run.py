@@ -22,6 +22,7 @@ from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_of, refuse_foreign_states, trained_elsewhere, trust_of
 from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, build_system, health_of, initial_state, provider_facts, scaling_told
+from hpc_holstein.config.own_model import keep_model, with_own_model
 from hpc_holstein.config.sections import ParallelSection
 from hpc_holstein.domain import gpu_buffers
 from hpc_holstein.domain.transport import agreed
@@ -67,6 +68,7 @@ def execute(args: argparse.Namespace, session: Session) -> int:
 def _run_one(config: Config, restarted: str, walltime: float | None, session: Session, company: Company) -> int:
     """A run on the ranks of ``session``, in the ``company`` of others; its exit code."""
     folder = Folder(Path(config.output.folder))
+    config = with_own_model(config, folder.path)
     until = deadline(walltime)
     with FolderLock(folder.path, config.output.locking) as lock:
         session.on_root(lambda: lock.acquire() if folder.path.is_dir() else None)
@@ -91,6 +93,7 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         facts = {checkpoint.IDENTITY: start.run, **simulation_facts(config, simulation), **session.mpi_facts()}
         state = _first_state(start, config, simulation, session)
         session.on_root(lambda: _claim(lock, start, folder))
+        session.on_root(lambda: keep_model(config, folder.path))
         restart.save_first(start, state, folder, kind, config, facts, simulation)
         start = replace(start, stored=None)  # a whole lattice
         seconds, domain = 60 * config.output.checkpoint_minutes, simulation.domain

@@ -23,6 +23,7 @@ from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, judged_at_refere
 from hpc_holstein.cli.trust import unlike_in_words, unlike_training
 from hpc_holstein.config import Config, config_of_text, load_config
 from hpc_holstein.config.builders import build_system, model_facts, scaling_told
+from hpc_holstein.config.own_model import with_own_model
 from hpc_holstein.config.same_physics import another_system, require_fit
 from hpc_holstein.config.same_run import identity
 from hpc_holstein.errors import ConfigError
@@ -121,6 +122,8 @@ def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Co
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
     with open_trajectory(trajectory_of(args.run)) as trajectory:
         config = config_of_text(trajectory.config, _overrides(args))
+        if not any(key.startswith("force.") for key in _overrides(args)):
+            config = with_own_model(config, trajectory_of(args.run).parent, trajectory.attributes.get("model.sha256"))
         session.say_all(another_system(trajectory.attributes, args.run, build_system(config)))
         states = [trajectory.snapshot(index) for index in _evenly(len(trajectory), args.states or RUN_STATES)]
         source = identity(trajectory.config, trajectory.attributes), state_of(trajectory)

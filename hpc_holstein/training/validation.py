@@ -246,7 +246,7 @@ def _potential_difference(predicted: Evaluation, reference: Evaluation) -> NDArr
         return None
     difference = mu[0] - mu[1]
     left_open = sum(side.info.get("mu_uncertainty", np.zeros(len(difference))) for side in (predicted, reference))
-    return np.where(np.abs(difference) > left_open, difference, 0.0)
+    return np.where(np.abs(difference) <= left_open, 0.0, difference)
 
 
 def _seconds_by_regime(predicted: Evaluation, reference: Evaluation, masks: Masks) -> dict[str, dict[str, float | None]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from commands import write_small_network
 
 from hpc_holstein.cli import main
 from hpc_holstein.lattice import square
@@ -107,6 +109,20 @@ def test_one_snapshot_is_enough() -> None:
 def test_a_constant_length_grows_with_exponent_zero(length: float) -> None:
     exponents = local_exponent(np.linspace(0, 1000, 5000), np.full(5000, length))
     assert np.abs(exponents[np.isfinite(exponents)]).max() < 1e-12
+
+
+def test_a_copied_folder_validates_and_goes_on_without_the_model(tmp_path: Path) -> None:
+    write_small_network(tmp_path / "net.safetensors")
+    run = ["run", "--preset", "paper-2601.04104", "--lattice", "12x12", "--force", "net.safetensors", "--output", "run"]
+    assert main([*run, "--steps", "2"]) == 0
+    Path("net.safetensors").unlink()
+    shutil.copytree("run", "elsewhere/copy")
+    assert main(["validate", "--run", "elsewhere/copy", "--states", "1"]) == 0
+    assert main([*run, "--steps", "3"]) == 0
+    write_small_network(tmp_path / "net.safetensors", seed=8)  # another one of the same name
+    assert main(["validate", "--run", "run", "--states", "1"]) == 0
+    errors = [json.loads((Path(f) / "validation/validation.json").read_text()) for f in ("elsewhere/copy", "run")]
+    assert errors[0]["model.sha256"] == errors[1]["model.sha256"]
 
 
 def test_a_run_that_has_grown_is_analyzed_anew(capsys: pytest.CaptureFixture[str]) -> None:
