@@ -181,7 +181,7 @@ def simulation(overrides: dict[str, Any]) -> tuple[Simulation, list[State]]:
     return made, [first, first.moved(q=first.q.flip(0) + 0.1), first.moved(q=0.5 * first.q)]
 
 
-@pytest.mark.parametrize("kind", [k for k in kinds.available("hpc_holstein.forces") if k != "petsc"])
+@pytest.mark.parametrize("kind", [k for k in kinds.available("force") if k != "petsc"])
 def test_a_provider_that_takes_batches_gives_each_state_what_it_has_alone(model: None, kind: str) -> None:
     """Over several steps, of which each starts from the one before; bit for bit where that is asked for."""
     options = {"force.kind": kind, "parallel.deterministic": True} if kind in ("neural", "atomic") else {"force.kind": kind}
