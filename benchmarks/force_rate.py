@@ -39,12 +39,12 @@ Build = Callable[[Hamiltonian, Domain], ForceProvider]
 
 def providers() -> Iterator[tuple[str, Build]]:
     """Name and constructor of every provider, and of every network architecture."""
-    for kind in kinds.available("hpc_holstein.forces"):
+    for kind in kinds.available("force"):
         module = kinds.resolve("hpc_holstein.forces", kind, "force")
         if kind != "neural":
             yield kind, lambda h, d, m=module: m.build(m.Options(), h, d, ENSEMBLE)
             continue
-        for name in kinds.available("hpc_holstein.network.models"):
+        for name in kinds.available("model"):
             model = kinds.resolve("hpc_holstein.network.models", name, "model")
             yield (
                 f"neural:{name}",
