@@ -33,7 +33,8 @@ copies = 1
 radii = [1, 1]
 levels = 2
 [training]
-epochs = 6
+epochs = 20
+validate_every = 10
 test = 0.0
 [trust]
 max_deviation = 1e-4

@@ -107,7 +107,7 @@ def test_a_training_that_learns_nothing_leaves_no_model(here: Path, capsys: pyte
     worse = ["train", "data.h5", "learn.toml", "--set", "training.learning_rate=1e6", "--set", "training.clip=0.0"]
     assert main([*worse, "--output", "bad"]) == 1
     said = capsys.readouterr()
-    assert "error: the training learned nothing: the smallest validation loss of 6 epochs is" in said.err
+    assert "error: the training learned nothing: the smallest validation loss of 20 epochs is" in said.err
     assert said.err.count("\n") == 1
     assert [path.name for path in Path("bad").iterdir()] == ["loss.csv"]
     assert main(["train", "data.h5", "learn.toml", "--output", "bad"]) == 0  # the folder is free for another try
