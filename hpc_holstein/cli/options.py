@@ -248,19 +248,18 @@ def default_preset(args: argparse.Namespace) -> str | None:
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """Full key -> value of everything given on the command line.
 
-    Raises ConfigError if an option and ``--set``, or two ``--set``, give one key different values.
+    Of several ``--set`` of one key the last one counts.  Raises ConfigError if it and an option give different values.
     """
     from hpc_holstein.config.loading import parse_assignment
 
     given = {key: getattr(args, name, None) for name, key in _DIRECT.items()}
     given |= {name: number for name, number in vars(args).items() if "." in name}
     given = {key: number for key, number in given.items() if number is not None}
-    for text in args.set:
-        key, number = parse_assignment(text)
+    assigned = dict(parse_assignment(text) for text in args.set)
+    for key, number in assigned.items():
         if key in given and given[key] != number:
-            raise ConfigError(f"{key} is given twice, as {given[key]!r} and by --set {text}: leave one of the two out")
-        given[key] = number
-    return given
+            raise ConfigError(f"{key} is given twice, as {given[key]!r} and as {number!r} by --set: leave one of the two out")
+    return given | assigned
 
 
 def require_no_keys(args: argparse.Namespace, section: str, why: str) -> None:
