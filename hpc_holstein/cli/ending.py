@@ -20,12 +20,13 @@ def stoppable(session: Session, walltime: float | None, output: Path) -> Iterato
     Ranks tell each other by a file beside ``output``.  Collective.
     """
     marker = output.parent / f".{output.name}.stop"
-    session.on_root(lambda: marker.unlink(missing_ok=True))  # of a command that was killed
+    if marker.parent.is_dir():  # else there is nothing of a command that was killed
+        session.on_root(lambda: marker.unlink(missing_ok=True))
     with StopSignals() as signals:
         try:
             yield Apart(signals, deadline(walltime), marker)
         finally:
-            if session.is_root:
+            if session.is_root and marker.parent.is_dir():
                 marker.unlink(missing_ok=True)
 
 

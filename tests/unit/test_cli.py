@@ -30,8 +30,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write_states(path: Path, attributes: dict[str, Any] | None = None) -> np.ndarray:
-    q = 5 * np.random.default_rng(2).normal(size=(3, 6, 4))
+def write_states(path: Path, attributes: dict[str, Any] | None = None, cells: tuple[int, int] = (6, 4)) -> np.ndarray:
+    q = 5 * np.random.default_rng(2).normal(size=(3, *cells))
     with h5py.File(path, "w") as file:
         file["q"] = q
         file.attrs.update(attributes or {})
@@ -51,7 +51,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_from_labels_to_figures(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = ["label", "--random", "2", "--quenches", "3", "--per-quench", "4", "--quench-steps", "20", "--path-force", "atomic"]
     assert main([*made, "--lattice", "10x10", "--seed", "3", "--output", "data.h5"]) == 0
-    assert main(["train", "data.h5", "--model", "enn", "--epochs", "2", "--set", "model.copies=1", "--output", "model"]) == 0
+    assert main(["train", "data.h5", "--model", "enn", "--epochs", "30", "--set", "model.copies=1", "--output", "model"]) == 0
     assert {p.name for p in Path("model").iterdir()} == {"model.safetensors", "loss.csv", "loss.png", "metrics.json"}
     model = "model/model.safetensors"
     small = ["--lattice", "12x10", "--steps", "20", "--set", "output.snapshot_every=5"]
@@ -154,7 +154,8 @@ def test_a_sampled_reference_a_reach_and_a_budget(here: Path, capsys: pytest.Cap
     assert parts["total"]["rms"] == pytest.approx(whole["all"]["rmse"])
     assert parts["total"]["values"] == 72
     assert Path("d/error_budget.png").exists()
-    network = validation("--input", "states.h5", "--force", "neural", "--budget", "--output", "e")
+    write_states(Path("large.h5"), cells=(9, 10))  # as many as the network sees
+    network = validation("--input", "large.h5", "--force", "neural", "--budget", "--states", "1", "--output", "e")
     assert [part["name"] for part in network["budget"]["parts"]] == ["chemical potential", "network", "reach 4", "total"]
 
 
@@ -200,7 +201,7 @@ def test_labels_are_added_and_nothing_else_changes(here: Path) -> None:
     with h5py.File("labelled.h5") as file:
         assert np.array_equal(file["q"], q)
         assert file.attrs["note"] == "mine"
-        assert set(file) == {"q", "force", "density", "chemical_potential"}
+        assert set(file) == {"q", "force", "density", "chemical_potential", "more_chemical_potential", "more_density"}
         assert file["force"].attrs["hamiltonian.g"] == 3.5
         g, k, kappa = 3.5, 1.0, 0.18
         neighbours = sum(np.roll(q, step, axis) for step in (1, -1) for axis in (1, 2))
@@ -283,7 +284,7 @@ QUENCH = ["--lattice", "6x6", "--quenches", "1", "--per-quench", "3", "--force",
         (["validate", *JUDGE, *KPM, "tolerence=1e-8"], ["'reference.tolerence'", "did you mean 'reference.tolerance'?"]),
         (["validate", *JUDGE, *KPM, "tolerance=fast"], ["reference.tolerance = 'fast'", "a number"]),
         (["validate", *JUDGE, *KPM, "tolerance"], ["--reference-set tolerance is not an assignment"]),
-        (["validate", *JUDGE, *KPM, "tolerance=7"], ["tolerance = 7.0 is not a force error"]),
+        (["validate", *JUDGE, "--force", "atomic", *KPM, "tolerance=7"], ["tolerance = 7.0 is not a force error"]),
         (["validate", *JUDGE, *KPM, "sites=3"], ["give --sites N instead"]),
         (["validate", *JUDGE, "--set", "force.sites=3", "--force", "local"], ["give --sites N instead"]),
         (["validate", *JUDGE, "--reference-set", "reach=3", "--reference", "labels"], ["states.h5 is not labelled"]),

@@ -19,7 +19,7 @@ EXAMPLE = "example: mpirun -n 4 hpc-holstein doctor --output /scratch/runs"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    add_config(parser)
+    add_config(parser, published=True)
     add_physics(parser)
     folder = "folder whose file system is tried out (default: this one)"
     parser.add_argument("--output", type=path, default=Path(), metavar="FOLDER", help=folder)
