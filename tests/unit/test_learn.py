@@ -15,6 +15,7 @@ from injected import AtCall, command
 
 from hpc_holstein.cli import main
 from hpc_holstein.network.checkpoint import load_model, model_hash, read_card
+from hpc_holstein.output import plots
 from hpc_holstein.training import dataset
 
 OLD = Path(__file__).parents[1] / "data" / "model-schema-1.safetensors"  # whose card has no range
@@ -173,15 +174,20 @@ def require_same(first: str, second: str) -> None:
 
 
 def test_a_training_that_was_ended_while_it_wrote_its_files_is_finished(here: Path) -> None:
+    model = Path("learn/round-0/model-1")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(plots, "training_curve", ended)
+        with pytest.raises(SystemExit):
+            learn()
+    assert {path.name for path in model.iterdir()} == {".training.pt", "loss.csv", "metrics.json", "model.safetensors"}
     assert learn() == 0
-    model = Path("learn/round-1/model-0")
-    expected = (model / "model.safetensors").read_bytes()
-    Path("learn/round-1/round.json").unlink()
-    (model / "metrics.json").unlink()
-    assert learn() == 0
-    assert (model / "metrics.json").exists()
-    assert load_model(model / "model.safetensors")[1].seed == 0
-    assert len((model / "model.safetensors").read_bytes()) == len(expected)
+    assert (model / "loss.png").exists()
+    assert not (model / ".training.pt").exists()
+    assert load_model(model / "model.safetensors")[1].seed == 1
+
+
+def ended(*arguments: Any) -> None:
+    raise RuntimeError("ended")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +199,7 @@ def test_a_training_that_was_ended_while_it_wrote_its_files_is_finished(here: Pa
         (["--set", "learn.data=learn.toml"], "learn.toml cannot be read as HDF5"),
         (["--set", "ensemble.kT=0.2"], "data.h5 belongs to another system: ensemble.kT is 0.1 there and 0.2 here"),
         (["--set", "learn.labeller=nobody"], "force.kind = 'nobody' is not known"),
-        (["--set", "learn.labeller=gone.safetensors"], "gone.safetensors cannot be read"),
+        (["--set", "learn.labeller=gone.safetensors"], "gone.safetensors does not exist"),
         (["--set", "force.model=gone.safetensors"], "gone.safetensors does not exist"),
         (["--set", 'force.committee=["gone.safetensors"]'], "gone.safetensors does not exist"),
         (["--set", "trust.every=4"], "trust.every = 4 is no multiple of output.observables_every = 3"),
