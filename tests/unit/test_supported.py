@@ -162,7 +162,7 @@ def test_networks_with_particle_hole_symmetry_need_two_sublattices(here: Path, c
         assert "the holstein Hamiltonian on the triangular lattice joins sites of one" in told
     told = refused(capsys, *train, "--output", "out")
     assert "lattice.kind is 'triangular' there and 'square' here; the values of the file cannot be used here" in told
-    small = ["--set", "model.widths=[1]", "--set", "model.radius_squared=1"]
+    small = ["--set", "model.widths=[1]", "--set", "model.radius_squared=1", "--epochs", "40"]
     assert main([*train, "--model", "efnn", *small, *on, "--output", "free"]) == 0
     judged = ["validate", "--input", "data.h5", "--force", "free/model.safetensors", "--reference", "labels"]
     assert main([*judged, *on, "--output", "validation"]) == 0
