@@ -154,7 +154,7 @@ def test_the_density_of_a_triangular_lattice_is_not_odd() -> None:
 def test_networks_with_particle_hole_symmetry_need_two_sublattices(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Those without it, and diagonalization, work."""
     on, train = ["--set", "lattice.kind=triangular"], ["train", "data.h5", "--epochs", "1"]
-    made = ["label", "--random", "4", "--lattice", "12x12", "--force", "exact"]
+    made = ["label", "--random", "8", "--lattice", "12x12", "--force", "exact"]
     assert main([*made, *on, "--output", "data.h5"]) == 0
     for model in ("enn", "enn_energy"):
         told = refused(capsys, *train, "--model", model, *on, "--output", "out")
@@ -162,8 +162,8 @@ def test_networks_with_particle_hole_symmetry_need_two_sublattices(here: Path, c
         assert "the holstein Hamiltonian on the triangular lattice joins sites of one" in told
     told = refused(capsys, *train, "--output", "out")
     assert "lattice.kind is 'triangular' there and 'square' here; the values of the file cannot be used here" in told
-    small = ["--set", "model.widths=[1]", "--set", "model.radius_squared=1", "--epochs", "40"]
-    assert main([*train, "--model", "efnn", *small, *on, "--output", "free"]) == 0
+    small = ["--set", "model.widths=[4]", "--set", "model.radius_squared=1", "--set", "training.learning_rate=0.02"]
+    assert main([*train, "--epochs", "40", "--model", "efnn", *small, *on, "--output", "free"]) == 0
     judged = ["validate", "--input", "data.h5", "--force", "free/model.safetensors", "--reference", "labels"]
     assert main([*judged, *on, "--output", "validation"]) == 0
 
