@@ -19,9 +19,9 @@ from hpc_holstein.training import dataset
 pytestmark = pytest.mark.mpi
 
 SEEN = {
-    f"{name}.{end}": sign * limit
+    f"{name}.{part}": -limit if part == "min" else limit
     for name, limit in (("field", 8.0), ("neighbours", 20.0))
-    for end, sign in (("min", -1), ("max", 1))
+    for part in ("min", "max", "median", "99 %", "99.9 %")
 }
 RUN = ["run", "--preset", "paper-2601.04104", "--lattice", "24x24", "--steps", "12", "--force", "a.safetensors", "--seed", "2"]
 RUN += ["--set", "force.committee=['b.safetensors','c.safetensors']", "--set", "output.observables_every=3"]
