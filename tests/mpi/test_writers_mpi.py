@@ -42,7 +42,7 @@ def require_same(one: str, other: str, atol: float) -> None:
             assert variable.dims == second[name].dims
             assert variable.attrs == second[name].attrs
             np.testing.assert_allclose(variable, second[name], rtol=0, atol=atol, err_msg=str(name))
-        made = {"config", "date", "ranks", "mpi"}
+        made = {"config", "date", "ranks", "mpi", "run"}
         assert set(first.attrs) - made == set(second.attrs) - made
         for name in first.attrs.keys() - made:
             np.testing.assert_array_equal(first.attrs[name], second.attrs[name], err_msg=name)
