@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ radii = [1, 0]
 levels = 3
 
 [training]
-epochs = 2
+epochs = 60
 
 [pipeline]
 label_extent = [8, 8]
@@ -45,6 +46,7 @@ seeds = [1, 2]
 STAND_IN = """\
 #!/bin/bash
 echo "$*" >>calls.txt
+seed=$(sed -n 's/.*--seed \\([0-9]*\\).*/\\1/p' <<<"$*")
 for file in FAIL.*; do
     [[ -e $file && " $* " == *"${file#FAIL.}"* ]] && echo "error: told to fail" && exit 2
 done
@@ -53,9 +55,21 @@ case "$2" in
     *.h5) mkdir -p "$(dirname "$2")" && touch "$2" ;;
     */model) mkdir -p "$2" && touch "$2/model.safetensors" "$2/metrics.json" ;;
     */.analysis) mkdir -p "$2" && touch "$2/analysis.json" ;;
-    */run-*) mkdir -p "$2" && touch "$2/trajectory.h5" &&
-        echo "{\\"steps\\": $steps, \\"stopped\\": null}" >"$2/summary.json" ;;
+    */run-*) mkdir -p "$2/checkpoints" && PYTHON FINISH "$2" "$steps" "$seed" ;;
 esac
+"""
+
+# The files of a run that is done, without its content: folder, steps, seed.
+FINISH = """\
+import json, sys, h5py
+folder, steps, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with h5py.File(f"{folder}/trajectory.h5", "w") as file:
+    file.attrs["run"] = "one"
+    file["step"] = [steps]
+with h5py.File(f"{folder}/checkpoints/step-{steps:012d}.h5", "w") as file:
+    file.attrs["run"] = "one"
+told = {"steps": steps, "seed": seed, "stopped": None, "observables": {}, "trust": {}, "run": "one"}
+open(f"{folder}/summary.json", "w").write(json.dumps(told))
 """
 
 
@@ -63,7 +77,9 @@ esac
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A site whose environment holds the stand-in, and the study."""
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "hpc-holstein").write_text(STAND_IN)
+    (tmp_path / "finish.py").write_text(FINISH)
+    stand_in = STAND_IN.replace("PYTHON", sys.executable).replace("FINISH", str(tmp_path / "finish.py"))
+    (tmp_path / "bin" / "hpc-holstein").write_text(stand_in)
     (tmp_path / "bin" / "hpc-holstein").chmod(0o755)
     Path("site.toml").write_text(f'environment = "{tmp_path}"\nlauncher = "srun"\n')
     monkeypatch.setenv("HPC_HOLSTEIN_SITE", str(tmp_path / "site.toml"))
