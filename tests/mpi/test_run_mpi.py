@@ -135,8 +135,9 @@ def require_same_file(first: Path, second: Path) -> None:
         assert b.pop("mpi")
         configs = [config_of_text(attributes.pop("config"), {"output.folder": "same"}) for attributes in (a, b)]
         assert configs[0] == configs[1]
-        assert a.pop("date")
-        assert b.pop("date")
+        for own in ("date", "run"):  # of each run
+            assert a.pop(own)
+            assert b.pop(own)
         assert a.keys() == b.keys()
         for name, value in a.items():
             np.testing.assert_array_equal(value, b[name], err_msg=name)
