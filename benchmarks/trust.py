@@ -1,4 +1,4 @@
-"""How often the checks of a card miss states at which the network is wrong, and flag states at which it is right.
+"""Rates at which the checks of a card miss states with wrong forces, and flag states with right ones.
 
     python benchmarks/trust.py RECORD.json [--model MODEL] [--lattice 24] [--seed 1] [--quick]
 

@@ -11,7 +11,7 @@ from hpc_holstein.errors import ConfigError
 _CONTROLS = frozenset({"Cc", "Cs", "Zl", "Zp"})  # C0 and C1, bytes that are not UTF-8, separators of lines and paragraphs
 _BIDI = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})  # show a line in another order than it has
 TAB = "\t"
-"""What lines of the user's own shell code may hold besides printable text."""
+"""Characters that lines of the user's own shell code may hold besides printable text."""
 
 
 def printable(text: str, allowed: str = "") -> str:

@@ -1,4 +1,4 @@
-"""How a command that labels or trains ends before it is done: as a run does, by signals and by the clock."""
+"""Ends of commands that label or train before they are done: as those of a run, by signals and by the clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands take: a command a file of this folder, which loads nothing that computes.
+"""Arguments of the commands: a command a file of this folder, which loads nothing that computes.
 
 ``hpc_holstein.cli.NAME`` executes the command ``NAME`` and is loaded when it runs.
 """

@@ -30,7 +30,7 @@ EXAMPLE = """examples: hpc-holstein label --input states.h5 --force exact --outp
 MORE_MU = 3
 """Further chemical potentials of each snapshot, from which a network learns what a wrong electron number costs."""
 MU_WIDTH = 1.0
-"""Of the further chemical potentials, unless another is given [t_nn]."""
+"""Width of the further chemical potentials, unless another is given [t_nn]."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_resources(parser: argparse.ArgumentParser) -> None:
-    """What a job asks for, by the names of sbatch; absent ones are None."""
+    """Resources that a job asks for, by the names of sbatch; absent ones are None."""
     group = parser.add_argument_group("the job")
     group.add_argument("--nodes", type=positive, metavar="N", help="nodes (default: 1)")
     group.add_argument("--ntasks-per-node", type=positive, metavar="N", help="ranks on each node (default: 1)")
