@@ -1,1 +1,1 @@
-"""Benchmarks of a machine: points of scaling sweeps, kernels and writers against what it can do, a model, a report."""
+"""Benchmarks of a machine: points of scaling sweeps, and their report."""

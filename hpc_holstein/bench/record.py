@@ -2,7 +2,7 @@
 
 =============  =====================================================================================================
 ``schema``     :data:`SCHEMA`
-``benchmark``  ``strong``, ``weak``, ``kernels`` or ``io``
+``benchmark``  ``strong`` or ``weak``
 ``machine``    host, hosts, cpu, cores, device, load (mean number of running processes before), mpi, versions, git, dirty
 ``setting``    what was asked for: ranks, grid, threads, lattice, force, model, repeats, ...
 ``result``     what was measured: seconds as ``{"median", "min", "max"}`` over the repeats
@@ -26,15 +26,12 @@ from hpc_holstein.errors import DataError
 from hpc_holstein.output.provenance import provenance, write_json
 
 SCHEMA = "hpc_holstein bench 1"
-KINDS = ("strong", "weak", "kernels", "io")
-_MACHINE = ("host", "cpu", "cores", "device", "versions")
-_SETTING = {
-    "strong": ("ranks", "grid", "threads", "lattice", "sites", "of", "repeats"),
-    "weak": ("ranks", "grid", "threads", "lattice", "sites", "of", "repeats"),
-    "kernels": ("ranks", "threads"),
-    "io": ("ranks", "lattice"),
+SWEEPS = ("strong", "weak")
+_NEEDED = {
+    "machine": ("host", "cpu", "cores", "device", "versions"),
+    "setting": ("ranks", "grid", "threads", "lattice", "sites", "repeats"),
+    "result": ("seconds", "parts"),
 }
-_RESULT = {"strong": ("seconds", "parts"), "weak": ("seconds", "parts"), "kernels": ("ceilings", "rows"), "io": ("rows",)}
 
 
 @dataclass(frozen=True)
@@ -53,24 +50,20 @@ class Record:
         return int(self.setting["ranks"])
 
     @property
-    def sites_per_rank(self) -> float:
-        """Mean over the ranks."""
-        return float(self.setting["sites"]) / self.ranks
-
-    @property
     def seconds(self) -> float:
-        """Median of a step (or an epoch)."""
+        """Median time of a step."""
         return float(self.result["seconds"]["median"])
 
-    def part(self, name: str) -> float:
-        """Median seconds of a part of a step, 0 for one that was not measured."""
-        return float(self.result["parts"].get(name, {"median": 0.0})["median"])
+    @property
+    def rate(self) -> float:
+        """Site-steps a second."""
+        return float(self.setting["sites"]) / self.seconds
 
     @property
     def shares(self) -> dict[str, float]:
         """The parts of a step in percent of their sum."""
-        whole = sum(self.part(name) for name in self.result["parts"])
-        return {name: 100 * self.part(name) / whole for name in self.result["parts"]}
+        parts = {name: float(value["median"]) for name, value in self.result["parts"].items()}
+        return {name: 100 * seconds / sum(parts.values()) for name, seconds in parts.items()}
 
     def write(self, path: Path) -> None:
         """A new file, whole or not there."""
@@ -78,30 +71,32 @@ class Record:
         write_json(path, {**content, "setting": self.setting, "result": self.result})
 
 
-def read(path: Path) -> Record:
-    """The record in a file; DataError, in one sentence, for anything else."""
+def read(path: Path) -> Record | None:
+    """The point in a file, None if it is another benchmark's; DataError, in one sentence, for what is no record."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"the record {path} cannot be read ({error.strerror}): give a file that `bench` wrote") from None
     except ValueError:
         raise DataError(f"the record {path} is broken (not JSON): remove it and measure this point again") from None
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or content.get("benchmark") not in KINDS:
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(f"{path} is no benchmark record of this version ({SCHEMA}): remove it, or give another folder")
-    kind = content["benchmark"]
-    for section, names in (("machine", _MACHINE), ("setting", _SETTING[kind]), ("result", _RESULT[kind])):
+    if content.get("benchmark") not in SWEEPS or content.get("setting", {}).get("of", "step") != "step":
+        return None
+    for section, names in _NEEDED.items():
         missing = [name for name in names if name not in (content.get(section) or {})]
         if missing:
             raise DataError(f"the record {path} is broken ({section}.{missing[0]} is missing): measure this point again")
-    return Record(kind, content["machine"], content["setting"], content["result"], path)
+    return Record(content["benchmark"], content["machine"], content["setting"], content["result"], path)
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """All records in a folder, those of fewer ranks first; DataError where there is none, or a broken one."""
+    """All points in a folder, those of fewer ranks first; DataError if there is none, or a broken one."""
     paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    if not paths:
-        raise DataError(f"{folder} holds no benchmark record: make some with `hpc-holstein bench strong --output {folder}`")
-    return sorted(map(read, paths), key=lambda record: (record.benchmark, record.ranks, str(record.source)))
+    records = [record for path in paths if (record := read(path)) is not None]
+    if not records:
+        raise DataError(f"{folder} holds no record of a step: make some with `hpc-holstein bench strong --output {folder}`")
+    return sorted(records, key=lambda record: (record.benchmark, record.ranks, str(record.source)))
 
 
 def machine(device: str, hosts: int, cores: int, mpi: str | None) -> dict[str, Any]:

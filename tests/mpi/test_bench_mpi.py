@@ -1,4 +1,4 @@
-"""Points of scaling sweeps on the ranks of MPI: one record, with the bytes and messages that left a rank."""
+"""Points of scaling sweeps on the ranks of MPI: one record, with the bytes that left a rank."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from commands import execute
 
-from hpc_holstein.bench import ceilings, kernels, timing
 from hpc_holstein.bench.record import Record, read_folder
+from hpc_holstein.domain.partition import choose_grid
 from hpc_holstein.domain.transport import MPITransport
 from hpc_holstein.errors import DataError
 
@@ -27,8 +27,7 @@ def test_a_strong_point(transport: MPITransport, together: Path) -> None:
     (found,) = records(transport, "s")
     assert (found.ranks, found.setting["grid"], found.setting["lattice"]) == (transport.size, [transport.size, 1], [16, 16])
     assert found.result["halo_bytes"] == 2 * 16 * 8  # one row of 16 float64 to each side
-    assert found.result["messages"] == (1 if transport.size == 2 else 2)  # both sides are the same rank
-    assert found.part("sums") > 0
+    assert found.result["parts"]["sums"]["median"] > 0
     assert [path.name for path in Path("s").iterdir()] == [f"strong-atomic-mixed-16x16-{transport.size}.json"]
     with pytest.raises(DataError, match="exists already"):
         execute(transport, "bench", "strong", "--lattice", "16x16", "--grid", f"{transport.size}x1", *BRIEF, "--output", "s")
@@ -37,23 +36,7 @@ def test_a_strong_point(transport: MPITransport, together: Path) -> None:
 def test_a_weak_point(transport: MPITransport, together: Path) -> None:
     execute(transport, "bench", "weak", "--lattice-per-rank", "8x10", *BRIEF, "--output", "w")
     (found,) = records(transport, "w")
-    rows, columns = kernels.tile_grid(transport.size)
+    rows, columns = choose_grid(transport.size, (transport.size,) * 2)
     assert found.setting["lattice"] == [8 * rows, 10 * columns]
     assert found.setting["sites"] == 80 * transport.size
     assert found.setting["lattice_per_rank"] == [8, 10]
-
-
-def test_halos_against_bare_messages(transport: MPITransport, together: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "BUDGET_SECONDS", 0.0)
-    for name, value in {"COPY_NUMBERS": 1 << 12, "MATRIX": 64, "IMAGE": 16, "LARGE": 1 << 12}.items():
-        monkeypatch.setattr(ceilings, name, value)
-    for name in ("network", "kpm", "petsc"):  # which know nothing of messages
-        monkeypatch.setattr(kernels._Bench, name, lambda self: [])
-    monkeypatch.setattr(kernels, "HALOS", ((2, 1),))
-    monkeypatch.setattr(kernels.Sizes, "on", lambda *_: kernels.Sizes(16, 8, 8))
-    execute(transport, "bench", "kernels", "--quick", "--repeats", "3", "--output", "k")
-    (found,) = records(transport, "k")
-    assert found.result["ceilings"].keys() == ceilings.UNITS.keys()
-    assert all(value > 0 for value in found.result["ceilings"].values())
-    yardsticks = [row["yardstick"] for row in found.result["rows"]]
-    assert yardsticks == ["Sendrecv of the same bytes", "PETSc DMDA"]

@@ -109,7 +109,6 @@ COMMANDS = {
     "validate --reference": ["validate", "--input", "own.h5", "--force", "exact", "--reference", "neural", "--output", "out"],
     "learn": ["learn", "learn.toml", "--output", "out"],
     "bench": ["bench", "strong", "--lattice", "8x12", "--output", "out"],
-    "bench training": ["bench", "strong", "--of", "training", "--lattice", "8x12", "--output", "out"],
 }
 
 

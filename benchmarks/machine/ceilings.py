@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from timing import Action, in_turn  # beside this file
 
-from hpc_holstein.bench.timing import Action, in_turn
 from hpc_holstein.domain.transport import Transport
 
 COPY_NUMBERS = 1 << 24

@@ -1,6 +1,6 @@
-"""Of what the time of one halo exchange consists, for sizes that ``hpc-holstein bench kernels`` leaves out.
+"""Of what the time of one halo exchange consists, for sizes that ``kernels.py`` leaves out.
 
-    mpirun -n 2 python -m mpi4py benchmarks/halo.py halo.json
+    mpirun -n 2 python -m mpi4py benchmarks/machine/halo.py halo.json
 
 ``exchange`` fills the ghosts of a float64 field in place, corners included, as ``PETSc DMDA`` does. ``Sendrecv of the same
 bytes`` moves what crosses ranks, from buffers that are packed already, and ``images`` copies the columns that each rank has as
@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from importlib.metadata import version
+import os
 from pathlib import Path
 from typing import Any
 
 import mpi4py.MPI as MPI
 import torch
-from force_rate import machine
+import yardsticks  # beside this file
+from timing import Action, in_turn
 
-from hpc_holstein.bench import yardsticks
-from hpc_holstein.bench.timing import Action, in_turn
+from hpc_holstein.bench.record import machine
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import MPITransport
 from hpc_holstein.lattice import square
@@ -71,9 +71,8 @@ def main() -> None:
         "lattice": "square, periodic",
         "rounds": arguments.rounds,
     }
-    record: dict[str, Any] = {"benchmark": "halo", "machine": machine(), "setting": setting, "cases": []}
-    record["machine"]["versions"]["mpi4py"] = version("mpi4py")
-    record["machine"]["mpi"] = MPI.Get_library_version().split("\n")[0]
+    here = machine("cpu", 1, os.cpu_count() or 1, MPI.Get_library_version().splitlines()[0])
+    record: dict[str, Any] = {"benchmark": "halo", "machine": here, "setting": setting, "cases": []}
     for case in CASES:
         row = measure(transport, *case, arguments.rounds)
         record["cases"].append(row)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from timing import Action  # beside this file
 
-from hpc_holstein.bench.timing import Action
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces import _petsc
