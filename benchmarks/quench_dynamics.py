@@ -23,7 +23,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from force_rate import machine  # beside this file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -31,10 +30,11 @@ from numpy.typing import NDArray
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.lattice import square
-from hpc_holstein.output import observables
+from hpc_holstein.output.analysis import fields_of
 from hpc_holstein.output.hdf5 import open_trajectory
-from hpc_holstein.output.order import OrderScalars
+from hpc_holstein.output.order import OrderScalars, default_orders, local_order
 
 Array = NDArray[np.float64]
 FIRST_SEED = 101
@@ -56,19 +56,20 @@ def run(folder: Path, seed: int, arguments: argparse.Namespace) -> None:
 
 def correlations(folder: Path, length: int) -> tuple[Array, Array, Array, Array]:
     """Times, radii, ``C(r) [time, radius]`` and order parameter ``[time]`` of a run."""
-    lattice, transport = square.build((length, length)), SerialTransport()
-    measured = OrderScalars(CartesianDomain(lattice, transport), transport)
-    assert measured.lengths is not None
-    rows, order, times = [], [], []
+    hamiltonian = holstein.build(holstein.Options(), square.build((length, length)))
+    order, transport = default_orders(hamiltonian)[0], SerialTransport()
+    domain = CartesianDomain(hamiltonian.lattice, transport)
+    measured = OrderScalars(domain, transport, [order])
+    lengths = measured.lengths[order]
+    rows, parameter, times = [], [], []
     with open_trajectory(folder / "trajectory.h5") as trajectory:
         for index in range(len(trajectory)):
             snapshot = trajectory.snapshot(index)
-            density, q = (torch.as_tensor(field)[..., None] for field in (snapshot.density, snapshot.q))
-            phi = observables.local_order(density[..., 0].double(), lattice)
-            rows.append(measured.lengths.correlation(phi).numpy())
-            order.append(measured(density, q)["order_parameter"])
+            density, q = fields_of(snapshot, hamiltonian)
+            rows.append(lengths.correlation(local_order(order.values(density, q), order, domain)).numpy())
+            parameter.append(measured(density, q)["order_parameter"])
             times.append(snapshot.time)
-    return np.array(times), measured.lengths.radii.numpy(), np.array(rows), np.array(order)
+    return np.array(times), lengths.radii.numpy(), np.array(rows), np.array(parameter)
 
 
 def standard_error(values: Array) -> Array:

@@ -97,7 +97,6 @@ class Lattice(Protocol):
     vectors, basis     primitive vector of each array axis and positions of the sites of a cell, Cartesian (x, y, z), in units
                        of the distance of nearest neighbours; x is the last array axis of the square and cubic lattices
     symmetry           point group about an origin, with the permutations of the sites of a cell
-    ordering_vector    phase per cell along each axis of the CDW order, (pi, pi) for the square lattice
     """
 
     @property
@@ -111,7 +110,6 @@ class Lattice(Protocol):
     @property
     def basis(self) -> tuple[tuple[float, ...], ...]: ...
     @property
-    def ordering_vector(self) -> tuple[float, ...]: ...
     @property
     def point_group(self) -> PointGroup: ...
     @property

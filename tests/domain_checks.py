@@ -35,7 +35,7 @@ CASES = [  # extents that leave uneven tiles, with periodic and open edges
 def cube(extent: tuple[int, int, int], periodic: tuple[bool, bool, bool], basis: int = 1) -> BravaisLattice:
     axes = tuple(tuple(float(i == j) for j in range(3)) for i in range(3))
     sites = tuple((i / basis, 0.0, 0.0) for i in range(basis))
-    return BravaisLattice("cube", extent, periodic, axes, sites, (0.0, 0.0, 0.0), ())
+    return BravaisLattice("cube", extent, periodic, axes, sites, ())
 
 
 def domains(transport: Transport) -> Iterator[CartesianDomain]:

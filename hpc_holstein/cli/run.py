@@ -32,7 +32,6 @@ from hpc_holstein.interfaces import State
 from hpc_holstein.output import checkpoint
 from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.folder_lock import FolderLock
-from hpc_holstein.output.observables import require_commensurate
 from hpc_holstein.output.provenance import UNITS, provenance
 from hpc_holstein.output.writers import Kind
 from hpc_holstein.simulation import (
@@ -79,7 +78,6 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
             return os.EX_OK
         device = _device(config.parallel, session)
         simulation = build_simulation(config, session.transport, device)
-        require_commensurate(simulation.domain.lattice)
         limits = limits_of(config, simulation)
         session.on_root(lambda: refuse_foreign_states(start, folder.collected, limits))
         session.say(_headline(config, simulation, start))
@@ -148,6 +146,7 @@ def _run(
     with opened as writer:
         health = health_of(config, start.health())
         record = Recorder(output.observables_every, simulation, writer, health)
+        session.say_all(record.told)
         observers: list[Any] = [SnapshotWriter(output.snapshot_every, writer, trust)]
         if session.is_root:
             observers.append(Progress(config.dynamics.steps, domain.lattice.sites, session.say, simulation.runs))
@@ -239,11 +238,12 @@ def _write_summary(path: Path, content: dict[str, Any]) -> None:
 def _closing(summary: Summary, folder: Folder, steps: int, runs: int, error: PotentialError | None) -> str:
     """The run in a few lines."""
     found, share = summary.observables, f", its share of {runs} runs together" if runs > 1 else ""
+    order = next((f"order parameter {value:.4f}, " for name, value in found.items() if name.startswith("order_parameter")), "")
     lines = [
         f"{summary.steps} steps of {summary.sites} sites in {clock(summary.wall_seconds)}{share}: "
         f"{summary.site_steps_per_second:.3g} site-steps/s",
         *_times(summary),
-        f"order parameter {found['order_parameter']:.4f}, kinetic temperature {found['kinetic_temperature']:.4f} t_nn, "
+        f"{order}kinetic temperature {found['kinetic_temperature']:.4f} t_nn, "
         f"electron number drift {summary.electron_number_drift:.1e} per site",
         "energy per site [t_nn]: "
         + ", ".join(f"{name.removesuffix('_energy')} {v:.4f}" for name, v in found.items() if name.endswith("_energy")),

@@ -27,6 +27,7 @@ from hpc_holstein.config.own_model import with_own_model
 from hpc_holstein.config.same_physics import another_system, require_fit
 from hpc_holstein.config.same_run import identity
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.checkpoint import model_hash
 from hpc_holstein.output.analysis import state_of
 from hpc_holstein.output.derived import Derived, Made
@@ -94,7 +95,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     written: list[Path] = []
     names = config.force.kind, args.reference
     content = {**_numbers(outcome, args.reference), **facts}
-    session.on_root(lambda: written.extend(result.write(content, lambda: _draw(files, outcome, names))))
+    session.on_root(lambda: written.extend(result.write(content, lambda: _draw(files, outcome, names, system.lattice))))
     session.say("wrote " + ", ".join(str(path) for path in written))
 
 
@@ -195,7 +196,7 @@ def _side_numbers(side: Evaluation, options: dict[str, Any]) -> dict[str, Any]:
     return {"options": options, "tolerance": side.tolerance, "reach": side.reach, "info_max": largest}
 
 
-def _draw(files: dict[str, Path], outcome: _Outcome, names: tuple[str, str]) -> list[Path]:
+def _draw(files: dict[str, Path], outcome: _Outcome, names: tuple[str, str], lattice: Lattice) -> list[Path]:
     """The figures that the comparison allows; returns their paths."""
     from hpc_holstein.output import plots  # here, so that only rank 0 waits for matplotlib
 
@@ -215,9 +216,8 @@ def _draw(files: dict[str, Path], outcome: _Outcome, names: tuple[str, str]) -> 
         plots.force_errors(files["force_errors"], snapshots.step[along], np.nanmean(flat**2, axis=1), masks)
         drawn.append("force_errors")
     if kept[-1].all():
-        plots.error_map(
-            files["error_map"], error[-1].reshape(*error.shape[1:3], -1).max(axis=-1), int(snapshots.step[-1]), names
-        )
+        largest = error[-1].reshape(*lattice.extent, len(lattice.basis), -1).max(axis=-1)
+        plots.error_map(files["error_map"], largest, lattice, int(snapshots.step[-1]), names)
         drawn.append("error_map")
     if outcome.budget:
         plots.error_budget(files["error_budget"], [(part.name, part.rms, part.max) for part in outcome.budget], names)

@@ -27,6 +27,7 @@ from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian
 from hpc_holstein.network import checkpoint
 from hpc_holstein.network.supported import model_for
 from hpc_holstein.output import hdf5
+from hpc_holstein.output.order import Order, default_orders
 from hpc_holstein.simulation import LARGEST, BatchHealth, Health, MeteredTransport, Simulation, require_memory
 from hpc_holstein.training import dataset
 from hpc_holstein.training.paths import MakeWatch
@@ -61,6 +62,11 @@ def _require_plain(lattice: Lattice, hamiltonian: Hamiltonian) -> None:
             f"{hamiltonian.name} on the {lattice.name} lattice has {numbers}, and a file holds one a cell of two dimensions: "
             "use the force providers from Python, or another lattice or Hamiltonian"
         )
+
+
+def orders_of(config: Config, hamiltonian: Hamiltonian) -> list[Order]:
+    """The orders that a run records: those of the lattice."""
+    return default_orders(hamiltonian)
 
 
 def forces_maker(

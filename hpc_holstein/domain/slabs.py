@@ -56,22 +56,26 @@ class Redistribution:
 
 
 class SlabTransform:
-    """Discrete Fourier transform of a scalar field on the tiles of ``domain``, over two cell axes or more; collective.
+    """Discrete Fourier transform of a scalar field on the tiles of ``domain``, over all cell axes; collective.
 
+    extent   of the lattice; a chain is one row, which one rank has
     rows     the box of the first axis that this rank has in :meth:`inverse`
     columns  the box of the last frequency that it has in :meth:`forward`; of real fields the lower half, ``X // 2 + 1``
     weights  how often each of these columns counts in a sum over all frequencies, ``[columns]``
     """
 
     def __init__(self, domain: Domain, transport: Transport, real: bool) -> None:
-        self._extent, self._real, self._device = domain.lattice.extent, real, domain.device
-        last = self._extent[-1]
+        row = (1,) if len(domain.lattice.extent) == 1 else ()
+        self.extent, self._real = (*row, *domain.lattice.extent), real
+        last = self.extent[-1]
         frequencies = last // 2 + 1 if real else last
-        spectrum = (*self._extent[:-1], frequencies)
-        slabs = [_slab(self._extent, 0, rank, domain.size) for rank in range(domain.size)]
+        spectrum = (*self.extent[:-1], frequencies)
+        tile = (*((0, 1) for _ in row), *domain.owned)
+        self._tile = tuple(stop - start for start, stop in tile)
+        slabs = [_slab(self.extent, 0, rank, domain.size) for rank in range(domain.size)]
         lines = [_slab(spectrum, 0, rank, domain.size) for rank in range(domain.size)]
         columns = [_slab(spectrum, -1, rank, domain.size) for rank in range(domain.size)]
-        self._to_rows = Redistribution(transport, transport.allgather(domain.owned), slabs)
+        self._to_rows = Redistribution(transport, transport.allgather(tile), slabs)
         self._to_columns = Redistribution(transport, lines, columns)
         self._back = Redistribution(transport, columns, lines)
         self.rows, self.columns = slabs[domain.rank][0], columns[domain.rank][-1]
@@ -79,10 +83,15 @@ class SlabTransform:
         single = (number == 0) | (2 * number == last) if real else torch.ones_like(number, dtype=torch.bool)
         self.weights = torch.where(single, 1.0, 2.0).double()
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of a field in :meth:`inverse`."""
+        return (self.rows[1] - self.rows[0], *self.extent[1:])
+
     def forward(self, tile: Tensor) -> Tensor:
         """``sum_r f(r) exp(-i q.r)``: ``[*cells] -> [*extent but the last, columns]``, complex."""
-        field = self._to_rows(tile)
-        axes = range(1, len(self._extent))
+        field = self._to_rows(tile.reshape(self._tile))
+        axes = range(1, len(self.extent))
         field = _along(axes[-1], "rfft" if self._real else "fft", field)
         for axis in axes[:-1]:
             field = _along(axis, "fft", field)
@@ -91,10 +100,10 @@ class SlabTransform:
     def inverse(self, spectrum: Tensor) -> Tensor:
         """The field ``[rows, *extent but the first]`` of a spectrum as :meth:`forward` gives it; real for real fields."""
         field = self._back(_along(0, "ifft", spectrum))
-        axes = range(1, len(self._extent))
+        axes = range(1, len(self.extent))
         for axis in axes[:-1]:
             field = _along(axis, "ifft", field)
-        return _along(axes[-1], "irfft" if self._real else "ifft", field, self._extent[-1])
+        return _along(axes[-1], "irfft" if self._real else "ifft", field, self.extent[-1])
 
 
 def _along(axis: int, transform: str, field: Tensor, cells: int | None = None) -> Tensor:

@@ -34,7 +34,6 @@ class BravaisLattice:
     periodic: tuple[bool, ...]
     vectors: Vectors
     basis: Vectors
-    ordering_vector: tuple[float, ...]
     generators: tuple[tuple[tuple[int, ...], ...], ...]
 
     def __post_init__(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from hpc_holstein.lattice._bravais import BravaisLattice
 
 _INVERSION = ((-1,),)
@@ -17,6 +15,5 @@ def build(extent: tuple[int, ...], periodic: tuple[bool, ...] = (True,)) -> Brav
         periodic=tuple(periodic),
         vectors=((1.0,),),
         basis=((0.0,),),
-        ordering_vector=(math.pi,),
         generators=(_INVERSION,),
     )

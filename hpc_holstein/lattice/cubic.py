@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from hpc_holstein.lattice._bravais import BravaisLattice
 
 _ROTATION = ((1, 0, 0), (0, 0, 1), (0, -1, 0))
@@ -19,6 +17,5 @@ def build(extent: tuple[int, ...], periodic: tuple[bool, ...] = (True, True, Tru
         periodic=tuple(periodic),
         vectors=((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
         basis=((0.0, 0.0, 0.0),),
-        ordering_vector=(math.pi, math.pi, math.pi),
         generators=(_ROTATION, _CYCLE, _INVERSION),
     )

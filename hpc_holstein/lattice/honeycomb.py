@@ -17,6 +17,5 @@ def build(extent: tuple[int, ...], periodic: tuple[bool, ...] = (True, True)) ->
         periodic=tuple(periodic),
         vectors=((HEIGHT, 1.5), (2 * HEIGHT, 0.0)),
         basis=((0.0, 0.0), (HEIGHT, 0.5)),
-        ordering_vector=(0.0, 0.0),
         generators=HEXAGONAL,
     )

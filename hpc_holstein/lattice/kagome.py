@@ -14,6 +14,5 @@ def build(extent: tuple[int, ...], periodic: tuple[bool, ...] = (True, True)) ->
         periodic=tuple(periodic),
         vectors=((1.0, 2 * HEIGHT), (2.0, 0.0)),
         basis=((0.0, 0.0), (1.0, 0.0), (0.5, HEIGHT)),
-        ordering_vector=(0.0, 0.0),
         generators=HEXAGONAL,
     )

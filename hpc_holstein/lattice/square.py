@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from hpc_holstein.lattice._bravais import BravaisLattice
 
 _ROTATION = ((0, 1), (-1, 0))
@@ -18,6 +16,5 @@ def build(extent: tuple[int, ...], periodic: tuple[bool, ...] = (True, True)) ->
         periodic=tuple(periodic),
         vectors=((0.0, 1.0), (1.0, 0.0)),
         basis=((0.0, 0.0),),
-        ordering_vector=(math.pi, math.pi),
         generators=(_ROTATION, _MIRROR),
     )

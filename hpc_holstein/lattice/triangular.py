@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from hpc_holstein.lattice._bravais import BravaisLattice
 from hpc_holstein.lattice._hexagonal import HEIGHT, HEXAGONAL
 
@@ -16,6 +14,5 @@ def build(extent: tuple[int, ...], periodic: tuple[bool, ...] = (True, True)) ->
         periodic=tuple(periodic),
         vectors=((0.5, HEIGHT), (1.0, 0.0)),
         basis=((0.0, 0.0),),
-        ordering_vector=(2 * math.pi / 3, -2 * math.pi / 3),
         generators=HEXAGONAL,
     )

@@ -3,45 +3,75 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import hpc_holstein
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
-from hpc_holstein.interfaces import Lattice
+from hpc_holstein.fields import cell_axes
+from hpc_holstein.interfaces import Hamiltonian, Lattice
 from hpc_holstein.output import observables
-from hpc_holstein.output.hdf5 import Trajectory
-from hpc_holstein.output.order import OrderScalars
+from hpc_holstein.output.arrays import Variable, write_arrays
+from hpc_holstein.output.geometry import positions
+from hpc_holstein.output.hdf5 import Snapshot, Trajectory
+from hpc_holstein.output.order import Order, OrderScalars, local_order
 
 Array = NDArray[np.float64]
 
 _WINDOW = 0.5  # half width in ln t of the window that a local exponent is fitted in
+MANY = 240
+"""Snapshots of a film, and of the picture of a chain in time, at most."""
+
+_LENGTHS = ("first_zero", "half_height", "inverse_moment")
+
+
+@dataclass(frozen=True)
+class OrderFrames:
+    """What follows from one order.
+
+    phi                ``[frame, *cells, basis, components]``, the local order, complex unless it is real
+    radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``; without rings where edges are open
+    """
+
+    order: Order
+    phi: NDArray[Any]
+    radii: Array
+    correlation: Array
 
 
 @dataclass(frozen=True)
 class Frames:
     """Some snapshots of a run and what follows from each.
 
-    times              ``[frame]`` [hbar/t_nn]
-    phi                ``[frame, y, x]``, local CDW order of the density
-    radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``
-    structure          ``[frame, y, x]``, ``S(q)`` in FFT order
-    scalars            of each frame, by the names and with the values that the run records
+    series     of the run, at the cadence of its observables
+    times      ``[frame]`` [hbar/t_nn]
+    density    ``[frame, *cells, basis]``
+    structure  ``[frame, *j]``, ``S(q)`` at :func:`observables.wave_vectors`; None where edges are open
+    orders     those that fit the lattice
+    scalars    of each frame, by the names and with the values that the run records
+    left_out   a sentence for each observable that does not fit
+    history    of a chain: time and the first ``phi`` of many snapshots
     """
 
+    lattice: Lattice
+    kT: float
+    series: dict[str, Array]
     steps: NDArray[np.int64]
     times: Array
-    phi: Array
-    radii: Array
-    correlation: Array
-    structure: Array
+    density: Array
+    structure: Array | None
+    orders: list[OrderFrames]
     scalars: list[dict[str, float]]
+    left_out: list[str]
+    history: list[tuple[float, NDArray[Any]]]
 
 
 def choose_frames(steps: NDArray[np.int64], count: int) -> list[int]:
@@ -57,37 +87,55 @@ def choose_frames(steps: NDArray[np.int64], count: int) -> list[int]:
     return sorted(chosen)
 
 
-def frames(trajectory: Trajectory, lattice: Lattice, count: int = 6) -> Frames:
-    """Order, correlations and structure factor of ``count`` snapshots.
-
-    Raises ConfigError for open edges or a lattice that the checkerboard does not fit, DataError for a damaged snapshot.
-    """
-    observables.require_commensurate(lattice)
-    observables.require_periodic(lattice, "C(r)")
-    transport = SerialTransport()
-    order = OrderScalars(CartesianDomain(lattice, transport), transport)
-    assert order.lengths is not None
-    snapshots = [trajectory.snapshot(index) for index in choose_frames(trajectory.steps, count)]
-    density = np.stack([s.density for s in snapshots]).astype(np.float64)
-    phi = observables.local_order(density, lattice)
-    fields = [[torch.as_tensor(field)[..., None] for field in (s.density, s.q)] for s in snapshots]
+def frames(
+    trajectory: Trajectory, hamiltonian: Hamiltonian, orders: Sequence[Order], kT: float = math.nan, count: int = 6
+) -> Frames:
+    """Orders, correlations and structure factor of ``count`` snapshots; DataError for a damaged one."""
+    lattice, transport = hamiltonian.lattice, SerialTransport()
+    domain = CartesianDomain(lattice, transport)
+    measured = OrderScalars(domain, transport, orders)
+    chosen = [trajectory.snapshot(index) for index in choose_frames(trajectory.steps, count)]
+    fields = [fields_of(one, hamiltonian) for one in chosen]
+    density = torch.stack([n for n, _ in fields])
+    found = []
+    for order in (order for order in measured.fitting if order.whole):
+        phi = [local_order(order.values(n, q), order, domain) for n, q in fields]
+        lengths = measured.lengths.get(order)
+        rings = [lengths.correlation(one) if lengths else torch.empty(0) for one in phi]
+        radii = lengths.radii.numpy() if lengths else np.empty(0)
+        found.append(OrderFrames(order, torch.stack(phi).numpy(), radii, torch.stack(rings).numpy()))
+    is_chain = len(lattice.extent) == 1 and found
     return Frames(
-        steps=np.array([s.step for s in snapshots]),
-        times=np.array([s.time for s in snapshots]),
-        phi=phi.numpy(),
-        radii=order.lengths.radii.numpy(),
-        correlation=np.stack([order.lengths.correlation(one).numpy() for one in phi]),
-        structure=observables.structure_factor(density, lattice).numpy(),
-        scalars=[order(n, q) for n, q in fields],
+        lattice=lattice,
+        kT=kT,
+        series=trajectory.series(),
+        steps=np.array([one.step for one in chosen]),
+        times=np.array([one.time for one in chosen]),
+        density=density.numpy(),
+        structure=observables.structure_factor(density, lattice).numpy() if all(lattice.periodic) else None,
+        orders=found,
+        scalars=[measured(n, q) for n, q in fields],
+        left_out=measured.told,
+        history=list(order_frames(trajectory, hamiltonian, found[0].order, MANY)) if is_chain else [],
     )
 
 
-def order_frames(trajectory: Trajectory, lattice: Lattice, count: int) -> Iterator[tuple[float, Array]]:
-    """Time and local CDW order ``[y, x]`` of at most ``count`` snapshots, evenly spaced, one at a time."""
-    observables.require_commensurate(lattice)
+def order_frames(
+    trajectory: Trajectory, hamiltonian: Hamiltonian, order: Order, count: int
+) -> Iterator[tuple[float, NDArray[Any]]]:
+    """Time and local order ``[*cells, basis, components]`` of at most ``count`` snapshots, evenly spaced, one at a time."""
+    domain = CartesianDomain(hamiltonian.lattice, SerialTransport())
     for index in np.unique(np.linspace(0, len(trajectory) - 1, min(count, len(trajectory))).round().astype(int)):
-        density = trajectory.density(int(index)).astype(np.float64)
-        yield float(trajectory.times[index]), observables.local_order(density, lattice).numpy()
+        snapshot = trajectory.snapshot(int(index))
+        yield snapshot.time, local_order(order.values(*fields_of(snapshot, hamiltonian)), order, domain).numpy()
+
+
+def fields_of(snapshot: Snapshot, hamiltonian: Hamiltonian) -> tuple[Tensor, Tensor]:
+    """Density ``[*cells, basis]`` and coordinates ``[*cells, basis, components]`` of a stored state, float64."""
+    lattice = hamiltonian.lattice
+    shape = (*lattice.extent, len(lattice.basis))
+    density, q = (torch.as_tensor(field).double() for field in (snapshot.density, snapshot.q))
+    return density.reshape(shape), q.reshape(*shape, -1)
 
 
 def local_exponent(times: Array, lengths: Array) -> Array:
@@ -109,19 +157,16 @@ def local_exponent(times: Array, lengths: Array) -> Array:
 
 def digest(trajectory: Trajectory, chosen: Frames) -> dict[str, Any]:
     """The numbers of an analysis, ready for JSON: first and last observables, growth, correlations of the frames."""
-    series = trajectory.series()
-    lengths = series["domain_length_inverse_moment"]
-    exponents = local_exponent(series["time"], lengths)
+    series = chosen.series
+    exponents = local_exponent(series["time"], series["domain_length_inverse_moment"])
     ends = {name: {"first": finite(row[0]), "last": finite(row[-1])} for name, row in series.items() if len(row)}
     frame_rows = [
-        {
-            "step": int(step),
-            "time": float(time),
-            "correlation_at_zero": float(c[0]),
-            **{name: finite(value) for name, value in scalars.items()},
-        }
-        for step, time, c, scalars in zip(chosen.steps, chosen.times, chosen.correlation, chosen.scalars, strict=True)
+        {"step": int(step), "time": float(time), **{name: finite(value) for name, value in scalars.items()}}
+        for step, time, scalars in zip(chosen.steps, chosen.times, chosen.scalars, strict=True)
     ]
+    for found in chosen.orders:
+        for row, correlation in zip(frame_rows, found.correlation, strict=True):
+            row |= {found.order.scalar("correlation_at_zero"): float(one) for one in correlation[:1]}
     return {
         "trajectory": str(trajectory.path),
         "snapshots": len(trajectory),
@@ -129,8 +174,63 @@ def digest(trajectory: Trajectory, chosen: Frames) -> dict[str, Any]:
         "units": {"time": "hbar/t_nn", "length": "a", "energy": "t_nn"},
         "observables": ends,
         "growth_exponent": finite(_last_finite(exponents)),  # d ln L / d ln t of the inverse moment
+        "left_out": chosen.left_out,
         "frames": frame_rows,
     }
+
+
+def write_numbers(path: Path, chosen: Frames) -> None:
+    """All that the figures show, with coordinates and units, as xarray opens it."""
+    cells = cell_axes(len(chosen.lattice.extent))
+    waves = tuple(f"j_{axis}" for axis in cells)
+    place, vectors = positions(chosen.lattice), observables.wave_vectors(chosen.lattice)
+    found = {
+        "time": Variable(("time",), chosen.times, "hbar/t_nn", "time of the snapshot"),
+        "step": Variable(("time",), chosen.steps, "1", "number of the time step"),
+        "density": Variable(("time", *cells, "site"), chosen.density, "electrons/site", "n_i"),
+        "observables_time": Variable(("observables_time",), chosen.series["time"], "hbar/t_nn", "time"),
+    }
+    for axis in range(len(cells)):
+        name = "xyz"[axis]
+        found[f"position_{name}"] = Variable((*cells, "site"), place[..., axis], "a", f"{name} of the site")
+        if chosen.structure is not None:
+            found[f"q_{name}"] = Variable(waves, vectors[..., axis], "1/a", f"{name} of the wave vector")
+    if chosen.structure is not None:
+        for name, numbers in zip(waves, observables.wave_numbers(chosen.lattice), strict=True):
+            found[name] = Variable((name,), numbers, "1", "q = sum_a (j_a / cells_a) b_a")
+        found["structure_factor"] = Variable(("time", *waves), chosen.structure, "electrons^2/site", "S(q)")
+    for one in chosen.orders:
+        found |= _numbers_of(one, chosen.series, cells)
+    write_arrays(path, found)
+
+
+def _numbers_of(found: OrderFrames, series: dict[str, Array], cells: tuple[str, ...]) -> dict[str, Variable]:
+    """Maps, correlations and growth of one order."""
+    order, unit = found.order, "1" if found.order.field == "density" else "a"
+    ring, named = order.scalar("r"), order.scalar
+    numbers = {named("phi"): Variable(("time", *cells, "site", named("component")), found.phi, unit, order.in_words())}
+    if len(found.radii):
+        numbers[ring] = Variable((ring,), found.radii, "a", "distance")
+        numbers[named("correlation")] = Variable(("time", ring), found.correlation, f"{unit}^2", "C(r)")
+    for kind in _LENGTHS:
+        name = named(f"domain_length_{kind}")
+        if name in series:
+            exponent = local_exponent(series["time"], series[name])
+            numbers[name] = Variable(("observables_time",), series[name], "a", "domain length L(t)")
+            numbers[f"{name}_exponent"] = Variable(("observables_time",), exponent, "1", "d ln L / d ln t")
+    return numbers
+
+
+def figure_names(orders: Sequence[Order], lattice: Lattice) -> list[tuple[str, str, Order | None]]:
+    """File, what it shows (a function of :mod:`output.plots_run`) and of which order, of all figures of a run."""
+    periodic = all(lattice.periodic)
+    found: list[tuple[str, str, Order | None]] = [("energies.png", "energies_and_temperature", None)]
+    found += [("structure_factor.png", "structure_factor", None)] if periodic else []
+    for order in orders:
+        maps = "cdw_maps" if order.field == "density" else "order_maps"
+        kinds = {maps: "maps", "domain_growth": "domain_growth", **({"correlations": "correlations"} if periodic else {})}
+        found += [(f"{order.scalar(name)}.png", kind, order) for name, kind in kinds.items()]
+    return found if orders else [*found, ("density_maps.png", "maps", None)]
 
 
 def state_of(trajectory: Trajectory) -> dict[str, Any]:

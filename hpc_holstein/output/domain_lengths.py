@@ -1,16 +1,17 @@
 """Correlations and domain lengths of a field that is spread over ranks, or whole on one; nothing is gathered.
 
-    phi_q by a transform over slabs,   P(q) = |phi_q|^2 / (N sum_i |phi_i|^2)
-    C(r) = <phi_i^* phi_{i+r}> = <|phi|^2> sum_q P(q) exp(i q.r),   averaged over directions in rings of width 1
+    phi_q by a transform over slabs,   P(q) = |sum_b phi_b,q exp(-i q.tau_b)|^2 / (N sum_i |phi_i|^2)
+    C(r) = <phi_i^* . phi_j>, averaged over the pairs whose distance is in a ring of width 1 [a]
 
-``first_zero`` and ``half_height`` of the radial ``C(r)``, and ``inverse_moment = sum_q P / sum_q |q| P``, that is of
-``S(q - K)`` of the density.  Sums over displacements and wave vectors are exact, so that on a CPU the lengths have the same
-bits on any ranks.
+``first_zero`` and ``half_height`` of the radial ``C(r)``, and ``inverse_moment = sum_q P / sum_q |q| P`` over the first
+Brillouin zone, that is of ``S(q - K)`` of the density.  Sums over displacements and wave vectors are exact, so that on a CPU
+the lengths have the same bits on any ranks.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
@@ -19,44 +20,60 @@ from hpc_holstein.domain.reduction import global_sum, grouped_sum
 from hpc_holstein.domain.slabs import SlabTransform
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.interfaces import Domain
-from hpc_holstein.output.observables import RESOLUTION, box_sides, first_crossing, reciprocal_vectors, shortest_image
+from hpc_holstein.output.geometry import box_sides, inner_radius, lengths_of, reciprocal_vectors, shortest_images
+from hpc_holstein.output.observables import RESOLUTION
 
 _NAMES = ("first_zero", "half_height", "inverse_moment")
 
 
 class DomainLengths:
-    """Lengths of an order ``phi`` on tiles, real or complex as ``real`` says; keeps 12 bytes a site.  Collective to make.
+    """Lengths of an order ``phi [*cells, basis, components]`` on tiles, real or complex as ``real`` says.
 
-    ``radii``: mean radius of each ring ``[ring]`` [a], out to half of the shortest axis; ring 0 is ``r = 0`` alone.
+    Keeps 12 bytes a site where a cell has one.  Collective to make.  ``radii``: mean radius of each ring ``[ring]`` [a], out to
+    half of the shortest period; ring 0 is ``r = 0`` alone.
     """
 
     def __init__(self, domain: Domain, transport: Transport, real: bool) -> None:
-        self._domain, extent, vectors = domain, domain.lattice.extent, domain.lattice.vectors
+        self._domain, lattice = domain, domain.lattice
         self._transform = SlabTransform(domain, transport, real)
+        extent, sides = self._transform.extent, box_sides(lattice)
+        self._basis = len(lattice.basis)
+        self._pairs = list(combinations_with_replacement(range(self._basis), 2))  # those of two sites stand for both orders
         rows = (self._transform.rows, *((0, cells) for cells in extent[1:]))
-        radius = shortest_image(extent, box_sides(extent, vectors), rows).flatten()
-        beyond = min(extent) // 2 + 1
+        place = torch.tensor(lattice.basis, dtype=torch.float64)
+        apart = [
+            shortest_images(lattice.extent, sides, rows[-len(sides) :], (place[b] - place[a]).tolist()) for a, b in self._pairs
+        ]
+        radius = torch.stack([lengths_of(vectors).expand(self._transform.row_shape).flatten() for vectors in apart])
+        beyond = int(inner_radius(sides)) + 1
         ring = radius.round().long().clamp(max=beyond)
-        counts = domain.allsum(torch.bincount(ring, minlength=beyond + 1))[:beyond]
+        twice = torch.tensor([1 if a == b else 2 for a, b in self._pairs])
+        counted = torch.stack([torch.bincount(one, minlength=beyond + 1) for one in ring])
+        counts = domain.allsum((counted * twice[:, None]).sum(dim=0))[:beyond]
         self._filled, self._groups = counts > 0, beyond + 1
         self._counts = counts[self._filled].double()
+        self._twice = twice.double().to(domain.device)[:, None]
         self._ring = ring.int().to(domain.device)
         self.radii = self._ring_means(radius.to(domain.device))
         columns = (*((0, cells) for cells in extent[:-1]), self._transform.columns)
-        self._wave_number = shortest_image(extent, reciprocal_vectors(vectors), columns).to(domain.device)
+        wave_vector = shortest_images(lattice.extent, reciprocal_vectors(lattice), columns[-len(sides) :])
+        self._wave_number = lengths_of(wave_vector).to(domain.device)
+        turns = torch.einsum("bx,x...->b...", place, wave_vector)
+        phase = torch.polar(torch.ones_like(turns), -turns).reshape(self._basis, 1, *extent[:-1], -1)
+        self._phase = phase.to(domain.device) if self._basis > 1 else None
 
     def __call__(self, phi: Tensor) -> dict[str, Tensor]:
-        """``first_zero``, ``half_height`` and ``inverse_moment`` of ``phi [*cells]``, scalars on the CPU; collective.
+        """``first_zero``, ``half_height`` and ``inverse_moment`` of ``phi``, scalars on the CPU; collective.
 
         NaN without order, where the rms of ``phi`` is below :data:`RESOLUTION`; infinite where ``C(r)`` does not fall to the
         level within half of the box, and where all that differs from perfect order is below the resolution.
         """
-        power, mean_square = self._power(phi)
+        spectra, norm, mean_square = self._spectra(phi)
         if not mean_square > RESOLUTION**2:
             return dict.fromkeys(_NAMES, torch.tensor(math.nan, dtype=torch.float64))
-        weighted = (power * self._transform.weights).flatten()
+        weighted = (self._structure(spectra) / norm * self._transform.weights).flatten()
         whole, moment = global_sum(torch.stack([weighted, weighted * self._wave_number.flatten()]), self._domain)
-        averages = self._radial(power)
+        averages = self._radial(spectra, norm)
         perfect = float(moment) * mean_square <= RESOLUTION**2
         lengths = (
             first_crossing(self.radii, averages, 0.0),
@@ -66,21 +83,49 @@ class DomainLengths:
         return dict(zip(_NAMES, lengths, strict=True))
 
     def correlation(self, phi: Tensor) -> Tensor:
-        """Radial average of ``C(r)`` of ``phi [*cells]``, ``[ring]`` on the CPU; ``C(0)`` is the mean square.  Collective."""
-        power, mean_square = self._power(phi)
-        return mean_square * self._radial(power)
+        """Radial average of ``C(r)`` of ``phi``, ``[ring]`` on the CPU; ``C(0)`` is the mean square.  Collective."""
+        spectra, norm, mean_square = self._spectra(phi)
+        return mean_square * self._radial(spectra, norm)
 
-    def _power(self, phi: Tensor) -> tuple[Tensor, float]:
-        """``P(q)`` in the slab of this rank, of sum 1 if there is any order, and the mean square of ``phi``."""
+    def _spectra(self, phi: Tensor) -> tuple[Tensor, float, float]:
+        """Of each site of a cell and component, ``[basis, components, *columns]``; ``N sum |phi|^2``, or 1; the mean square."""
         squares = phi.abs().double().square()
         total, sites = float(global_sum(squares[None], self._domain)), self._domain.lattice.sites
-        spectrum = self._transform.forward(phi.to(torch.complex128 if phi.is_complex() else torch.float64))
-        return (spectrum.real.square() + spectrum.imag.square()) / (total * sites or 1.0), total / sites
+        field = phi.to(torch.complex128 if phi.is_complex() else torch.float64)
+        spectra = [torch.stack([self._transform.forward(one) for one in site.unbind(-1)]) for site in field.unbind(-2)]
+        return torch.stack(spectra), total * sites or 1.0, total / sites
 
-    def _radial(self, power: Tensor) -> Tensor:
-        correlation = self._transform.inverse(power.to(torch.complex128)).real * self._domain.lattice.sites
-        return self._ring_means(correlation.flatten())
+    def _structure(self, spectra: Tensor) -> Tensor:
+        """``|sum_b phi_b exp(-i q.tau_b)|^2`` of all components."""
+        whole = spectra[0] if self._phase is None else (spectra * self._phase).sum(dim=0)
+        return (whole.real.square() + whole.imag.square()).sum(dim=0)
+
+    def _radial(self, spectra: Tensor, norm: float) -> Tensor:
+        """``C(r) / C(0)`` of each ring."""
+        found = []
+        for a, b in self._pairs:
+            if a == b:
+                power = ((spectra[a].real.square() + spectra[a].imag.square()).sum(dim=0) / norm).to(torch.complex128)
+            else:
+                power = (spectra[a].conj() * spectra[b]).sum(dim=0) / norm
+            found.append(self._transform.inverse(power).real.flatten())
+        return self._ring_means(torch.stack(found) * (self._domain.lattice.sites * self._basis))
 
     def _ring_means(self, values: Tensor) -> Tensor:
-        sums = grouped_sum(values, self._ring, self._groups, self._domain)[:-1]
+        """Of ``values [pair, displacement]``."""
+        sums = grouped_sum((self._twice * values).flatten(), self._ring.flatten(), self._groups, self._domain)[:-1]
         return sums[self._filled] / self._counts
+
+
+def first_crossing(radii: Tensor, averages: Tensor, level: float) -> Tensor:
+    """Radius where a radial average first falls to ``level * C(0)``, interpolated linearly, ``[*batch]``.
+
+    ``level = 0`` gives the first zero and 0.5 the half height; infinite if there is no crossing within half of the box.
+    """
+    height = averages - level * averages[..., :1]
+    below = height <= 0
+    last = torch.argmax(below.to(torch.int8), dim=-1, keepdim=True).clamp(min=1)
+    before, after = height.gather(-1, last - 1), height.gather(-1, last)
+    inner, outer = radii[last - 1], radii[last]
+    crossing = inner + (outer - inner) * before / (before - after)
+    return torch.where(below.any(dim=-1), crossing[..., 0], torch.inf)

@@ -1,4 +1,4 @@
-"""All figures: one look, axes with units, colours that colour-blind readers tell apart."""
+"""Figures of forces, training and spectra, and the look of all: units, colours that colour-blind readers tell apart."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hpc_holstein.files import replaced
-from hpc_holstein.output.analysis import Frames
+from hpc_holstein.interfaces import Lattice
+from hpc_holstein.output.geometry import Raster
 from hpc_holstein.output.spectrum import Curve
 
 Array = NDArray[np.floating]
@@ -27,7 +28,6 @@ Parameters = ParamSpec("Parameters")
 
 TIME = r"$t$ [$\hbar/t_\mathrm{nn}$]"
 FORCE = r"[$t_\mathrm{nn}/a$]"
-ENERGY = r"[$t_\mathrm{nn}$/site]"
 _ROUND_OFF = 1e-16  # a force of order 1: what a logarithmic axis shows of no difference
 _COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito
 _STYLE: Any = {
@@ -125,18 +125,17 @@ def error_histogram(path: Path, errors: Array, names: tuple[str, str]) -> Figure
 
 
 @_styled
-def error_map(path: Path, error: Array, step: int, names: tuple[str, str]) -> Figure:
-    """``|dF|`` of every site of one state ``[y, x]``, on a logarithmic scale of at most eight decades."""
+def error_map(path: Path, error: Array, lattice: Lattice, step: int, names: tuple[str, str]) -> Figure:
+    """``|dF|`` of every site of one state ``[*cells, basis]``, on a logarithmic scale of at most eight decades."""
     figure = Figure(figsize=(4.4, 3.6))
     axes = figure.add_subplot()
     top = max(float(error.max()), _ROUND_OFF)
     low = min(max(float(error.min()), 1e-8 * top), 0.1 * top)
-    image = axes.imshow(np.maximum(error, low), norm=LogNorm(low, top), cmap="magma", origin="lower", interpolation="nearest")
-    axes.set(xlabel="$x$ [$a$]", ylabel="$y$ [$a$]")
+    raster = Raster(lattice)
+    pixels = np.ma.masked_equal(raster.picture(np.maximum(error, low)), 0)
+    image = axes.imshow(pixels, norm=LogNorm(low, top), cmap="magma", origin="lower", extent=raster.box)
+    label_plane(axes, lattice)
     axes.set_title(f"{names[0]} against {names[1]}, step {step}", fontsize=9)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(visible=False)
     figure.colorbar(image, ax=axes, label=rf"$|\Delta F|$ {FORCE}")
     return figure
 
@@ -155,104 +154,6 @@ def error_budget(path: Path, parts: Sequence[tuple[str, float, float]], names: t
     axes.set(xscale="log", xlim=(floor, None), xlabel=rf"$|\Delta F|$ of {names[0]} against {names[1]} {FORCE}")
     axes.grid(visible=False, axis="y")
     axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
-    return figure
-
-
-@_styled
-def order_maps(path: Path, frames: Frames) -> Figure:
-    """Local CDW order of each frame: the two signs are the two ordered domains."""
-    count = len(frames.times)
-    columns = min(3, count)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(2.5 * columns + 0.7, 2.5 * rows))
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel in panels[count:]:
-        panel.set_axis_off()
-    for panel, time, phi in zip(panels, frames.times, frames.phi, strict=False):
-        image = panel.imshow(phi, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower", interpolation="nearest")
-        panel.set_title(f"$t$ = {time:g} $\\hbar/t_\\mathrm{{nn}}$", fontsize=9)
-        panel.set(xlabel="$x$ [$a$]", ylabel="$y$ [$a$]")
-        panel.grid(visible=False)
-    figure.colorbar(image, ax=panels.tolist(), label=r"local CDW order $\phi$", shrink=0.8)
-    return figure
-
-
-@_styled
-def domain_growth(path: Path, series: Mapping[str, Array]) -> Figure:
-    """Order parameter and domain length against time, both axes logarithmic for the length."""
-    figure = Figure(figsize=(7.6, 3.2))
-    order, length = figure.subplots(1, 2)
-    order.plot(series["time"], series["order_parameter"])
-    order.set(xlabel=TIME, ylabel=r"order parameter $|\langle\phi\rangle|$", ylim=(0, 1.05))
-    labels = {
-        "domain_length_inverse_moment": r"1 / first moment of $S(|q-K|)$",
-        "domain_length_half_height": r"half height of $C(r)$",
-        "domain_length_first_zero": r"first zero of $C(r)$",
-    }
-    drawn = [_loglog(length, series["time"], series[name], label) for name, label in labels.items()]
-    length.set(xlabel=TIME, ylabel="domain length $L$ [$a$]")
-    if any(drawn):
-        length.set(xscale="log", yscale="log")
-        for axis in (length.xaxis, length.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(NullFormatter())
-        _square_root_guide(length, series["time"], series["domain_length_inverse_moment"])
-        length.legend(fontsize=7.5)
-    return figure
-
-
-@_styled
-def energies_and_temperature(path: Path, series: Mapping[str, Array], kT: float) -> Figure:
-    """Energies per site, those that are known, and the kinetic temperature against the bath."""
-    figure = Figure(figsize=(7.6, 3.2))
-    energy, temperature = figure.subplots(1, 2)
-    for name in ("kinetic_energy", "classical_energy", "electronic_energy", "total_energy"):
-        if np.isfinite(series[name]).any():
-            energy.plot(series["time"], series[name], label=name.removesuffix("_energy"))
-    energy.set(xlabel=TIME, ylabel=f"energy {ENERGY}")
-    energy.legend(fontsize=8)
-    temperature.plot(series["time"], series["kinetic_temperature"], label=r"kinetic, $m\langle v^2\rangle$")
-    temperature.axhline(kT, color="0.3", linestyle="--", linewidth=0.9, label="bath")
-    temperature.set(xlabel=TIME, ylabel=r"temperature $kT$ [$t_\mathrm{nn}$]", yscale="log")
-    temperature.legend(fontsize=8)
-    return figure
-
-
-@_styled
-def structure_factor(path: Path, frames: Frames) -> Figure:
-    """``S(q)`` of the last frame over the Brillouin zone, on a logarithmic scale."""
-    figure = Figure(figsize=(4.2, 3.5))
-    axes = figure.add_subplot()
-    values = frames.structure[-1]
-    floor = max(float(values.max()) * 1e-6, 1e-12)
-    half_y, half_x = np.pi / values.shape[0], np.pi / values.shape[1]
-    box = (-half_x, 2 * np.pi - half_x, -half_y, 2 * np.pi - half_y)
-    image = axes.imshow(np.log10(np.maximum(values, floor)), origin="lower", extent=box, cmap="magma", interpolation="nearest")
-    ticks = ([0, np.pi, 2 * np.pi * (1 - 0.5 / max(values.shape))], ["0", r"$\pi$", r"$2\pi$"])
-    axes.set_xticks(*ticks)
-    axes.set_yticks(*ticks)
-    axes.set(xlabel="$q_x$ [$1/a$]", ylabel="$q_y$ [$1/a$]")
-    axes.set_title(f"$t$ = {frames.times[-1]:g} $\\hbar/t_\\mathrm{{nn}}$", fontsize=9)
-    axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, label=r"$\log_{10}\, S(q)$ [electrons$^2$/site]")
-    return figure
-
-
-@_styled
-def correlations(path: Path, frames: Frames) -> Figure:
-    """``C(r)`` of the frames, and scaled by its value at zero and by the domain length."""
-    figure = Figure(figsize=(7.6, 3.2))
-    plain, scaled = figure.subplots(1, 2)
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.88, len(frames.times)))
-    lengths = [scalars["domain_length_half_height"] for scalars in frames.scalars]
-    for time, row, length, colour in zip(frames.times, frames.correlation, lengths, colours, strict=True):
-        plain.plot(frames.radii, row, color=colour, label=f"{time:g}")
-        if np.isfinite(length) and length > 0:
-            scaled.plot(frames.radii / length, row / row[0], color=colour)
-    plain.set(xlabel="$r$ [$a$]", ylabel="$C(r)$")
-    plain.legend(title=TIME, fontsize=7.5, title_fontsize=8)
-    scaled.set(xlabel="$r / L$", ylabel="$C(r) / C(0)$", xlim=(0, 4))
     return figure
 
 
@@ -302,18 +203,13 @@ def density_of_states(
     return figure
 
 
-def _loglog(axes: Axes, times: Array, lengths: Array, label: str) -> bool:
-    """Draw the points that a logarithm can show; whether there were any."""
-    usable = (times > 0) & np.isfinite(lengths) & (lengths > 0)
-    if usable.any():
-        axes.plot(times[usable], lengths[usable], label=label)
-    return bool(usable.any())
-
-
-def _square_root_guide(axes: Axes, times: Array, lengths: Array) -> None:
-    """``t^(1/2)``, the Allen-Cahn law, along the later half of a curve."""
-    usable = (times > 0) & np.isfinite(lengths) & (lengths > 0)
-    if usable.sum() > 2:
-        late = times[usable] >= np.sqrt(times[usable][0] * times[usable][-1])  # of the logarithmic axis
-        t, length = times[usable][late], lengths[usable][late]
-        axes.plot(t, 0.8 * length[0] * np.sqrt(t / t[0]), color="0.5", linestyle=":", linewidth=1.0, label=r"$\propto t^{1/2}$")
+def label_plane(axes: Axes, lattice: Lattice) -> None:
+    """Names of the axes of a picture of a lattice; a chain has one."""
+    axes.set_xlabel("$x$ [$a$]")
+    axes.grid(visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    if len(lattice.extent) == 1:
+        axes.set(yticks=[], aspect="auto")
+    else:
+        axes.set_ylabel("$y$ [$a$]")

@@ -16,21 +16,23 @@ import numpy as np
 from matplotlib.animation import FFMpegWriter
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 from PIL import Image
 
 from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.files import replaced
-from hpc_holstein.output.plots import _STYLE
+from hpc_holstein.interfaces import Lattice
+from hpc_holstein.output.geometry import Raster
+from hpc_holstein.output.order import Order
+from hpc_holstein.output.plots import _STYLE, label_plane
+from hpc_holstein.output.plots_run import Colours
 
 _PER_SECOND = 12  # frames
 _DPI = 100
 _COLOURS = 128  # of a frame of a GIF
-_DRAWN_AS_SQUARES = 400  # cells along an axis, at most; more are averaged to pixels
 
-Frame = tuple[float, NDArray[np.floating]]
-"""Time [hbar/t_nn] and local CDW order ``[y, x]``."""
+Frame = tuple[float, NDArray[Any]]
+"""Time [hbar/t_nn] and local order ``[*cells, basis, components]``."""
 
 
 def require_film(path: Path) -> None:
@@ -41,34 +43,28 @@ def require_film(path: Path) -> None:
         raise ConfigError(f"--animate {path} needs ffmpeg and there is none: install it or imageio-ffmpeg, or give a *.gif")
 
 
-def order_film(path: Path, frames: Iterable[Frame]) -> int:
-    """Local CDW order in time, drawn frame by frame as ``frames`` come; returns how many there were."""
+def order_film(path: Path, lattice: Lattice, order: Order, frames: Iterable[Frame]) -> int:
+    """Local order in time, drawn frame by frame as ``frames`` come; returns how many there were."""
     require_film(path)
     with replaced(path) as temporary, mpl.rc_context({**_STYLE, "animation.ffmpeg_path": _ffmpeg() or "ffmpeg"}):
-        drawn = _drawn(frames)
+        drawn = _drawn(lattice, order, frames)
         return _gif(temporary, drawn) if path.suffix == ".gif" else _mp4(temporary, drawn)
 
 
-def _drawn(frames: Iterable[Frame]) -> Iterator[Figure]:
+def _drawn(lattice: Lattice, order: Order, frames: Iterable[Frame]) -> Iterator[Figure]:
     """One figure, anew for each frame."""
-    figure, image = Figure(figsize=(4.8, 4.2), dpi=_DPI), None
+    figure, raster = Figure(figsize=(4.8, 4.2), dpi=_DPI), Raster(lattice)
     FigureCanvasAgg(figure)
+    image, colours = None, None
     for time, phi in frames:
-        if image is None:
-            image = _axes(figure, phi)
-        image.set_data(phi)
+        if image is None or colours is None:
+            axes, colours = figure.add_subplot(), Colours(order, phi)
+            image = axes.imshow(raster.picture(colours(phi)), origin="lower", extent=raster.box)
+            label_plane(axes, lattice)
+            colours.bar(figure, [axes])
+        image.set_data(raster.picture(colours(phi)))
         figure.axes[0].set_title(f"$t$ = {time:.2f} $\\hbar/t_\\mathrm{{nn}}$", fontsize=10)
         yield figure
-
-
-def _axes(figure: Figure, phi: NDArray[np.floating]) -> AxesImage:
-    axes = figure.add_subplot()
-    kind = "nearest" if max(phi.shape) <= _DRAWN_AS_SQUARES else "antialiased"
-    image = axes.imshow(phi, cmap="RdBu_r", vmin=-1, vmax=1, origin="lower", interpolation=kind)
-    axes.set(xlabel="$x$ [$a$]", ylabel="$y$ [$a$]")
-    axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, label=r"local CDW order $\phi$ [electrons/site]", shrink=0.9)
-    return image
 
 
 def _gif(path: Path, figures: Iterable[Figure]) -> int:

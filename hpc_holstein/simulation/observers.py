@@ -14,7 +14,7 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
 from hpc_holstein.output import observables
-from hpc_holstein.output.order import OrderScalars
+from hpc_holstein.output.order import Order, OrderScalars, default_orders
 from hpc_holstein.output.writers import Writer
 from hpc_holstein.simulation.health import Health, require_sane
 from hpc_holstein.simulation.ledger import Ledger
@@ -55,14 +55,23 @@ class RunPhysics(Physics, Protocol):
 class Recorder:
     """Scalar observables of the whole lattice at their cadence; keeps the last row, and what the health is measured against.
 
-    Every rank computes its part and has the whole row; nothing is gathered.  Collective to make.
+    Every rank computes its part and has the whole row; nothing is gathered.  Collective to make.  ``orders`` are recorded
+    besides those of the lattice; ``told``: a sentence for each that is left out.
     """
 
-    def __init__(self, every: int, simulation: RunPhysics, writer: Writer | None = None, health: Health | None = None) -> None:
+    def __init__(
+        self,
+        every: int,
+        simulation: RunPhysics,
+        writer: Writer | None = None,
+        health: Health | None = None,
+        orders: Sequence[Order] = (),
+    ) -> None:
         self.every = every
         self.health = health or Health(simulation.ensemble, simulation.dt)
         self._simulation, self._writer = simulation, writer
-        self._order = OrderScalars(simulation.domain, simulation.transport)
+        self._order = OrderScalars(simulation.domain, simulation.transport, [*default_orders(simulation.hamiltonian), *orders])
+        self.told = self._order.told
         self.last: dict[str, float] = {}
         self.ledger: Ledger | None = None  # of a run, which sets it
         self.trust: Trust | None = None  # likewise
@@ -77,7 +86,7 @@ class Recorder:
     def look(self, state: State) -> None:
         """Compute :attr:`last`, the scalars of :data:`output.series.SERIES`, without writing it."""
         assert state.forces is not None
-        self.last = {**self._order(state.forces.density, state.q[..., 0]), **_numbers(_sums(state, self._simulation))}
+        self.last = {**self._order(state.forces.density, state.q), **_numbers(_sums(state, self._simulation))}
 
     def require_healthy(self, state: State) -> None:
         """SpectrumError where ``state``, between two rows, is not healthy."""

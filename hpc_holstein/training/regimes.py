@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.interfaces import Lattice
-from hpc_holstein.output.observables import RESOLUTION, owned_difference, owned_wall_density
+from hpc_holstein.output.observables import RESOLUTION
+from hpc_holstein.output.order import Order, difference, lattice_order, wall_density
 from hpc_holstein.training.dataset import Snapshots
 
 BY_STATE = ("hot", "coarsening", "ordered")
@@ -60,12 +61,16 @@ class Regimes:
         return {name: mask for name, mask in found.items() if mask.any()}
 
     def of(self, q: torch.Tensor) -> str:
-        """The regime of a state ``[*extent, basis, components]``; of several components the first one is looked at."""
-        domain = CartesianDomain(self.lattice, SerialTransport())
-        difference = owned_difference(q[..., 0].double(), domain)
-        rms = float(difference.square().mean().sqrt())
-        formed = rms > RESOLUTION and float((difference.abs() > 0.5 * rms).double().mean()) >= _FORMED
-        walls = float(owned_wall_density(difference, domain)) if formed else math.inf
+        """The regime of a state ``[*extent, basis, components]``; none, an empty name, on a lattice without an order."""
+        found = lattice_order(self.lattice)
+        if found is None:
+            return ""
+        domain, order = CartesianDomain(self.lattice, SerialTransport()), Order(*found, field="q")
+        compared = difference(q.double(), order, domain)
+        strength = compared.abs().square().sum(dim=-1).sqrt()
+        rms = float(strength.square().mean().sqrt())
+        formed = rms > RESOLUTION and float((strength > 0.5 * rms).double().mean()) >= _FORMED
+        walls = float(wall_density(compared, order, domain)) if formed else math.inf
         return BY_STATE[0] if walls > _HOT else BY_STATE[2] if walls < _ORDERED else BY_STATE[1]
 
     @property

@@ -19,8 +19,9 @@ from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 from hpc_holstein.output import observables
-from hpc_holstein.output.domain_lengths import DomainLengths
-from hpc_holstein.output.order import OrderScalars
+from hpc_holstein.output import order as orders
+from hpc_holstein.output.domain_lengths import DomainLengths, first_crossing
+from hpc_holstein.output.order import Order, OrderScalars, default_orders, lattice_order
 
 EXTENT = (12, 16)
 LATTICE = square.build(EXTENT)
@@ -43,17 +44,51 @@ def alone(lattice) -> CartesianDomain:
     return CartesianDomain(lattice, SerialTransport())
 
 
+def order_of(lattice) -> Order:
+    found = lattice_order(lattice)
+    assert found is not None
+    return Order(*found)
+
+
+def local_order(n, lattice):
+    """Of one number on each site of a cell of one site."""
+    return orders.local_order(torch.as_tensor(n)[..., None, None], order_of(lattice), alone(lattice))[..., 0, 0]
+
+
 def order_parameter(phi, lattice):
-    return observables.owned_order_parameter(phi.unsqueeze(-1), alone(lattice))
+    return orders.order_parameter(phi[..., None, None], alone(lattice))
 
 
 def wall_density(density, lattice):
-    domain = alone(lattice)
-    return observables.owned_wall_density(observables.owned_difference(density.unsqueeze(-1), domain), domain)
+    domain, order = alone(lattice), order_of(lattice)
+    return orders.wall_density(orders.difference(density[..., None, None], order, domain), order, domain)
 
 
-def lengths_of(lattice) -> DomainLengths:
-    return DomainLengths(alone(lattice), SerialTransport(), real=True)
+def scalars(n, lattice, q=None) -> dict[str, float]:
+    measured = OrderScalars(alone(lattice), SerialTransport(), default_orders(holstein.build(holstein.Options(), lattice)))
+    return measured(n[..., None], (0 * n if q is None else q)[..., None, None])
+
+
+class Lengths:
+    """Those of one number on each site of a cell of one site."""
+
+    def __init__(self, lattice) -> None:
+        self._lengths = DomainLengths(alone(lattice), SerialTransport(), real=True)
+        self.radii = self._lengths.radii
+
+    def __call__(self, phi):
+        return self._lengths(phi[..., None, None])
+
+    def correlation(self, phi):
+        return self._lengths.correlation(phi[..., None, None])
+
+
+def lengths_of(lattice) -> Lengths:
+    return Lengths(lattice)
+
+
+def structure_factor(n, lattice):
+    return observables.structure_factor(torch.as_tensor(n)[..., None], lattice)
 
 
 def wall_pair(first=4, second=11) -> Tensor:
@@ -67,7 +102,7 @@ def wall_pair(first=4, second=11) -> Tensor:
 
 
 def test_checkerboard_is_one_domain_of_order_one():
-    phi = observables.local_order(checkerboard(), LATTICE)
+    phi = local_order(checkerboard(), LATTICE)
     torch.testing.assert_close(phi, torch.ones(EXTENT, dtype=torch.float64), rtol=0, atol=1e-15)
     assert float(order_parameter(phi, LATTICE)) == 1
     assert float(wall_density(checkerboard(), LATTICE)) == 0
@@ -77,7 +112,7 @@ def test_checkerboard_is_one_domain_of_order_one():
 
 def test_local_order_is_the_formula_site_by_site():
     n = noise().numpy()
-    phi = observables.local_order(n, LATTICE)
+    phi = local_order(n, LATTICE)
     for y in range(EXTENT[0]):
         for x in range(EXTENT[1]):
             around = [n[(y + 1) % 12, x], n[y - 1, x], n[y, (x + 1) % 16], n[y, x - 1]]
@@ -91,8 +126,8 @@ def test_uniform_density_has_no_order_no_walls_and_no_domain_length(extent, fill
     """Whatever the last digits are, also those of a trajectory in single precision."""
     lattice = square.build(extent)
     n = (filling + round_off * noise(extent)).to(dtype)
-    assert float(observables.local_order(n, lattice).abs().max()) < 1e-6
-    found = OrderScalars(alone(lattice), SerialTransport())(n[..., None], 0 * n[..., None])
+    assert float(local_order(n, lattice).abs().max()) < 1e-6
+    found = scalars(n, lattice)
     assert found["domain_wall_density"] == 0
     assert found["order_parameter"] < 1e-6
     lengths = [value for name, value in found.items() if name.startswith("domain_length")]
@@ -103,9 +138,9 @@ def test_uniform_density_has_no_order_no_walls_and_no_domain_length(extent, fill
 @pytest.mark.parametrize("amplitude", [1.0, 1e-2, 1e-4])
 def test_faint_order_is_order(amplitude):
     n = 0.5 + 0.5 * amplitude * signs() * wall_pair()
-    found = OrderScalars(alone(LATTICE), SerialTransport())(n[..., None], n[..., None])
+    found = scalars(n, LATTICE)
     assert found["domain_wall_density"] == 1 / EXTENT[1]
-    whole = OrderScalars(alone(LATTICE), SerialTransport())(0.5 + 0.5 * signs()[..., None] * wall_pair()[:, None], n[..., None])
+    whole = scalars(0.5 + 0.5 * signs() * wall_pair(), LATTICE)
     for name in ("domain_length_first_zero", "domain_length_half_height", "domain_length_inverse_moment"):
         assert found[name] == pytest.approx(whole[name], rel=1e-6)
 
@@ -123,29 +158,33 @@ def test_walls_that_an_odd_extent_forces(extent):
 def test_open_edges_average_over_the_neighbours_that_exist():
     lattice = square.build((3, 5), (False, False))
     torch.testing.assert_close(
-        observables.local_order(checkerboard((3, 5)), lattice), torch.ones(3, 5, dtype=torch.float64), rtol=0, atol=1e-15
+        local_order(checkerboard((3, 5)), lattice), torch.ones(3, 5, dtype=torch.float64), rtol=0, atol=1e-15
     )
 
 
 @pytest.mark.parametrize(
     ("extent", "periodic", "remedy"),
     [
-        ((11, 16), (True, True), "use 10x16 or 12x16, a multiple of 2 cells"),
-        ((12, 15), (False, True), "use 12x14 or 12x16, a"),
-        ((7, 9), (True, True), "use 6x8 or 8x10, a"),
-        ((7, 9), (True, False), "use 6x9 or 8x9, a"),
-        ((1, 4), (True, True), "use 2x4, a"),
+        ((11, 16), (True, True), "use 10x16 or 12x16"),
+        ((12, 15), (False, True), "use 12x14 or 12x16"),
+        ((7, 9), (True, True), "use 6x8 or 8x10"),
+        ((7, 9), (True, False), "use 6x9 or 8x9"),
+        ((1, 4), (True, True), "use 2x4"),
     ],
 )
-def test_odd_periodic_extent_is_refused_with_the_nearest_even_ones(extent, periodic, remedy):
-    with pytest.raises(ConfigError, match=f"extent {extent[0]}x{extent[1]} .* period 2: {remedy}"):
-        observables.local_order(noise(extent), square.build(extent, periodic))
+def test_an_order_that_an_odd_extent_does_not_hold_is_left_out_with_the_nearest_ones(extent, periodic, remedy):
+    lattice = square.build(extent, periodic)
+    told = order_of(lattice).misfit(lattice)
+    assert told.startswith("the order of density at (1/2, 1/2) reciprocal lattice vectors is left out: its period of ")
+    assert told.endswith(f"does not fit the lattice extent {extent[0]}x{extent[1]}; {remedy}")
+    found = scalars(noise(extent), lattice)
+    assert set(found) == {"domain_wall_density"}
 
 
 def test_straight_walls():
     """Two straight walls cut Y horizontal bonds each; the four columns beside them have phi = 3/4 instead of 1."""
     n = 0.5 + 0.5 * signs() * wall_pair()
-    phi = observables.local_order(n, LATTICE)
+    phi = local_order(n, LATTICE)
     assert float(wall_density(n, LATTICE)) == 2 * EXTENT[0] / (2 * EXTENT[0] * EXTENT[1])
     expected = wall_pair()
     expected[[3, 4, 10, 11]] *= 0.75
@@ -155,7 +194,7 @@ def test_straight_walls():
 
 def test_walls_of_random_signs_cut_half_of_the_bonds():
     lattice = square.build((200, 200))
-    walls = observables.owned_wall_density(noise((3, 200, 200)).sign().unsqueeze(-1), alone(lattice))
+    walls = orders.wall_density(noise((3, 200, 200)).sign()[..., None, None], order_of(lattice), alone(lattice))
     assert walls.shape == (3,)
     np.testing.assert_allclose(walls, 0.5, atol=5 * 0.5 / math.sqrt(2 * 40_000))
 
@@ -175,14 +214,14 @@ def test_round_off_where_the_density_is_uniform_makes_no_walls():
 
 
 def test_structure_factor_of_the_checkerboard_is_one_peak_at_K():
-    s = observables.structure_factor(checkerboard(), LATTICE)
+    s = structure_factor(checkerboard(), LATTICE)
     assert float(s[6, 8]) == pytest.approx(LATTICE.sites / 4)
     assert float(s.sum() - s[6, 8]) == pytest.approx(0, abs=1e-12)
 
 
 def test_structure_factor_sum_rule():
     n = noise((2, *EXTENT)) + 3.0
-    s = observables.structure_factor(n, LATTICE)
+    s = structure_factor(n, LATTICE)
     torch.testing.assert_close(s.mean(dim=(-2, -1)), n.var(dim=(-2, -1), correction=0), rtol=1e-13, atol=0)
     assert float(s[..., 0, 0].abs().max()) < 1e-20
 
@@ -229,7 +268,7 @@ def test_domain_length_takes_the_order_at_K_out_of_the_density():
     lattice = square.build((32, 32))
     x = torch.arange(32, dtype=torch.float64)
     n = 0.5 + 0.4 * signs((32, 32)) * torch.stack([torch.cos(2 * math.pi * m * x / 32).expand(32, 32) for m in (1, 2)])
-    long, short = (lengths_of(lattice)(phi) for phi in observables.local_order(n, lattice))
+    long, short = (lengths_of(lattice)(phi) for phi in local_order(n, lattice))
     assert float(long["inverse_moment"]) == pytest.approx(32 / (2 * math.pi), rel=1e-12)
     assert float(short["inverse_moment"]) == pytest.approx(16 / (2 * math.pi), rel=1e-12)
     assert long["first_zero"] > 1.8 * short["first_zero"]
@@ -238,13 +277,13 @@ def test_domain_length_takes_the_order_at_K_out_of_the_density():
 def test_first_crossing_interpolates_linearly():
     radii = torch.tensor([0.0, 1.0, 2.0, 3.0])
     averages = torch.tensor([[1.0, 0.75, 0.25, -0.25], [1.0, 0.9, 0.8, 0.7]])
-    np.testing.assert_allclose(observables.first_crossing(radii, averages, 0.0), [2.5, np.inf])
-    np.testing.assert_allclose(observables.first_crossing(radii, averages, 0.5), [1.5, np.inf])
+    np.testing.assert_allclose(first_crossing(radii, averages, 0.0), [2.5, np.inf])
+    np.testing.assert_allclose(first_crossing(radii, averages, 0.5), [1.5, np.inf])
 
 
 def test_spectra_refuse_open_axes():
     with pytest.raises(ConfigError, match="periodic"):
-        observables.structure_factor(noise(), square.build(EXTENT, (True, False)))
+        structure_factor(noise(), square.build(EXTENT, (True, False)))
 
 
 # --- scalars of a running simulation ----------------------------------------------------------------------------------
@@ -304,14 +343,14 @@ def test_scalars_of_a_decomposed_run_are_those_of_the_whole(ranks):
         state = State(q[:, *tile].contiguous(), 0.5 * q[:, *tile].contiguous())
         density = n[:, *tile].contiguous()
         return {
-            "order": observables.owned_order_parameter(observables.owned_local_order(density, domain), domain),
+            "order": orders.order_parameter(orders.local_order(density[..., None], order_of(lattice), domain), domain),
             "electrons": observables.electron_number(density, domain),
             "temperature": observables.kinetic_temperature(state.velocity, 5.0, domain),
             **observables.energies(state, 5.0, hamiltonian, domain, ensemble),
         }
 
     whole = run_in_process(1, body)[0]
-    phi = observables.local_order(n[..., 0], lattice)
+    phi = local_order(n[..., 0], lattice)
     torch.testing.assert_close(whole["order"], order_parameter(phi, lattice), rtol=0, atol=1e-14)
     for part in run_in_process(ranks, body):
         assert part.keys() == whole.keys()

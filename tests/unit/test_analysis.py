@@ -14,9 +14,11 @@ import pytest
 from commands import write_small_network
 
 from hpc_holstein.cli import main
+from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.lattice import square
 from hpc_holstein.output.analysis import digest, frames, local_exponent
 from hpc_holstein.output.hdf5 import open_trajectory
+from hpc_holstein.output.order import default_orders
 
 ORDER = ("order_parameter", "order_parameter_q", "domain_wall_density")
 LENGTHS = ("domain_length_first_zero", "domain_length_half_height", "domain_length_inverse_moment")
@@ -44,7 +46,8 @@ def analyzed(q: np.ndarray, *arguments: str, force: str = "exact") -> tuple[dict
     run += ["--set", "output.observables_every=1", "--set", "output.snapshot_every=1", "--steps", "3"]
     assert main([*run, *arguments, "--output", "run"]) == 0
     with open_trajectory(Path("run/trajectory.h5")) as trajectory:
-        return digest(trajectory, frames(trajectory, square.build(q.shape))), trajectory.series()
+        hamiltonian = holstein.build(holstein.Options(), square.build(q.shape))
+        return digest(trajectory, frames(trajectory, hamiltonian, default_orders(hamiltonian))), trajectory.series()
 
 
 def require_equal(content: dict[str, Any], series: dict[str, np.ndarray]) -> None:

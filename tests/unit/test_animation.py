@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,13 +12,23 @@ import pytest
 from PIL import Image
 
 from hpc_holstein.cli import main
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.lattice import square
 from hpc_holstein.output import plots_animation
-from hpc_holstein.output.analysis import order_frames
+from hpc_holstein.output.analysis import fields_of, order_frames
 from hpc_holstein.output.hdf5 import open_trajectory
-from hpc_holstein.output.observables import local_order
-from hpc_holstein.output.plots_animation import order_film
+from hpc_holstein.output.order import Order, default_orders, local_order
+
+ORDER = Order((Fraction(1, 2),) * 2)
+
+
+def order_film(path: Path, frames: list[tuple[float, np.ndarray]]) -> int:
+    """Of one number on each site of a square lattice."""
+    extent = frames[0][1].shape if frames else (2, 2)
+    return plots_animation.order_film(path, square.build(extent), ORDER, [(t, phi[..., None, None]) for t, phi in frames])
 
 
 @pytest.fixture
@@ -61,12 +72,14 @@ def test_colours_are_those_of_the_order(tmp_path: Path) -> None:
 
 
 def test_frames_are_spread_over_the_run(quench: Path) -> None:
-    lattice = square.build((8, 6))
+    hamiltonian = holstein.build(holstein.Options(), square.build((8, 6)))
+    order = default_orders(hamiltonian)[0]
     with open_trajectory(quench / "trajectory.h5") as trajectory:
-        found = list(order_frames(trajectory, lattice, 3))
+        found = list(order_frames(trajectory, hamiltonian, order, 3))
         assert [time for time, _ in found] == [0.0, 0.5, 1.0]
-        assert len(list(order_frames(trajectory, lattice, 100))) == 5
-        expected = local_order(trajectory.snapshot(2).density.astype(np.float64), lattice)
+        assert len(list(order_frames(trajectory, hamiltonian, order, 100))) == 5
+        density, _ = fields_of(trajectory.snapshot(2), hamiltonian)
+        expected = local_order(density[..., None], order, CartesianDomain(hamiltonian.lattice, SerialTransport()))
         assert np.array_equal(found[1][1], expected)
 
 

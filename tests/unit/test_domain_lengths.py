@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -18,8 +19,8 @@ from hpc_holstein.domain.slabs import SlabTransform
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.lattice import square
-from hpc_holstein.output import observables
 from hpc_holstein.output.domain_lengths import DomainLengths
+from hpc_holstein.output.order import Order, wall_density
 
 GRIDS = [(1, 1), (2, 1), (1, 3), (2, 2), (4, 1), (3, 2)]
 
@@ -72,11 +73,11 @@ def test_lengths_are_those_of_the_whole_field_and_have_its_bits(
 
     def body(transport: Transport) -> dict[str, float]:
         tile, domain = tiled(phi, lattice, transport, grid)
-        found = DomainLengths(domain, transport, real=not is_complex)(tile)
+        found = DomainLengths(domain, transport, real=not is_complex)(tile[..., None, None])
         return {name: float(value) for name, value in found.items()}
 
     alone = run_in_process(
-        1, lambda transport: DomainLengths(CartesianDomain(lattice, transport), transport, not is_complex)(phi)
+        1, lambda transport: DomainLengths(CartesianDomain(lattice, transport), transport, not is_complex)(phi[..., None, None])
     )
     expected = by_numpy(phi)
     assert all(0.5 < length < 10 for length in expected.values())
@@ -92,7 +93,9 @@ def test_more_ranks_than_rows() -> None:
 
     def body(transport: Transport) -> dict[str, float]:
         tile, domain = tiled(phi, lattice, transport, (1, 4))
-        return {name: float(value) for name, value in DomainLengths(domain, transport, real=True)(tile).items()}
+        return {
+            name: float(value) for name, value in DomainLengths(domain, transport, real=True)(tile[..., None, None]).items()
+        }
 
     expected = by_numpy(phi)
     for found in run_in_process(4, body):
@@ -101,7 +104,11 @@ def test_more_ranks_than_rows() -> None:
 
 def test_perfect_order_has_no_length_and_no_order_none_either() -> None:
     lattice = square.build((8, 12))
-    lengths = DomainLengths(CartesianDomain(lattice, SerialTransport()), SerialTransport(), real=True)
+    measured = DomainLengths(CartesianDomain(lattice, SerialTransport()), SerialTransport(), real=True)
+
+    def lengths(phi: Tensor) -> dict[str, Tensor]:
+        return measured(phi[..., None, None])
+
     assert all(math.isinf(float(value)) for value in lengths(torch.ones((8, 12), dtype=torch.float64)).values())
     assert all(math.isnan(float(value)) for value in lengths(torch.zeros((8, 12), dtype=torch.float64)).values())
     last_digits = 6e-8 * noise((8, 12))
@@ -123,7 +130,7 @@ def test_walls_are_those_of_the_whole_field(grid: tuple[int, int], periodic: tup
 
     def body(transport: Transport) -> float:
         tile, domain = tiled(n, lattice, transport, grid)
-        return float(observables.owned_wall_density(tile.unsqueeze(-1), domain))
+        return float(wall_density(tile[..., None, None], Order((Fraction(1, 2),) * 2), domain))
 
     assert set(run_in_process(math.prod(grid), body)) == {expected / bonds}
 
