@@ -119,9 +119,9 @@ def test_sampled_sites_are_those_of_the_whole_lattice(name, system, kind):
 
 def test_a_lattice_with_a_symmetry_that_it_has_not_is_found():
     vectors, mirror, exchange = ((0.0, 1.0), (1.0, 0.0)), ((1, 0), (0, -1)), ((0, 1), (1, 0))
-    plain = BravaisLattice("oblong", (6, 6), (True, True), ((0.0, 1.5), (1.0, 0.0)), ((0.0, 0.0),), (0.0, 0.0), (mirror,))
+    plain = BravaisLattice("oblong", (6, 6), (True, True), ((0.0, 1.5), (1.0, 0.0)), ((0.0, 0.0),), (mirror,))
     conformance.check_lattice(plain)
-    halved = BravaisLattice("halved", (6, 6), (True, True), vectors, ((0.0, 0.0), (0.0, 0.5)), (0.0, 0.0), (exchange,))
+    halved = BravaisLattice("halved", (6, 6), (True, True), vectors, ((0.0, 0.0), (0.0, 0.5)), (exchange,))
     with pytest.raises(ConfigError, match="do not map the sites"):
         conformance.check_lattice(halved)
 

@@ -236,7 +236,6 @@ QUENCH = ["--lattice", "6x6", "--quenches", "1", "--per-quench", "3", "--force",
         (["run", *PRESET, "--set", "dynamics.dt=fast"], ["dynamics.dt = 'fast'", "a number"]),
         (["run", *PRESET, "--force", "exakt"], ["'exakt'", "did you mean 'exact'?"]),
         (["run", *PRESET, "--force", "gone.safetensors"], ["gone.safetensors does not exist"]),
-        (["run", *PRESET, "--force", "atomic", "--lattice", "7x8"], ["7x8", "period 2"]),
         (["run", *PRESET, "--force", "atomic", "--grid", "2x1"], ["2x1", "1 rank"]),
         (["run", *PRESET, "--force", "atomic", "--set", "initial.file=gone.h5"], ["gone.h5 does not exist"]),
         (
