@@ -49,10 +49,10 @@ class ParticleHoleGroup:
 
     @property
     def irreps(self) -> tuple[Irrep, ...]:
-        """Irreps of the product: those of the point group with ``+`` (even) or ``-`` (odd under exchange) after the name."""
+        """Irreps of the product: those of the point group, even under exchange, and then the same, odd."""
         return tuple(
-            Irrep(irrep.name + suffix, np.concatenate([irrep.matrices, sign * irrep.matrices]), irrep.type)
-            for suffix, sign in (("+", 1.0), ("-", -1.0))
+            Irrep(np.concatenate([irrep.matrices, sign * irrep.matrices]), irrep.type)
+            for sign in (1.0, -1.0)
             for irrep in real_irreps(self.spatial)
         )
 

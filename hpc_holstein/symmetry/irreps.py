@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_holstein.symmetry.mulliken import mulliken_names
 from hpc_holstein.symmetry.point_group import PointGroup
 
 Matrix = NDArray[np.float64]
@@ -32,12 +31,11 @@ _ZERO = 1e-5  # a projected vector shorter than this vanishes
 class Irrep:
     """A real irreducible representation: orthogonal ``matrices[g, d, d]`` with ``D(g) D(h) = D(gh)``.
 
-    Names are Mulliken's where they apply, else ``Gamma1``, ``Gamma2``, ... (Bethe).  A phase convention makes the matrices
-    reproducible: the basis vectors are eigenvectors of as many commuting involutions as possible, taken in order of class
-    size and element index, with eigenvalues +1 first, and ``D(g)_k0 > 0`` for the first element ``g`` where it is not zero.
+    A phase convention makes the matrices reproducible: the basis vectors are eigenvectors of as many commuting involutions as
+    possible, taken in order of class size and element index, with eigenvalues +1 first, and ``D(g)_k0 > 0`` for the first
+    element ``g`` where it is not zero.
     """
 
-    name: str
     matrices: Matrix
     type: FrobeniusSchur
 
@@ -59,20 +57,17 @@ class Irrep:
 
 @lru_cache(maxsize=32)
 def real_irreps(group: PointGroup) -> tuple[Irrep, ...]:
-    """All real irreps of ``group``, the trivial one first, ordered as in the character tables (A1, A2, B1, B2, E).
+    """All real irreps of ``group`` by dimension and characters, the trivial one first: A1, A2, B1, B2, E of the square.
 
     They satisfy ``sum_irreps d^2 / (commutant dimension) = |G|`` and ``<chi_a, chi_b> = delta_ab (commutant dimension)``
     with ``<x, y> = sum_g x(g) y(g) / |G|``.
     """
     found = [_canonical(matrices, group) for matrices in _split_regular(group)]
     found.sort(key=lambda m: (m.shape[1], tuple(-np.round(np.trace(m, axis1=1, axis2=2), 6))))
-    characters = np.array([np.trace(m, axis1=1, axis2=2) for m in found])
-    names = mulliken_names(group, characters) or [f"Gamma{k + 1}" for k in range(len(found))]
-    kinds = [_TYPES[round(float(chi @ chi) / group.order)] for chi in characters]
-    irreps = [Irrep(name, matrices, kind) for name, matrices, kind in zip(names, found, kinds, strict=True)]
-    if not names[0].startswith("Gamma"):
-        irreps.sort(key=lambda irrep: (irrep.name[-1] == "u", irrep.name.count("'"), irrep.dimension, irrep.name))
-    return tuple(irreps)
+    characters = [np.trace(m, axis1=1, axis2=2) for m in found]
+    return tuple(
+        Irrep(matrices, _TYPES[round(float(chi @ chi) / group.order)]) for matrices, chi in zip(found, characters, strict=True)
+    )
 
 
 def symmetry_adapted_basis(permutations: NDArray[np.int64], irrep: Irrep) -> Matrix:

@@ -66,16 +66,6 @@ class PointGroup:
         return np.argmax(self.product_table == 0, axis=1)
 
     @cached_property
-    def element_orders(self) -> NDArray[np.int64]:
-        """``element_orders[g]`` is the smallest ``n > 0`` with ``M_g^n = 1``."""
-        orders = np.zeros(self.order, dtype=np.int64)
-        powers = np.arange(self.order)
-        for n in range(1, self.order + 1):
-            orders[(powers == 0) & (orders == 0)] = n
-            powers = self.product_table[powers, np.arange(self.order)]
-        return orders
-
-    @cached_property
     def conjugacy_classes(self) -> tuple[tuple[int, ...], ...]:
         """Classes ``{h g h^-1}`` as tuples of element indices, in the order of their first elements."""
         conjugates = self.product_table[self.product_table, self.inverse[:, None]]  # [h, g] -> h g h^-1

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from named_groups import named_group
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.lattice import square
@@ -12,7 +13,6 @@ from hpc_holstein.network.layers_efnn import ProductLinear, SigmoidNorm
 from hpc_holstein.network.models import _efnn, efnn
 from hpc_holstein.symmetry.clebsch_gordan import clebsch_gordan
 from hpc_holstein.symmetry.irreps import real_irreps
-from hpc_holstein.symmetry.named_groups import named_group
 
 SIZE = 7
 LATTICE = square.build((SIZE, SIZE))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-
-from hpc_holstein.errors import ConfigError
 from hpc_holstein.symmetry.point_group import PointGroup
 
 _QUARTER = ((0, 1), (-1, 0))
@@ -42,11 +39,6 @@ def named_group(name: str) -> PointGroup:
     """The point group ``name``: Cn, Dn of the plane (Dn holds n mirrors, also written Cnv) or T, Th, Td, O, Oh of space.
 
     Matrices act on offsets in units of the primitive vectors: orthogonal ones for n = 1, 2, 4 and the cubic groups,
-    two at 60 degrees for n = 3, 6.  Raises ConfigError for an unknown name.
+    two at 60 degrees for n = 3, 6.
     """
-    if name not in _GENERATORS:
-        near = difflib.get_close_matches(name, _GENERATORS, n=1, cutoff=0.0)
-        raise ConfigError(
-            f"point group {name!r} is not known: use one of {', '.join(_GENERATORS)} (nearest: {near[0]}) or give generators"
-        )
     return PointGroup.from_generators(_GENERATORS[name])
