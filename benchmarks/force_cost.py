@@ -6,7 +6,7 @@ States are the hot start of the preset and an ordered one, canonical at half fil
 potential of the one before; the first call, which compiles, is not counted. Seconds are processor time of one thread, which
 is wall time where nothing else runs. Largest force errors are against exact diagonalization, where that was measured too. A
 size whose call would take more than ``--limit`` seconds, judged from the size before, is left out. ``--plot`` draws a record
-again. The mean ``crossings`` of kpm in float64 are the rule of ``forces/auto.py``.
+again. The mean ``crossings`` of kpm in float64 stand behind ``forces/auto.py``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import torch
 
 from hpc_holstein.cli.probes import Finding, Place, Probe, best_seconds, require
 from hpc_holstein.cli.session import Session
-from hpc_holstein.domain import gpu_buffers
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import Message, MPITransport, agreed
 from hpc_holstein.errors import DataError
@@ -30,7 +29,6 @@ from hpc_holstein.output.writers import Kind, new_writer
 _VARIABLES = ("SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_JOB_END_TIME")
 _SMALL, _LARGE = 8, 1 << 22  # bytes of a message
 _THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
-_AWARE = "use an MPI library with GPU support and switch it on, or one GPU a rank and parallel.transport = 'nccl'"
 _MPI_ALONE = "from mpi4py import MPI; print(MPI.Get_library_version().partition(chr(0))[0].splitlines()[0])"
 
 
@@ -87,19 +85,6 @@ def _messages(place: Place) -> Finding:
     summed = best_seconds(lambda: transport.allsum(torch.zeros(8, dtype=torch.float64)), 100)
     told = f"ranks 0 and {last}: {1e6 * seconds[0]:.3g} us latency, {_LARGE / seconds[1] / 1e9:.3g} GB/s"
     return Finding("ok", f"{told}; sum over all ranks {1e6 * summed:.3g} us")
-
-
-def _gpu_buffers(place: Place) -> Finding:
-    """Tried out, between the ranks too where there are several; what the environment says is told, not believed."""
-    route = gpu_buffers.route_of(place.session.transport, place.device)
-    if not place.device.startswith("cuda"):
-        return Finding("absent", "no GPU buffers to pass")
-    why = gpu_buffers.trial(place.device) if route is None else route.why
-    said = gpu_buffers.hints()
-    environment = f" (the environment says {said})" if said else ""
-    if why:
-        return Finding("absent", f"halos go through pinned host memory: {why}{environment}", _AWARE)
-    return Finding("ok", f"MPI takes GPU buffers, short and long ones come right{environment}")
 
 
 def _slurm(place: Place) -> Finding:
@@ -247,7 +232,6 @@ def _locked(descriptor: int) -> bool:
 PROBES = (
     Probe("MPI", _mpi, "build mpi4py against the MPI library whose mpirun or srun starts the ranks"),
     Probe("messages", _messages, "ask for the network of the MPI library with its own test programs"),
-    Probe("GPU buffers", _gpu_buffers, ""),
     Probe("Slurm", _slurm, ""),
     Probe("threads", _threads, "set OMP_NUM_THREADS to cores divided by ranks"),
     Probe("memory", _memory, ""),

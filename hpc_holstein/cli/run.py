@@ -24,7 +24,7 @@ from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, build_system, health_of, initial_state, provider_facts, scaling_told
 from hpc_holstein.config.own_model import keep_model, with_own_model
 from hpc_holstein.config.sections import ParallelSection
-from hpc_holstein.domain import gpu_buffers
+from hpc_holstein.domain.torch_transport import route_in_words
 from hpc_holstein.domain.transport import agreed
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.files import replace_text
@@ -109,7 +109,7 @@ def _device(parallel: ParallelSection, session: Session) -> str:
     """The device of this rank, after a line that says who took what, and how halos travel; collective."""
 
     def carried(device: str) -> str:
-        return gpu_buffers.told(parallel.transport, session.transport, device, parallel.gpu_buffers)
+        return route_in_words(parallel.transport, session.transport, device, parallel.gpu_buffers)
 
     return session.use(parallel.threads, parallel.device, carried)
 

@@ -126,7 +126,7 @@ def provider_facts(force: KindSection, lattice: Lattice, ensemble: Ensemble) -> 
     """:func:`model_facts`, and whom ``auto`` chooses, as ``provider.chosen``."""
     facts = model_facts(force)
     if force.kind == "auto":
-        facts["provider.chosen"] = auto.choose(lattice.sites, force.options.tolerance, ensemble.kT)[0]
+        facts["provider.chosen"] = auto.choose(lattice.sites, ensemble.kT)[0]
     return facts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hpc_holstein.dynamics.langevin import SCHEMES
 from hpc_holstein.errors import ConfigError
@@ -261,13 +261,10 @@ class ParallelSection(Section):
         key("of halos and sums: mpi; nccl: from GPU to GPU, each rank with one of its own", "backend", "communication"),
     ] = "mpi"
     gpu_buffers: Annotated[
-        Literal["auto", "direct", "staged"],
-        key(
-            "how MPI gets the halos of GPUs. direct: where they are; staged: in pinned host memory; auto: directly if a trial "
-            "of that on this machine brings the right bytes",
-            "cuda_aware",
-        ),
-    ] = "auto"
+        Literal["staged", "direct"],
+        BeforeValidator(lambda given: "staged" if given == "auto" else given),  # as earlier versions wrote
+        key("where MPI gets the halos of GPUs: staged, in pinned host memory; direct, where they are", "cuda_aware"),
+    ] = "staged"
     dtype: Annotated[
         Literal["mixed", "float64", "float32"],
         key(

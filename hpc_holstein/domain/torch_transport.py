@@ -16,24 +16,52 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hpc_holstein.domain import gpu_buffers
 from hpc_holstein.domain._messages import Repeated
 from hpc_holstein.domain.transport import Channel, Message, Transport, sum_in_rank_order
 from hpc_holstein.errors import ConfigError
 
 _PATIENCE = datetime.timedelta(minutes=5)
+_TRIED = 400_000  # numbers: MPI libraries send long messages in another way than short ones
 
 
-def connected(kind: str, transport: Transport, device: torch.device | str, asked: gpu_buffers.Asked = "auto") -> Transport:
+def connected(kind: str, transport: Transport, device: torch.device | str, buffers: str = "staged") -> Transport:
     """What carries the halos of ``parallel.transport = kind``: ``transport`` itself (``mpi``), or NCCL over it.  Collective.
 
-    ``asked``: how MPI gets GPU memory, see :func:`gpu_buffers.route_of`.
+    ``buffers``: ``direct`` hands memory of GPUs to MPI as it is, after a trial; else it goes through pinned host memory.
     """
     if kind == "mpi":
-        route = gpu_buffers.route_of(transport, device, asked)
-        return transport.direct() if route is not None and route.direct else transport  # type: ignore[attr-defined]
+        direct = buffers == "direct" and _joins_gpus(transport, device)
+        return _tried(transport.direct(), torch.device(device)) if direct else transport  # type: ignore[attr-defined]
     _require_gpus(transport, torch.device(device))
     return TorchTransport(transport, device) if transport.size > 1 else transport
+
+
+def route_in_words(kind: str, transport: Transport, device: torch.device | str, buffers: str) -> str:
+    """How halos travel between GPUs; empty where none do.  Collective."""
+    if not _joins_gpus(transport, device):
+        return ""
+    if kind == "mpi" and buffers != "direct":
+        return "halos through pinned host memory"
+    return f"halos from GPU to GPU by {kind.upper()}"
+
+
+def _joins_gpus(transport: Transport, device: torch.device | str) -> bool:
+    return transport.size > 1 and any(transport.allgather(torch.device(device).type == "cuda"))
+
+
+def _tried(transport: Transport, device: torch.device) -> Transport:
+    """``transport``, if messages between its ranks bring the right bytes; ConfigError, on all of them, if not."""
+    size, rank = transport.size, transport.rank
+    after, before = (rank + 1) % size, (rank - 1) % size
+    got = torch.zeros(_TRIED, dtype=torch.int64, device=device)
+    sent, expected = (torch.arange(_TRIED, device=device) + number for number in (rank, before))
+    transport.exchange([Message(after, sent, before, got)])
+    if not all(transport.allgather(torch.equal(got, expected))):
+        raise ConfigError(
+            "parallel.gpu_buffers = 'direct' brings other bytes than are in the GPUs: switch on the GPU support of the MPI "
+            "library, or use 'staged'"
+        )
+    return transport
 
 
 class TorchTransport:

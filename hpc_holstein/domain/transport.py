@@ -146,7 +146,7 @@ class MPITransport:
         return MPITransport(self._comm.Split(group, self.rank))
 
     def direct(self) -> MPITransport:
-        """The same ranks, with messages handed to MPI where they are, on a GPU or not: see :mod:`domain.gpu_buffers`."""
+        """The same ranks, with messages handed to MPI where they are, on a GPU or not."""
         other = copy.copy(self)
         other._direct = True
         return other

@@ -14,6 +14,7 @@ from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import auto, exact, kpm
 from hpc_holstein.forces._exact import ExactForces
+from hpc_holstein.forces._kpm import KPMForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
@@ -32,24 +33,10 @@ def random_q(extent):
     return 2 * torch.randn(*extent, 1, 1, generator=generator, dtype=torch.float64)
 
 
-def test_the_crossing_follows_the_measured_ones():
-    for tolerance, sites in auto.CROSSINGS:
-        assert auto.crossing(tolerance) == pytest.approx(sites)
-    (fine, many), (coarse, few) = auto.CROSSINGS
-    assert few < auto.crossing((fine * coarse) ** 0.5) < many
-    assert auto.crossing((fine * coarse) ** 0.5) == pytest.approx((many * few) ** 0.5)
-    assert auto.crossing(fine / 100) == pytest.approx(many)
-    assert auto.crossing(100 * coarse) == pytest.approx(few)
-
-
-@pytest.mark.parametrize("tolerance", [1e-6, 1e-3])
-def test_each_side_of_the_crossing(tolerance):
-    most = int(auto.crossing(tolerance))
-    assert auto.choose(most, tolerance, 0.1)[0] == "exact"
-    assert auto.choose(most + 1, tolerance, 0.1)[0] == "kpm"
-    assert auto.choose(10**6, tolerance, 0.0) == ("exact", "auto: exact, kT = 0")
-    kind, words = auto.choose(10**6, tolerance, 0.1)
-    assert (kind, words.split(" (")[0]) == ("kpm", f"auto: kpm, 1,000,000 sites > {auto.crossing(tolerance):,.0f}")
+def test_each_side_of_the_crossing():
+    assert auto.choose(1000, 0.1)[0] == "exact"
+    assert auto.choose(1001, 0.1) == ("kpm", "auto: kpm, 1,001 sites > 1,000")
+    assert auto.choose(10**6, 0.0) == ("exact", "auto: exact, kT = 0")
 
 
 def test_forces_are_those_of_the_chosen_one(monkeypatch, caplog):
@@ -58,25 +45,21 @@ def test_forces_are_those_of_the_chosen_one(monkeypatch, caplog):
     small = build(auto, (6, 8))
     assert "auto: exact, 48 sites <=" in caplog.text
     assert (small.tolerance, small.reach) == (ExactForces.tolerance, None)
-    found, wanted = small(State.at_rest(q)), build(exact, (6, 8))(State.at_rest(q))
-    assert torch.equal(found.force, wanted.force)
-    assert found.info == {**wanted.info, "auto_exact": 1.0, "auto_crossing": pytest.approx(auto.crossing(1e-6))}
-    monkeypatch.setattr(auto, "CROSSINGS", ((1e-6, 40.0), (1e-3, 20.0)))
+    assert torch.equal(small(State.at_rest(q)).force, build(exact, (6, 8))(State.at_rest(q)).force)
+    monkeypatch.setattr(auto, "MOST_SITES", 40)
     caplog.clear()
     large = build(auto, (6, 8), tolerance=1e-4)
     assert "auto: kpm, 48 sites >" in caplog.text
     assert large.tolerance == 1e-4
-    found, wanted = large(State.at_rest(q)), build(kpm, (6, 8), tolerance=1e-4)(State.at_rest(q))
-    assert torch.equal(found.force, wanted.force)
-    assert found.info["auto_exact"] == 0.0
-    assert found.info["error_estimate"] == wanted.info["error_estimate"]
+    assert torch.equal(large(State.at_rest(q)).force, build(kpm, (6, 8), tolerance=1e-4)(State.at_rest(q)).force)
 
 
 def test_the_choice_does_not_depend_on_the_ranks(monkeypatch):
-    monkeypatch.setattr(auto, "CROSSINGS", ((1e-6, 70.0), (1e-3, 50.0)))
-    for extent, kind in (((8, 8), "exact"), ((8, 10), "kpm")):
-        assert build(auto, extent).kind == kind
-        assert run_in_process(4, lambda transport, extent=extent: build(auto, extent, transport=transport).kind) == [kind] * 4
+    monkeypatch.setattr(auto, "MOST_SITES", 70)
+    for extent, kind in (((8, 8), ExactForces), ((8, 10), KPMForces)):
+        assert isinstance(build(auto, extent), kind)
+        made = run_in_process(4, lambda transport, extent=extent: build(auto, extent, transport=transport))
+        assert all(isinstance(one, kind) for one in made)
 
 
 def test_bad_options_are_refused():
@@ -85,7 +68,7 @@ def test_bad_options_are_refused():
             build(auto, (4, 4), tolerance=tolerance)
     with pytest.raises(SpectrumError, match=r"filling = 1\.5"):
         build(auto, (4, 4), Ensemble("canonical", 0.1, filling=1.5))
-    assert build(auto, (4, 4), Ensemble("canonical", 0.0)).kind == "exact"
+    assert isinstance(build(auto, (4, 4), Ensemble("canonical", 0.0)), ExactForces)
 
 
 def test_a_run_says_what_was_chosen(tmp_path, monkeypatch, caplog):
