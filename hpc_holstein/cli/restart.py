@@ -201,6 +201,11 @@ def choose_writer(start: Start, folder: Folder, config: Config, simulation: Simu
     return kind
 
 
+def _storage(config: Config, simulation: Simulation) -> Storage:
+    output = config.output
+    return Storage(output.compression, output.locking != "off", simulation.hamiltonian.components)
+
+
 def open_writer(
     start: Start, simulation: Simulation, folder: Folder, kind: Kind, config: Config, facts: dict[str, Any]
 ) -> Writer:
@@ -209,7 +214,7 @@ def open_writer(
     Raises DataError, on the root alone, where the file is damaged or ends before the checkpoint.
     """
     run = (folder.trajectory, simulation.domain, simulation.transport, simulation.dt)
-    dtype, storage = config.parallel.torch_dtype, Storage(config.output.compression, config.output.locking != "off")
+    dtype, storage = config.parallel.torch_dtype, _storage(config, simulation)
     if not (start.step and start.own and folder.trajectory.exists()):
         return new_writer(kind, *run, dtype, facts, storage)
     writer = continued_writer(kind, *run, start.step, dtype, config.toml(), storage)

@@ -49,19 +49,7 @@ def build_system(config: Config) -> System:
     lattice = kinds.resolve("lattice", section.kind).build(section.extent, section.periodic)
     module = kinds.resolve("hamiltonian", config.hamiltonian.kind)
     hamiltonian = module.build(config.hamiltonian.options, lattice)
-    _require_plain(lattice, hamiltonian)
     return System(lattice, hamiltonian, config.ensemble.build())
-
-
-def _require_plain(lattice: Lattice, hamiltonian: Hamiltonian) -> None:
-    """Raise ConfigError for what the files of snapshots and trajectories have no axes for yet."""
-    dimension, basis = len(lattice.extent), len(lattice.basis)
-    if (dimension, basis, hamiltonian.components) != (2, 1, 1):
-        numbers = f"{hamiltonian.components} number(s) on each of {basis} site(s) a cell in {dimension} dimension(s)"
-        raise ConfigError(
-            f"{hamiltonian.name} on the {lattice.name} lattice has {numbers}, and a file holds one a cell of two dimensions: "
-            "use the force providers from Python, or another lattice or Hamiltonian"
-        )
 
 
 def orders_of(config: Config, hamiltonian: Hamiltonian) -> list[Order]:
@@ -282,13 +270,12 @@ def read_state(section: InitialSection, lattice: Lattice) -> StoredState:
             raise DataError(f"initial.snapshot = {section.snapshot} is not in {path}: it holds {len(snapshots)} snapshots")
         q = snapshots.q[section.snapshot]
         physics = stated_physics(snapshots.label_attributes).joined(stated_physics(snapshots.attributes))
-    if q.shape[:2] != lattice.extent:
-        given, wanted = ("x".join(map(str, e)) for e in (q.shape[:2], lattice.extent))
+    cells, basis = tuple(lattice.extent), len(lattice.basis)
+    if q.shape[: len(cells)] != cells:
+        given, wanted = ("x".join(map(str, e)) for e in (q.shape[: len(cells)], cells))
         raise DataError(f"initial.file {path} holds {given} cells and the lattice has {wanted}: set lattice.extent to {given}")
     if np.abs(q).max() >= LARGEST:
         raise DataError(f"snapshot {section.snapshot} of initial.file {path} has |q| beyond {LARGEST:g}: choose another one")
-    fields = [
-        None if f is None else torch.as_tensor(f, dtype=torch.float64).reshape(*lattice.extent, 1, -1) for f in (q, velocity)
-    ]
+    fields = [None if f is None else torch.as_tensor(f, dtype=torch.float64).reshape(*cells, basis, -1) for f in (q, velocity)]
     assert fields[0] is not None
     return StoredState(fields[0], fields[1], physics)

@@ -8,7 +8,7 @@ from typing import Any
 
 # Fan and Chern, arXiv 2601.04104: thermal quench of the half-filled Holstein model, production lattice
 _PAPER_2601_04104: dict[str, dict[str, Any]] = {
-    "lattice": {"kind": "square", "extent": [200, 200], "periodic": [True, True]},
+    "lattice": {"kind": "square", "extent": [200, 200]},
     "hamiltonian": {"kind": "holstein", "t": 1.0, "g": 3.5, "k": 1.0, "kappa": 0.18},
     "ensemble": {"kind": "canonical", "kT": 0.1},  # half filling is the default of a canonical ensemble
     "dynamics": {"scheme": "verlet-ou", "mass": 5.0, "gamma": 0.2, "dt": 0.05, "steps": 25000},

@@ -45,12 +45,26 @@ class LatticeSection(Section):
     kind: Annotated[LatticeKind, key("lattice", "lattice", "geometry", "type")] = "square"
     extent: Annotated[
         tuple[Cells, ...],
-        key("cells along each axis (rows, columns on the square lattice)", "size", "L", "shape", "lattice_size", "dimensions"),
+        key(
+            "cells along each axis, x last: rows, columns of a plane",
+            "size",
+            "L",
+            "shape",
+            "lattice_size",
+            "dimensions",
+        ),
     ]
     periodic: Annotated[
         tuple[bool, ...],
-        key("if an axis closes onto itself, for each axis", "pbc", "boundary", "boundary_conditions", "periodic_boundaries"),
-    ] = (True, True)
+        key(
+            "if an axis closes onto itself, for each axis; absent: all do",
+            "pbc",
+            "boundary",
+            "boundary_conditions",
+            "periodic_boundaries",
+            default_factory=lambda given: (True,) * len(given["extent"]),
+        ),
+    ]
 
 
 class Config(Section):

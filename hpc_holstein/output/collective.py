@@ -47,8 +47,7 @@ class CollectiveWriter(PartsWriter):
 
     def write_snapshot(self, state: State, deviation: torch.Tensor | None = None) -> None:
         """See :meth:`output.gather.TrajectoryWriter.write_snapshot`."""
-        cells = self._domain.local_extent
-        fields = {name: tile.reshape(cells).cpu().numpy() for name, tile in stored_fields(state, deviation).items()}
+        fields = {name: self._local(name, tile).cpu().numpy() for name, tile in stored_fields(state, deviation).items()}
         if self._shared is not None and set(self._shared) != set(fields):
             self.flush()
         if self._shared is None:
@@ -91,7 +90,8 @@ class CollectiveWriter(PartsWriter):
             locking = {} if self._storage.guarded else {"locking": False}
             self._shared = h5py.File(self._place, "w", driver="mpio", comm=communicator, libver=("v110", "v110"), **locking)
             for name in fields:
-                new_field(self._shared, name, extent, self._number, self._storage.compression)
+                shape = self._storage.sites(self._domain).shape(name)
+                new_field(self._shared, name, shape, self._number, self._storage.compression)
         if self._head is not None:
             whole = tuple((0, cells) for cells in extent)
             name = f"{folder.parent.name}/{folder.name}/{self._place.name}"

@@ -96,10 +96,11 @@ class TrajectoryWriter:
 
     def _empty(self, number: np.dtype[Any], attributes: Mapping[str, Any]) -> memoryview:
         """The file before the first row."""
-        stream, extent = io.BytesIO(), self._domain.lattice.extent
+        stream, sites = io.BytesIO(), self._storage.sites(self._domain)
         with h5py.File(stream, "w", libver=FORMAT) as file:
             file.attrs.update(facts_of(self._domain, attributes))
-            create_layout(file, extent, lambda name: new_field(file, name, extent, number, self._storage.compression))
+            level = self._storage.compression
+            create_layout(file, sites, lambda name: new_field(file, name, sites.shape(name), number, level))
         return stream.getbuffer()
 
     def _start(self, path: Path, domain: Domain, dt: float, storage: Storage | None) -> None:
@@ -132,8 +133,10 @@ class TrajectoryWriter:
         self._worker.wait()  # at most one snapshot is in memory beside the run
         gathered = {name: self._domain.gather(field) for name, field in stored_fields(state, deviation).items()}
         if self._file is not None:
-            extent, numbers = self._domain.lattice.extent, stored_numbers(state, self._dt)
-            fields = {name: whole.reshape(extent).cpu().numpy() for name, whole in gathered.items() if whole is not None}
+            sites, numbers = self._storage.sites(self._domain), stored_numbers(state, self._dt)
+            fields = {
+                name: whole.reshape(sites.shape(name)).cpu().numpy() for name, whole in gathered.items() if whole is not None
+            }
             self._worker.submit(lambda: self._append_snapshot(fields, numbers))
             if state.step == 0:  # a run that has just begun can be looked at
                 self._worker.submit(self._commit)
@@ -181,8 +184,8 @@ class TrajectoryWriter:
         assert file is not None
         index = len(file["step"])
         for name in [name for name in fields if name not in file]:  # a run may get a committee when it is continued
-            extent, number = self._domain.lattice.extent, file["q"].dtype
-            describe_field(file, name, new_field(file, name, extent, number, self._storage.compression))
+            sites, level = self._storage.sites(self._domain), self._storage.compression
+            describe_field(file, sites, name, new_field(file, name, sites.shape(name), file["q"].dtype, level))
         for name, values in fields.items():
             put_field(file[name], index, values)
         _grow(file, of_snapshots(file)[:-1], index + 1)

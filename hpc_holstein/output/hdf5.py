@@ -3,23 +3,26 @@
 =====================  =======================  ==============================================================
 variable               dimensions               meaning [unit]
 =====================  =======================  ==============================================================
-``q``                  ``time, y, x``           lattice coordinates [a]
-``velocity``           ``time, y, x``           their velocities [a t_nn/hbar]
-``density``            ``time, y, x``           electron density n_i [electrons/site]
+``q``                  ``time, *cells``         lattice coordinates [a]
+``velocity``           ``time, *cells``         their velocities [a t_nn/hbar]
+``density``            ``time, *cells``         electron density n_i [electrons/site]
 ``chemical_potential`` ``time``                 [t_nn]
 ``step``               ``time``                 number of the time step [1]
 one for each series    ``observables_time``     observables at their own cadence, see :data:`SERIES`
-``force_deviation``    ``time, y, x``           standard deviation of the force over a committee [t_nn/a]; only with one
+``force_deviation``    ``time, *cells``         standard deviation of the force over a committee [t_nn/a]; only with one
 one for each of those  ``observables_time``     how far the network is trusted, see :data:`TRUST`; only where it is judged
 in group ``timing``    ``observables_time``     seconds since the row before, see :data:`TIMINGS`
 =====================  =======================  ==============================================================
 
-``time`` and ``observables_time`` [hbar/t_nn], ``y`` and ``x`` [a] are dimension scales, so that
+``cells`` are ``y, x`` on a lattice of two dimensions, see :func:`fields.site_dims`: then ``site`` if a cell has several, then
+``component``, ``(x, y, z)``, of coordinates and velocities that are vectors.  ``time`` and ``observables_time`` [hbar/t_nn],
+``y`` and ``x`` [a; 1 if cells are no squares] are dimension scales, so that
 ``xarray.open_dataset(path, engine="h5netcdf")`` finds names and units.  Attributes of the file say how it was made.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,7 +38,7 @@ from hpc_holstein import inputs
 from hpc_holstein.errors import DataError
 from hpc_holstein.inputs import InputFile, Numbers, UnreadableError, damage_in_words
 from hpc_holstein.output.journal import JournaledFile, read_journal
-from hpc_holstein.output.layout import SCHEMA, timing
+from hpc_holstein.output.layout import SCHEMA, Sites, timing
 from hpc_holstein.output.readers import unchanged
 from hpc_holstein.output.series import SERIES, TIMINGS, TRUST
 
@@ -44,7 +47,7 @@ _PART = re.compile(r"[^/]+\.d/\d{4,}/(rank-\d{5,}|all-ranks)\.h5")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One stored state; arrays ``[y, x]``."""
+    """One stored state; arrays ``[*cells(, site)(, component)]``, see :func:`fields.stored_shape`."""
 
     step: int
     time: float
@@ -64,10 +67,11 @@ class Trajectory:
         self.steps: NDArray[np.int64] = self._numbers("step")[...]
         self.times: NDArray[np.float64] = self._numbers("time")[...][: len(self.steps)]
         shape, self.number = file.layout("q")
+        self.sites = sites_of(file)
         rows = min(shape[:1] + self.times.shape, default=0)
-        if len(shape) != 3 or self.steps.ndim != 1 or self.steps.dtype.kind != "i" or rows < len(self.steps):
+        if shape[1:] != self.sites.shape("q") or self.steps.ndim != 1 or self.steps.dtype.kind != "i" or rows < len(self.steps):
             raise DataError(f"{path} is damaged (q, time and step do not belong together): use another copy of it")
-        self.extent: tuple[int, int] = (shape[1], shape[2])
+        self.extent = self.sites.extent
         self._tiles = tiles_of(file, "q")
 
     @property
@@ -98,7 +102,7 @@ class Trajectory:
         return Snapshot(int(self.steps[index]), float(self.times[index]), q, velocity, density, mu)
 
     def density(self, index: int) -> NDArray[np.floating]:
-        """The electron density of snapshot ``index`` alone, ``[y, x]``."""
+        """The electron density of snapshot ``index`` alone, ``[*cells(, site)]``."""
         with self._naming(f"snapshot {index}"):
             return self._fields(index % len(self), ("density",))[0]
 
@@ -106,7 +110,7 @@ class Trajectory:
         """From the parts themselves where the file refers to such: the last commit of one may be in its journal still."""
         if not self._tiles:
             return [self._numbers(name)[index] for name in names]
-        found = [np.full(self.extent, np.nan, self.number) for _ in names]
+        found = [np.full(self.sites.shape(name), np.nan, self.number) for name in names]
         for tile in self._tiles:
             if tile.first <= index < tile.end:
                 with opened(self.path.parent / tile.file) as part:
@@ -195,6 +199,15 @@ def is_trajectory(path: Path) -> bool:
         return False
 
 
+def sites_of(file: InputFile) -> Sites:
+    """What the fields of a trajectory are on; for a damaged file those of a part of it."""
+    cells, coordinates = file.layout("density")[0][1:], file.layout("q")[0][1:]
+    said = file.attributes().get("extent")
+    dimension = len(said) if isinstance(said, list) else 2  # files are older than the attribute
+    basis, components = (math.prod(shape) for shape in (cells[dimension:], coordinates[len(cells) :]))
+    return Sites(cells[:dimension], basis, components, "x" not in file or file.attributes("x").get("units") == "a")
+
+
 class Tile(NamedTuple):
     """The snapshots ``[first, end)`` in a ``box`` of the cells, which are the first ones in a file beside the trajectory."""
 
@@ -204,7 +217,7 @@ class Tile(NamedTuple):
     file: str
 
     def put(self, field: NDArray[Any], values: NDArray[Any], path: Path) -> None:
-        """Set the box of a field ``[y, x]``; DataError if it is of another size than the trajectory ``path`` says."""
+        """Set the box of a field ``[*cells, ...]``; DataError if it is of another size than the trajectory ``path`` says."""
         if field[self.box].shape != values.shape:
             raise DataError(
                 f"{self.file} holds {list(values.shape)} cells and {path} expects others: use another copy of the run"
@@ -217,12 +230,12 @@ def tiles_of(file: InputFile, name: str) -> list[Tile]:
 
     Raises DataError for one that :mod:`output.head` does not write: a trajectory refers to parts in the folder beside it only.
     """
-    tiles = []
+    tiles, axes = [], len(sites_of(file).extent)
     for source in file.sources(name) or ():
         if not _PART.fullmatch(source.file) or source.dataset.strip("/") != name:
             raise DataError(
                 f"{name} of {file.path} lies in {source.file}, which is no part of a run: use the file that `run` wrote"
             )
-        box = tuple(slice(start, last + 1) for start, last in zip(source.low[1:], source.high[1:], strict=True))
-        tiles.append(Tile(source.low[0], source.high[0] + 1, box, source.file))
+        box = [slice(start, last + 1) for start, last in zip(source.low[1:], source.high[1:], strict=True)]
+        tiles.append(Tile(source.low[0], source.high[0] + 1, tuple(box[:axes]), source.file))
     return tiles

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 from hpc_holstein.domain.slabs import Box
 from hpc_holstein.inputs import InputFile
-from hpc_holstein.output.hdf5 import opened, tiles_of
+from hpc_holstein.output.hdf5 import opened, sites_of, tiles_of
 from hpc_holstein.output.journal import JournaledFile, journal_of, write_whole
 from hpc_holstein.output.layout import (
     FIELDS,
     OPTIONAL_FIELDS,
+    Sites,
     add_series,
     create_layout,
     describe_field,
@@ -69,9 +70,9 @@ def parts_of(trajectory: Path) -> Path:
 class Head:
     """The scalars of a trajectory in memory, and where its snapshots are; ``write`` makes the file."""
 
-    def __init__(self, path: Path, extent: tuple[int, ...], number: np.dtype[Any], attributes: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, sites: Sites, number: np.dtype[Any], attributes: Mapping[str, Any]) -> None:
         self.path, self.attributes = path, dict(attributes)
-        self._extent, self._number = extent, number
+        self._sites, self._number = sites, number
         self._scalars: dict[str, array[Any]] = {name: array("d") for name in ("time", "chemical_potential")}
         self._scalars["step"] = array("q")
         self._rows: dict[str, array[Any]] = {"observables_time": array("d")}
@@ -81,8 +82,7 @@ class Head:
     def read(cls, path: Path) -> Head:
         """That of a file; raises DataError if it is damaged."""
         with opened(path) as file:
-            shape, number = file.layout("q")
-            head = cls(path, shape[1:], number, file.attributes())
+            head = cls(path, sites_of(file), file.layout("q")[1], file.attributes())
             for names, numbers in ((list(head._scalars), head._scalars), (of_rows(file), head._rows)):
                 for name in names:
                     kind: Literal["q", "d"] = "q" if name == "step" else "d"
@@ -134,10 +134,10 @@ class Head:
         with h5py.File(stream, "w", libver=_FORMAT) as file:
             file.attrs.update(self.attributes)
             snapshots = len(scalars["step"])
-            create_layout(file, self._extent, lambda name: self._field(file, name, snapshots, generations))
+            create_layout(file, self._sites, lambda name: self._field(file, name, snapshots, generations))
             for name in OPTIONAL_FIELDS:
                 if any(name in item.fields for item in generations):
-                    describe_field(file, name, self._field(file, name, snapshots, generations))
+                    describe_field(file, self._sites, name, self._field(file, name, snapshots, generations))
             for name in TRUST:
                 if name in rows:
                     add_series(file, name)
@@ -148,9 +148,10 @@ class Head:
         write_whole(self.path, stream.getbuffer())
 
     def _field(self, file: h5py.File, name: str, snapshots: int, generations: Sequence[Generation]) -> h5py.Dataset:
+        shape = self._sites.shape(name)
         if not snapshots:
-            return new_field(file, name, self._extent, self._number, 0)
-        layout = h5py.VirtualLayout((snapshots, *self._extent), self._number, maxshape=(None, *self._extent))
+            return new_field(file, name, shape, self._number, 0)
+        layout = h5py.VirtualLayout((snapshots, *shape), self._number, maxshape=(None, *shape))
         for item in generations:
             count = item.end - item.first
             if name not in item.fields or count == 0:
@@ -158,7 +159,7 @@ class Head:
             for box, path in item.parts:
                 cells = tuple(stop - start for start, stop in box)
                 # one more than are meant, so that HDF5 does not take "all", which would be what the part has when it is read
-                source = h5py.VirtualSource(path, name, (count + 1, *cells), self._number)[:count]
+                source = h5py.VirtualSource(path, name, (count + 1, *self._sites.shape(name, cells)), self._number)[:count]
                 layout[(slice(item.first, item.end), *(slice(*span) for span in box))] = source
         return file.create_virtual_dataset(name, layout, fillvalue=np.nan)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Container
 from itertools import groupby, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_holstein.fields import cell_axes, site_dims, stored_shape
 from hpc_holstein.output.series import SERIES, TIMINGS, TRUST
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ FIELDS = {"q": ("a", "lattice coordinate"), "velocity": ("a t_nn/hbar", "velocit
 """Name -> unit and meaning of what is stored of every site."""
 
 DEVIATION = "force_deviation"
+_OF_COORDINATES = ("q", "velocity")  # the others are one number a site
 OPTIONAL_FIELDS = {DEVIATION: ("t_nn/a", "standard deviation of the force over a committee")}
 """As :data:`FIELDS`, from the snapshot on at which the run first has them."""
 
@@ -39,24 +41,48 @@ _ZLIB_HEAD, _ZLIB_END = b"\x78\x01", b"\x03\x00"  # deflate with a window of 32 
 _NOISE = 1.1
 
 
+class Sites(NamedTuple):
+    """What the fields of a trajectory are on: cells along each axis, sites of a cell, components of a coordinate."""
+
+    extent: tuple[int, ...]
+    basis: int = 1
+    components: int = 1
+    square: bool = True  # cells are squares or cubes of edge a, so that the number of a cell is its place
+
+    def dims(self, name: str) -> tuple[str, ...]:
+        """Names of the axes of a field after the time."""
+        return site_dims(len(self.extent), self.basis, self._components(name))
+
+    def shape(self, name: str, cells: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """Shape of a field of the lattice, or of some of its ``cells``."""
+        return stored_shape(cells or self.extent, self.basis, self._components(name))
+
+    def _components(self, name: str) -> int:
+        return self.components if name in _OF_COORDINATES else 1
+
+
 def timing(name: str) -> str:
     """In a group of their own: they differ from run to run."""
     return f"timing/{name}_seconds"
 
 
-def chunk_of(cells: tuple[int, ...]) -> tuple[int, ...]:
-    """Cells of a chunk along each axis: equal parts of at most 128."""
-    return tuple(-(-n // -(-n // _EDGE)) for n in cells)
+def chunk_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a chunk of a field: equal parts of at most 128 along each axis."""
+    return tuple(-(-n // -(-n // _EDGE)) for n in shape)
 
 
-def create_layout(file: h5py.File, extent: tuple[int, ...], field: Callable[[str], h5py.Dataset]) -> None:
+def create_layout(file: h5py.File, sites: Sites, field: Callable[[str], h5py.Dataset]) -> None:
     """Empty scalars and the scales, attached to them and to the fields, each of which ``field`` makes by its name."""
     for name in ("time", "observables_time"):
         _scale(file, name, np.empty(0), _TIME_UNIT, "time", growing=True)
-    for name, cells in zip(("y", "x"), extent, strict=True):
-        _scale(file, name, np.arange(cells, dtype=np.float64), "a", f"{name} of the site")
+    for name, cells in zip(cell_axes(len(sites.extent)), sites.extent, strict=True):
+        unit, meaning = ("a", f"{name} of the site") if sites.square else ("1", f"number of the cell along {name}")
+        _scale(file, name, np.arange(cells, dtype=np.float64), unit, meaning)
+    for name, number in (("site", sites.basis), ("component", sites.components)):
+        if number > 1:
+            _scale(file, name, np.arange(number, dtype=np.float64), "1", f"number of the {name}")
     for name in FIELDS:
-        describe_field(file, name, field(name))
+        describe_field(file, sites, name, field(name))
     _scalar(file, "chemical_potential", "time", np.float64, "t_nn", "chemical potential")
     _scalar(file, "step", "time", np.int64, "1", "number of the time step")
     for name, series in SERIES.items():
@@ -65,9 +91,9 @@ def create_layout(file: h5py.File, extent: tuple[int, ...], field: Callable[[str
         _scalar(file, timing(name), "observables_time", np.float64, "s", meaning)
 
 
-def describe_field(file: h5py.File, name: str, dataset: h5py.Dataset) -> None:
+def describe_field(file: h5py.File, sites: Sites, name: str, dataset: h5py.Dataset) -> None:
     """Scales, unit and meaning of a field."""
-    _describe(file, dataset, ("time", "y", "x"), *{**FIELDS, **OPTIONAL_FIELDS}[name])
+    _describe(file, dataset, ("time", *sites.dims(name)), *{**FIELDS, **OPTIONAL_FIELDS}[name])
 
 
 def add_series(file: h5py.File, name: str) -> None:
@@ -86,13 +112,13 @@ def of_rows(file: Container[str]) -> list[str]:
 
 
 def new_field(
-    file: h5py.File, name: str, cells: tuple[int, ...], number: np.dtype[Any], level: int, times: int = 0
+    file: h5py.File, name: str, shape: tuple[int, ...], number: np.dtype[Any], level: int, times: int = 0
 ) -> h5py.Dataset:
-    """A field of ``cells`` that grows with the time; ``level`` 0: not packed, 1 (fast) to 9 (small)."""
+    """A field of ``shape`` that grows with the time; ``level`` 0: not packed, 1 (fast) to 9 (small)."""
     packing = {"shuffle": True, "compression": "gzip", "compression_opts": level} if level else {"fletcher32": True}
-    chunk = (1, *chunk_of(cells))
+    chunk = (1, *chunk_of(shape))
     return file.create_dataset(
-        name, (times, *cells), number, maxshape=(None, *cells), chunks=chunk, fillvalue=np.nan, **packing
+        name, (times, *shape), number, maxshape=(None, *shape), chunks=chunk, fillvalue=np.nan, **packing
     )
 
 

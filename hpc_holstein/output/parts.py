@@ -42,8 +42,8 @@ from hpc_holstein.output.records import (
 class Part:
     """The fields of one tile in a journaled file."""
 
-    def __init__(self, path: Path, cells: tuple[int, ...], number: np.dtype[Any], storage: Storage) -> None:
-        self._cells, self._number, self._storage = cells, number, storage
+    def __init__(self, path: Path, number: np.dtype[Any], storage: Storage) -> None:
+        self._number, self._storage = number, storage
         path.parent.mkdir(parents=True, exist_ok=True)
         self._bytes = JournaledFile(path, "create", storage.guarded)
         self._file = h5py.File(self._bytes, "w", libver=FORMAT)
@@ -58,9 +58,9 @@ class Part:
         return self._bytes.failure
 
     def append(self, fields: Mapping[str, NDArray[Any]]) -> None:
-        """One snapshot, ``[*cells]`` a field."""
+        """One snapshot, arrays as they are stored."""
         for name in [name for name in fields if name not in self._file]:
-            new_field(self._file, name, self._cells, self._number, self._storage.compression, self._length)
+            new_field(self._file, name, fields[name].shape, self._number, self._storage.compression, self._length)
         for name, dataset in self._file.items():
             if name in fields:
                 put_field(dataset, self._length, fields[name])
@@ -113,7 +113,7 @@ class PartsWriter:
                 if place.exists():
                     raise FileExistsError
                 path.parent.mkdir(parents=True, exist_ok=True)
-        self._head = Head(path, domain.lattice.extent, self._number, facts_of(domain, attributes))
+        self._head = Head(path, self._storage.sites(domain), self._number, facts_of(domain, attributes))
         with refused_in_words(path):
             self._head.writing(0)()
 
@@ -165,10 +165,10 @@ class PartsWriter:
         self._worker.wait()  # at most one snapshot is in memory beside the run
         if self._part is None:
             self._begin()
-        part, cells = self._part, self._domain.local_extent
+        part = self._part
         assert part is not None
         tiles = stored_fields(state, deviation)
-        fields = {name: tile.reshape(cells).to("cpu", copy=True).numpy() for name, tile in tiles.items()}
+        fields = {name: self._local(name, tile).to("cpu", copy=True).numpy() for name, tile in tiles.items()}
         self._worker.submit(lambda: part.append(fields))
         self._appended += 1
         if self._head is not None:
@@ -227,6 +227,10 @@ class PartsWriter:
             finally:
                 self.close()
 
+    def _local(self, name: str, tile: torch.Tensor) -> torch.Tensor:
+        """The tile of this rank as it is stored."""
+        return tile.reshape(self._storage.sites(self._domain).shape(name, self._domain.local_extent))
+
     def _begin(self) -> None:
         """A new generation, a part of it each rank; collective."""
         number = self._transport.bcast(None if self._head is None else next_generation(self._head))
@@ -234,7 +238,7 @@ class PartsWriter:
         folder = parts_of(self.path) / f"{number:04d}"
         with agreed(self._transport), refused_in_words(folder):
             path = folder / f"rank-{self._domain.rank:05d}.h5"
-            self._part = Part(path, self._domain.local_extent, self._number, self._storage)
+            self._part = Part(path, self._number, self._storage)
         if self._head is not None and boxes is not None:
             names = tuple((box, f"{folder.parent.name}/{folder.name}/rank-{r:05d}.h5") for r, box in enumerate(boxes))
             self._first = self._count

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import Domain, State
 from hpc_holstein.output.complaints import cannot_write
-from hpc_holstein.output.layout import DEVIATION, SCHEMA, timing
+from hpc_holstein.output.layout import DEVIATION, SCHEMA, Sites, timing
 
 COMMIT_SECONDS = 2.0
 """Between two commits, at least."""
@@ -24,10 +24,20 @@ COMMIT_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Storage:
-    """How a trajectory is stored: ``compression`` 0 (none) to 9; ``guarded``: heed the locks of other readers and be heeded."""
+    """How a trajectory is stored: ``compression`` 0 (none) to 9; ``guarded``: heed the locks of other readers and be heeded.
+
+    ``components``: numbers of a coordinate.
+    """
 
     compression: int = 0
     guarded: bool = True
+    components: int = 1
+
+    def sites(self, domain: Domain) -> Sites:
+        """What the fields are on."""
+        lattice = domain.lattice
+        square = len(lattice.basis) == 1 and bool(np.array_equal(np.array(lattice.vectors)[::-1], np.eye(len(lattice.extent))))
+        return Sites(tuple(lattice.extent), len(lattice.basis), self.components, square)
 
 
 def require_written(path: Path, failure: OSError | None, domain: Domain) -> None:
