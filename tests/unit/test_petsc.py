@@ -10,6 +10,8 @@ import torch
 from scipy.sparse import csr_array
 from scipy.special import expit
 
+from hpc_holstein.config import load_config
+from hpc_holstein.config.loading import config_of_text
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, SpectrumError
@@ -109,26 +111,6 @@ def test_rows_are_those_of_the_dense_matrix(extent, periodic):
     assert energies[-1] <= high
 
 
-def test_rows_of_ranks_are_numbered_one_after_the_other():
-    """Stacked, they are the dense matrix in the order in which the ranks own the sites."""
-    q = random_q(6, 5)
-    lattice = square.build((6, 5))
-
-    def body(transport):
-        domain = CartesianDomain(lattice, transport)
-        tile = tuple(slice(*span) for span in domain.owned)
-        rows = assemble(holstein.build(holstein.Options(), lattice), domain, q[tile].contiguous())
-        return rows, domain.global_cells().reshape(-1)
-
-    parts = run_in_process(4, body)
-    order = torch.cat([cells for _, cells in parts]).numpy()
-    assert [rows.first for rows, _ in parts] == np.cumsum([0, *(len(cells) for _, cells in parts[:-1])]).tolist()
-    stacked = np.concatenate(
-        [csr_array((rows.values, rows.columns, rows.starts), shape=(len(cells), 30)).toarray() for rows, cells in parts]
-    )
-    assert np.array_equal(stacked, dense((6, 5), (True, True), q)[np.ix_(order, order)])
-
-
 @pytest.mark.parametrize(
     "defaults", [(_petsc._FACTORIZE,), (_petsc._ITERATE + "60",), (_petsc._ITERATE + "1", _petsc._FACTORIZE)]
 )
@@ -137,7 +119,7 @@ def test_block_system_solves_the_complex_one(defaults):
     q = random_q(6, 5)
     lattice = square.build((6, 5))
     rows = assemble(holstein.build(holstein.Options(), lattice), CartesianDomain(lattice, SerialTransport()), q)
-    system = _petsc.BlockSystem(None, "", defaults)
+    system = _petsc.BlockSystem("", defaults)
     system.load(rows, 1e-12)
     matrix = dense((6, 5), (True, True), q)
     for number, z in enumerate((0.3 + 0.31j, -1.0 + 4.0j)):
@@ -155,7 +137,7 @@ def test_a_metal_is_factorized():
     for std in (0.0, 5.27):
         q = random_q(70, 70, std=std)
         rows = assemble(holstein.build(holstein.Options(), lattice), CartesianDomain(lattice, SerialTransport()), q)
-        system = _petsc.BlockSystem(None, "", _petsc._alone(sites=4900, factorize=True))
+        system = _petsc.BlockSystem("", _petsc._alone(sites=4900, factorize=True))
         system.load(rows, 1e-10)
         system.shift(0.05 + 0.314j)
         for site in (35, 60):
@@ -186,14 +168,13 @@ def moving_bonds(lattice):
     return Bonds(lattice, holstein.Options())
 
 
-@pytest.mark.parametrize("cells", [10, 20])
-def test_off_diagonal_entries(cells):
-    """One by one on the small lattice, by colours on the large one, at sampled sites, and on tiles that cut the bonds."""
-    q = random_q(cells, cells, seed=4)
-    wanted = make((cells, cells), kind=exact, hamiltonian=moving_bonds)(State.at_rest(q))
-    whole = make((cells, cells), hamiltonian=moving_bonds)(State.at_rest(q))
+def test_off_diagonal_entries():
+    """At all sites and at sampled ones."""
+    q = random_q(10, 10, seed=4)
+    wanted = make((10, 10), kind=exact, hamiltonian=moving_bonds)(State.at_rest(q))
+    whole = make((10, 10), hamiltonian=moving_bonds)(State.at_rest(q))
     assert torch.allclose(whole.force, wanted.force, atol=1e-6, rtol=0)
-    some = make((cells, cells), hamiltonian=moving_bonds, sites=7)(State.at_rest(q))
+    some = make((10, 10), hamiltonian=moving_bonds, sites=7)(State.at_rest(q))
     kept = ~torch.isnan(some.force)
     assert int(kept.sum()) == 7
     assert torch.allclose(some.force[kept], wanted.force[kept], atol=1e-6, rtol=0)
@@ -338,7 +319,6 @@ def test_a_configuration_gives_options_of_solvers():
         ({"sites": -1}, GRAND_CANONICAL, ConfigError, "sites = -1"),
         ({"sites": 65}, GRAND_CANONICAL, ConfigError, "sites = 65 .* 1 to 64"),
         ({"seed": -1}, GRAND_CANONICAL, ConfigError, "seed = -1"),
-        ({"distribute": "both"}, GRAND_CANONICAL, ConfigError, "distribute = 'both'"),
     ],
 )
 def test_what_cannot_be_built(options, ensemble, error, told):
@@ -358,9 +338,21 @@ def test_sampled_sites_in_a_canonical_ensemble_need_a_mu():
         make((8, 8), Ensemble("canonical", 0.1), sites=3)(State.at_rest(random_q(8, 8)))
 
 
-def test_threads_cannot_share_a_lattice():
-    with pytest.raises(ConfigError, match="distribute = 'lattice' needs ranks that are processes of MPI"):
-        run_in_process(2, lambda transport: make((8, 8), transport=transport, distribute="lattice"))
+def test_lattices_that_are_too_large(monkeypatch):
+    told = r"forces of up to 2048 sites and this lattice has 2116: give sites = 64, .* or use force kind 'kpm'"
+    with pytest.raises(ConfigError, match=told):
+        make((46, 46))
+    monkeypatch.setattr(_petsc, "usable_bytes", lambda device: 1e6)
+    with pytest.raises(ConfigError, match=r"each rank holds the matrix of all 2116 sites, 0\.00493 GiB, .* start fewer ranks"):
+        make((46, 46), sites=4)
+
+
+def test_a_key_of_earlier_versions_is_told_and_read_in_stored_configurations():
+    given = {"lattice.extent": [6, 6], "force.kind": "petsc"}
+    text = load_config(preset_name="paper-2601.04104", overrides=given).toml()
+    assert config_of_text(text.replace('kind = "petsc"', 'kind = "petsc"\ndistribute = "auto"')).toml() == text
+    with pytest.raises(ConfigError, match=r"force\.distribute is a key of earlier versions, each rank holds the whole matrix"):
+        load_config(preset_name="paper-2601.04104", overrides={**given, "force.distribute": "lattice"})
 
 
 @pytest.fixture
