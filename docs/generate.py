@@ -41,6 +41,8 @@ def configuration() -> str:
     ]
     for name, field in Config.model_fields.items():
         section: Any = field.annotation
+        if get_origin(section) is tuple and issubclass(get_args(section)[0], BaseModel):
+            section, name = get_args(section)[0], f"[{name}]"  # may be given several times
         if name in kinds.FOLDERS and name != "lattice":
             parts += _kind_section(name, field)
         elif inspect.isclass(section) and issubclass(section, BaseModel):

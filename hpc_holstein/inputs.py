@@ -70,6 +70,9 @@ class InputFile:
         with self._in_words():
             return [_printable(name) for name in self._file]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
     def __contains__(self, name: object) -> bool:
         """Whether there is anything of that name, be it of use or not."""
         if not isinstance(name, str):

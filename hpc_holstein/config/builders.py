@@ -27,7 +27,6 @@ from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian
 from hpc_holstein.network import checkpoint
 from hpc_holstein.network.supported import model_for
 from hpc_holstein.output import hdf5
-from hpc_holstein.output.order import Order, default_orders
 from hpc_holstein.simulation import LARGEST, BatchHealth, Health, MeteredTransport, Simulation, require_memory
 from hpc_holstein.training import dataset
 from hpc_holstein.training.paths import MakeWatch
@@ -50,11 +49,6 @@ def build_system(config: Config) -> System:
     module = kinds.resolve("hamiltonian", config.hamiltonian.kind)
     hamiltonian = module.build(config.hamiltonian.options, lattice)
     return System(lattice, hamiltonian, config.ensemble.build())
-
-
-def orders_of(config: Config, hamiltonian: Hamiltonian) -> list[Order]:
-    """The orders that a run records: those of the lattice."""
-    return default_orders(hamiltonian)
 
 
 def forces_maker(

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -233,4 +233,6 @@ def _model_of(name: str, field: FieldInfo, layer: Layer) -> type[BaseModel] | No
         given = table.get("kind") if isinstance(table, dict) else None
         kind = given or getattr(usual, "kind", None)
         return kinds.section_of(name, kind) if kind in kinds.available(name) else kinds.KindSection
-    return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) else None
+    of_list = get_args(field.annotation)[:1] if get_origin(field.annotation) is tuple else ()
+    model: Any = of_list[0] if of_list else field.annotation
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else None

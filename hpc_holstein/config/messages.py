@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,7 +94,7 @@ def sentence(first: ErrorDetails, valid: Mapping[str, FieldInfo], prefix: str = 
         del place[1]  # the kind, which tells the members of a union apart
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in [prefix, *place] if part != "").lstrip(".")
     if kind == "extra_forbidden":
-        return unknown_key(name, valid)
+        return unknown_key(re.sub(r"\[\d+\]", "", name), valid)
     if kind in _MISSING:
         name = f"{name}.kind" if kind == "union_tag_not_found" else name
         return f"{name} is missing: give it in the configuration, or start from a preset with --preset"

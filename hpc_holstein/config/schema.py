@@ -9,6 +9,7 @@ import tomli_w
 from hpc_holstein.config.folders import WITH_OPTIONS
 from hpc_holstein.config.kinds import KindSection, OptionsSection, available, modelled, section_of, union_of
 from hpc_holstein.config.learn import LearnSection
+from hpc_holstein.config.observables import ObservableSection
 from hpc_holstein.config.pipeline import PipelineSection
 from hpc_holstein.config.sections import (
     Cells,
@@ -79,6 +80,9 @@ class Config(Section):
     dynamics: Annotated[DynamicsSection, key("time steps", "md", "langevin", "integrator", "time")]
     initial: Annotated[InitialSection, key("start of a run", "init", "start")]
     force: Annotated[ForceSection, key("who computes the forces", "provider", "solver", "calculator", "potential")]
+    observable: Annotated[
+        tuple[ObservableSection, ...], key("orders that a run records besides that of its lattice", "observables", "order")
+    ] = ()
     output: Annotated[OutputSection, key("files of a run", "io", "files", default_factory=OutputSection)]
     health: Annotated[HealthSection, key("when a run is stopped", default_factory=HealthSection)]
     trust: Annotated[TrustSection, key("how far a network is trusted", "uncertainty", default_factory=TrustSection)]
@@ -109,6 +113,8 @@ class Config(Section):
             tables.pop("trust")
         elif self.trust.action != "collect":
             tables["trust"] = {name: value for name, value in tables["trust"].items() if not name.startswith("collect_")}
+        if not self.observable:
+            tables.pop("observable")
         if self.pipeline == PipelineSection():  # a run that is part of no study says nothing of one
             tables.pop("pipeline")
         if self.learn == LearnSection():

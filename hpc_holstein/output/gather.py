@@ -41,7 +41,7 @@ from hpc_holstein.output.records import (
     stored_numbers,
     stored_row,
 )
-from hpc_holstein.output.series import TRUST
+from hpc_holstein.output.series import optional
 
 
 class TrajectoryWriter:
@@ -197,8 +197,8 @@ class TrajectoryWriter:
         file = self._file
         assert file is not None
         index = len(file["observables_time"])
-        for name in TRUST:
-            if name in row and name not in file:
+        for name in optional(row):
+            if name not in file:
                 add_series(file, name)
         _grow(file, of_rows(file)[1:], index + 1)
         for name, value in row.items():

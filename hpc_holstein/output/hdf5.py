@@ -40,7 +40,7 @@ from hpc_holstein.inputs import InputFile, Numbers, UnreadableError, damage_in_w
 from hpc_holstein.output.journal import JournaledFile, read_journal
 from hpc_holstein.output.layout import SCHEMA, Sites, timing
 from hpc_holstein.output.readers import unchanged
-from hpc_holstein.output.series import SERIES, TIMINGS, TRUST
+from hpc_holstein.output.series import SERIES, TIMINGS, optional
 
 _PART = re.compile(r"[^/]+\.d/\d{4,}/(rank-\d{5,}|all-ranks)\.h5")
 
@@ -122,7 +122,7 @@ class Trajectory:
         """Observables and their ``time``, arrays of one length."""
         with self._naming("an observable"):
             times = self._numbers("observables_time")[...]
-            names = (*SERIES, *(name for name in TRUST if name in self._file))
+            names = (*SERIES, *optional(self._file))
             found = {name: self._numbers(name)[...][: len(times)] for name in names}
         padded = {name: np.pad(row, (0, len(times) - len(row)), constant_values=np.nan) for name, row in found.items()}
         return {"time": times, **padded}

@@ -37,7 +37,7 @@ from hpc_holstein.output.layout import (
     of_snapshots,
 )
 from hpc_holstein.output.records import earlier
-from hpc_holstein.output.series import TRUST
+from hpc_holstein.output.series import optional
 
 _GENERATION = re.compile(r"\d{4,}")
 _PART = re.compile(r"\.?(rank-\d{5,}|all-ranks)\.h5(\.journal(\.tmp)?)?")
@@ -138,9 +138,8 @@ class Head:
             for name in OPTIONAL_FIELDS:
                 if any(name in item.fields for item in generations):
                     describe_field(file, self._sites, name, self._field(file, name, snapshots, generations))
-            for name in TRUST:
-                if name in rows:
-                    add_series(file, name)
+            for name in optional(rows):
+                add_series(file, name)
             for name in of_rows(file):
                 _fill(file[name], rows.get(name), len(rows["observables_time"]))
             for name in of_snapshots(file)[-3:]:

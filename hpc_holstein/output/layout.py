@@ -8,7 +8,7 @@ every HDF5 library undoes; the checksum of its zlib stream tells damage, as ``fl
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_holstein.fields import cell_axes, site_dims, stored_shape
-from hpc_holstein.output.series import SERIES, TIMINGS, TRUST
+from hpc_holstein.output.series import SERIES, TIMINGS, described, optional
 
 if TYPE_CHECKING:
     import h5py
@@ -97,8 +97,10 @@ def describe_field(file: h5py.File, sites: Sites, name: str, dataset: h5py.Datas
 
 
 def add_series(file: h5py.File, name: str) -> None:
-    """One of :data:`TRUST`, which a run need not have."""
-    _scalar(file, name, "observables_time", np.float64, *TRUST[name])
+    """One that a run need not have, see :func:`output.series.optional`."""
+    series = described(name)
+    assert series is not None
+    _scalar(file, name, "observables_time", np.float64, *series)
 
 
 def of_snapshots(file: Container[str]) -> list[str]:
@@ -106,9 +108,9 @@ def of_snapshots(file: Container[str]) -> list[str]:
     return [*FIELDS, *(name for name in OPTIONAL_FIELDS if name in file), "time", "chemical_potential", "step"]
 
 
-def of_rows(file: Container[str]) -> list[str]:
+def of_rows(file: Iterable[str]) -> list[str]:
     """Names of all that has one entry a row of observables."""
-    return ["observables_time", *SERIES, *(name for name in TRUST if name in file), *map(timing, TIMINGS)]
+    return ["observables_time", *SERIES, *optional(file), *map(timing, TIMINGS)]
 
 
 def new_field(

@@ -90,8 +90,8 @@ class Order:
         near = [tuple(n // period * period for n, period in axes), tuple(-(-n // period) * period for n, period in axes)]
         fitting = " or ".join(shown(extent) for extent in near if min(extent) > 0)
         return (
-            f"{self.in_words()} is left out: its period of {shown(periods)} cells does not fit the lattice extent "
-            f"{shown(lattice.extent)}; use {fitting}"
+            f"{self.in_words()} is left out but for its walls: its period of {shown(periods)} cells does not fit the lattice "
+            f"extent {shown(lattice.extent)}; use {fitting}"
         )
 
     def in_words(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -44,3 +45,28 @@ TIMINGS = {
     "other": "integration, noise and bookkeeping",
 }
 """Name -> meaning of the seconds of rank 0 since the row before, which add up to the time that passed."""
+
+_OF_ORDERS = (
+    "order_parameter_q",
+    "order_parameter",
+    "domain_length_first_zero",
+    "domain_length_half_height",
+    "domain_length_inverse_moment",
+    "domain_wall_density",
+)
+
+
+def described(name: str) -> Series | None:
+    """Unit and meaning of a series: also of those of an order that has a name of its own, as in ``order_parameter_stripe``."""
+    if name in SERIES or name in TRUST:
+        return SERIES.get(name) or TRUST[name]
+    base = next((base for base in _OF_ORDERS if name.startswith(f"{base}_")), None)
+    if base is None:
+        return None
+    return Series(SERIES[base].unit, f"{SERIES[base].meaning}, of the order '{name[len(base) + 1 :]}'")
+
+
+def optional(names: Iterable[str]) -> list[str]:
+    """The series among ``names`` that a run need not have: those of :data:`TRUST` and of orders with names of their own."""
+    there = set(names) - SERIES.keys()
+    return [*(name for name in TRUST if name in there), *sorted(n for n in there - TRUST.keys() if described(n))]

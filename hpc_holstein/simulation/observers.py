@@ -55,8 +55,8 @@ class RunPhysics(Physics, Protocol):
 class Recorder:
     """Scalar observables of the whole lattice at their cadence; keeps the last row, and what the health is measured against.
 
-    Every rank computes its part and has the whole row; nothing is gathered.  Collective to make.  ``orders`` are recorded
-    besides those of the lattice; ``told``: a sentence for each that is left out.
+    Every rank computes its part and has the whole row; nothing is gathered.  Collective to make.  ``orders``: those of
+    the lattice where none are given; ``told``: a sentence for each observable that is left out.
     """
 
     def __init__(
@@ -65,12 +65,13 @@ class Recorder:
         simulation: RunPhysics,
         writer: Writer | None = None,
         health: Health | None = None,
-        orders: Sequence[Order] = (),
+        orders: Sequence[Order] | None = None,
     ) -> None:
         self.every = every
         self.health = health or Health(simulation.ensemble, simulation.dt)
         self._simulation, self._writer = simulation, writer
-        self._order = OrderScalars(simulation.domain, simulation.transport, [*default_orders(simulation.hamiltonian), *orders])
+        recorded = default_orders(simulation.hamiltonian) if orders is None else orders
+        self._order = OrderScalars(simulation.domain, simulation.transport, recorded)
         self.told = self._order.told
         self.last: dict[str, float] = {}
         self.ledger: Ledger | None = None  # of a run, which sets it

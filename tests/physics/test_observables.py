@@ -175,7 +175,7 @@ def test_open_edges_average_over_the_neighbours_that_exist():
 def test_an_order_that_an_odd_extent_does_not_hold_is_left_out_with_the_nearest_ones(extent, periodic, remedy):
     lattice = square.build(extent, periodic)
     told = order_of(lattice).misfit(lattice)
-    assert told.startswith("the order of density at (1/2, 1/2) reciprocal lattice vectors is left out: its period of ")
+    assert told.startswith("the order of density at (1/2, 1/2) reciprocal lattice vectors is left out but for its walls: its ")
     assert told.endswith(f"does not fit the lattice extent {extent[0]}x{extent[1]}; {remedy}")
     found = scalars(noise(extent), lattice)
     assert set(found) == {"domain_wall_density"}
