@@ -1,8 +1,10 @@
-"""Clusters that cover a lattice: a block of ``core`` cells along each axis and what lies within ``reach`` cells of it.
+"""Clusters that cover a lattice: a block of ``core`` cells along each axis, its window and the lattice around the window.
 
 Blocks start at multiples of ``core`` in global cells, so which sites share a cluster does not depend on the decomposition.
-Bonds that leave a cluster are cut.  A periodic axis no longer than the cluster is taken whole and closes onto itself, so
-that no cluster holds a site twice; sites beyond an open edge of the lattice stay in the matrix, without bonds.
+The window is what lies within ``reach`` cells of the core and has the coordinates of the state; ``embedding`` more cells on
+each side have none (``q = 0``), and bonds that leave those are cut.  A periodic axis no longer than the cluster is taken whole
+and closes onto itself, so that no cluster holds a site twice; sites beyond an open edge of the lattice stay in the matrix,
+without bonds.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpc_holstein.errors import ConfigError
+from hpc_holstein.hamiltonian._base import displaced
 from hpc_holstein.interfaces import Bond, Domain, Hamiltonian, Lattice
 
 Integers = NDArray[np.int64]
@@ -24,21 +28,42 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class _Shape:
-    """Cells of a cluster along each axis, and where its core lies in it."""
+    """Cells of a cluster along each axis, of its window and of its core, and where these two begin."""
 
     core: tuple[int, ...]
+    window: tuple[int, ...]
     width: tuple[int, ...]
-    margin: tuple[int, ...]  # cells before the core
+    window_start: tuple[int, ...]
+    core_start: tuple[int, ...]
     closed: tuple[bool, ...]  # the cluster is a whole periodic axis
 
     @classmethod
-    def of(cls, lattice: Lattice, reach: int, core: int) -> _Shape:
+    def of(cls, lattice: Lattice, reach: int, core: int, embedding: int) -> _Shape:
         cores = tuple(min(core, cells) for cells in lattice.extent)
-        wanted = tuple(c + 2 * reach for c in cores)
+        window = tuple(
+            min(n, c + 2 * reach) if p else c + 2 * reach
+            for n, p, c in zip(lattice.extent, lattice.periodic, cores, strict=True)
+        )
+        wanted = tuple(w + 2 * embedding for w in window)
         closed = tuple(p and n <= w for n, p, w in zip(lattice.extent, lattice.periodic, wanted, strict=True))
         width = tuple(n if whole else w for n, w, whole in zip(lattice.extent, wanted, closed, strict=True))
-        margin = tuple((w - c) // 2 for w, c in zip(width, cores, strict=True))
-        return cls(cores, width, margin, closed)
+        start = tuple(0 if whole else embedding for whole in closed)
+        core_start = tuple(s + (w - c) // 2 for s, w, c in zip(start, window, cores, strict=True))
+        return cls(cores, window, width, start, core_start, closed)
+
+    @property
+    def margin(self) -> tuple[int, ...]:
+        """Cells of the window before its core."""
+        return tuple(c - w for c, w in zip(self.core_start, self.window_start, strict=True))
+
+    def cells(self, first: Sequence[int], count: Sequence[int]) -> Integers:
+        """Coordinates in the cluster of a box of cells, ``[dimension, cells]``."""
+        return np.indices(count).reshape(len(count), -1) + np.asarray(first)[:, None]
+
+    def places(self, cells: Integers) -> tuple[Integers, NDArray[np.bool_]]:
+        """``cells`` on closed axes brought into the cluster, and which of them it holds."""
+        width, closed = np.asarray(self.width)[:, None], np.asarray(self.closed)[:, None]
+        return np.where(closed, cells % width, cells), ((cells >= 0) & (cells < width) | closed).all(axis=0)
 
 
 @dataclass(frozen=True)
@@ -58,66 +83,125 @@ class Clusters:
     number   clusters of this rank
     sites    ``n``, sites of a cluster
     centres  sites of its core
+    pairs    entries of ``rho`` between a site of the core and another one: each of ``moving``, as one that starts in a cell of
+             the core, then as one that ends there
 
-    ``chosen``: whether a site is wanted, ``[*cells, basis]`` of the owned cells; clusters without one are left out.
+    ``moving``: off-diagonal entries of the pattern that are wanted; ``chosen``: whether a cell is wanted, ``[*cells]`` of the
+    owned cells; clusters without one are left out.
     """
 
-    def __init__(self, hamiltonian: Hamiltonian, domain: Domain, reach: int, core: int, chosen: Tensor | None = None) -> None:
-        lattice = domain.lattice
-        self._basis = len(lattice.basis)
-        shape = _Shape.of(lattice, reach, core)
+    def __init__(
+        self,
+        hamiltonian: Hamiltonian,
+        domain: Domain,
+        size: tuple[int, int, int],
+        moving: Sequence[int] = (),
+        chosen: Tensor | None = None,
+    ) -> None:
+        lattice, (reach, core, embedding) = domain.lattice, size
+        self._hamiltonian, self._lattice, self._basis = hamiltonian, lattice, len(lattice.basis)
+        self._shape = shape = _Shape.of(lattice, reach, core, embedding)
         self.halo = max(reach + core - 1, hamiltonian.reach)
         domain.require_halo(self.halo)
         ghosted = [n + 2 * self.halo for n in domain.local_extent]
         starts = [np.arange(a // c * c, b, c) for (a, b), c in zip(domain.owned, shape.core, strict=True)]
-        origins = [s - a - m + self.halo for s, (a, _), m in zip(starts, domain.owned, shape.margin, strict=True)]
-        cells = np.indices(shape.width).reshape(len(shape.width), -1)
-        core_cells = np.indices(shape.core).reshape(len(shape.core), -1) + np.asarray(shape.margin)[:, None]
-        rows = np.ravel_multi_index(tuple(core_cells), shape.width)[:, None] * self._basis + np.arange(self._basis)
-
-        self.sites = cells.shape[1] * self._basis
-        self.centres = rows.size
-        device = domain.device
-        first_cells = _flat(np.meshgrid(*origins, indexing="ij"), ghosted).ravel()
-        owners = _owners(domain.owned, shape.core, self._basis)
+        corners = [s - m for s, m in zip(starts, shape.margin, strict=True)]  # of the windows, in global cells
+        windows = np.stack(np.meshgrid(*corners, indexing="ij")).reshape(len(corners), -1)
+        owners = _owners(domain.owned, shape.core)
         self._chosen = chosen
         if chosen is not None:
-            blocks, owners = _blocks_of(owners[chosen.cpu().numpy()], self.centres)
-            first_cells = first_cells[blocks]
-        self.number = len(first_cells)
-        self._origins = _table(first_cells, device)
-        self._offsets = _table(_flat(cells, ghosted), device)
-        self._centre_rows = _table(rows.ravel(), device)
+            blocks, owners = _blocks_of(owners[chosen.cpu().numpy()], prod(shape.core))
+            windows = windows[:, blocks]
+        self.number, self._core_cells = windows.shape[1], prod(shape.core)
+        self.sites, self.centres = prod(shape.width) * self._basis, self._core_cells * self._basis
+        self.pairs = 2 * self._core_cells * len(moving)
+        device = domain.device
+        local = windows - np.asarray([a - self.halo for a, _ in domain.owned])[:, None]
+        self._windows = _table(_flat(local, ghosted), device)
+        self._offsets = _table(_flat(shape.cells([0] * len(ghosted), shape.window), ghosted), device)
+        self._first_cells = _table(windows.T - np.asarray(shape.window_start), device)
+        self._cells = _table(shape.cells([0] * len(ghosted), shape.width).T, device)
+        self._inside = _table(_inside(shape, hamiltonian.reach), device)
+        self._centre_rows = _table(self._rows(shape.core_start), device)
+        ends = [self._pair_rows(hamiltonian.pattern[entry]) for entry in moving]
+        self._pair_rows_of = _table(np.stack(ends, axis=2).reshape(2, -1) if ends else np.zeros((2, 0), np.int64), device)
         self._owners = _table(owners, device)
-        self._bonds = _bonds(shape, cells, hamiltonian.pattern, self._basis, device)
-        self._present = None
-        if not all(lattice.periodic):
-            inside = domain.pad(torch.ones(*domain.local_extent, 1, 1, dtype=torch.float64, device=device), self.halo)
-            self._present = inside.flatten()
+        self._bonds = _bonds(shape, hamiltonian.pattern, self._basis, device)
 
-    def matrices(self, entries: Tensor, first: int, last: int) -> Tensor:
-        """Lower triangles of ``H`` of the clusters ``first`` to ``last``, ``[m, n, n]``, from ghosted ``[*cells, pattern]``."""
-        cells = self._origins[first:last, None] + self._offsets
-        bonds = self._bonds
-        values = entries.reshape(-1, entries.shape[-1])[cells].flatten(1)[:, bonds.entry] * bonds.factor
-        if self._present is not None:
-            present = self._present[cells]
+    def _rows(self, first: Sequence[int]) -> Integers:
+        """Rows of the matrix of the sites in a box as large as the core."""
+        cells, _ = self._shape.places(self._shape.cells(first, self._shape.core))
+        return (np.ravel_multi_index(tuple(cells), self._shape.width)[:, None] * self._basis + np.arange(self._basis)).ravel()
+
+    def _pair_rows(self, bond: Bond) -> Integers:
+        """Rows of both ends of a bond that starts, and of one that ends, in each cell of the core: ``[end, cell, which]``."""
+        core, offset = self._shape.cells(self._shape.core_start, self._shape.core), np.asarray(bond.offset)[:, None]
+        pairs = []
+        for source, target in ((core, core + offset), (core - offset, core)):
+            rows = []
+            for cells, site in ((source, bond.source), (target, bond.target)):
+                placed, held = self._shape.places(cells)
+                if not held.all():
+                    held_cells, needed = "x".join(map(str, self._shape.width)), self._hamiltonian.reach
+                    raise ConfigError(
+                        f"clusters of {held_cells} cells do not hold the bonds that move with the coordinates: give a reach of "
+                        f"{needed} or more"
+                    )
+                rows.append(np.ravel_multi_index(tuple(placed), self._shape.width) * self._basis + site)
+            pairs.append(np.stack(rows))
+        return np.stack(pairs, axis=-1)
+
+    def matrices(self, ghosted_q: Tensor, first: int, last: int) -> Tensor:
+        """Lower triangles of ``H`` of the clusters ``first`` to ``last``, ``[m, n, n]``, from ghosted coordinates."""
+        axes, bonds, reach = len(self._shape.width), self._bonds, self._hamiltonian.reach
+        cells = self._windows[first:last, None] + self._offsets
+        of_window = ghosted_q.flatten(0, axes - 1)[cells]
+        of_window = torch.cat([of_window, torch.zeros_like(of_window[:, :1])], dim=1)[:, self._inside]
+        q = of_window.unflatten(1, [w + 2 * reach for w in self._shape.width])
+        entries = self._hamiltonian.matrix(q, reach).flatten(1)
+        values = entries[:, bonds.entry] * bonds.factor
+        if not all(self._lattice.periodic):
+            present = self._present(first, last).to(values)
             values = values * (present[:, bonds.source] * present[:, bonds.target])
-        matrix = values.new_zeros((len(cells), self.sites**2))
+        matrix = values.new_zeros((len(values), self.sites**2))
         return matrix.index_add_(1, bonds.element, values).view(-1, self.sites, self.sites)
 
+    def _present(self, first: int, last: int) -> Tensor:
+        """Whether the cells of the clusters lie within the open edges of the lattice, ``[m, cells]``."""
+        cells = self._first_cells[first:last, None] + self._cells
+        extent, periodic = cells.new_tensor(self._lattice.extent), cells.new_tensor(self._lattice.periodic).bool()
+        return ((cells >= 0) & (cells < extent) | periodic).all(dim=-1)
+
     def at_centres(self, states: Tensor) -> Tensor:
-        """Rows of ``states [m, n, levels]`` that belong to the core, ``[m, centres, levels]``."""
-        return states[:, self._centre_rows]
+        """Squares of the rows of ``states [m, n, levels]`` that belong to the core, ``[m, centres, levels]``."""
+        return states[:, self._centre_rows].square()
+
+    def of_pairs(self, states: Tensor) -> Tensor:
+        """Products of the rows of ``states [m, n, levels]`` that belong to a pair, ``[m, pairs, levels]``."""
+        return states[:, self._pair_rows_of[0]] * states[:, self._pair_rows_of[1]]
 
     def owned(self, values: Tensor) -> Tensor:
-        """A value of each core site, ``[number, centres]``, as a field of the owned cells ``[*cells, basis]``; NaN where not
-        chosen."""
+        """Numbers of each core cell, ``[number, core cells x numbers]``, as a field of the owned cells ``[*cells, numbers]``;
+        zero where not chosen."""
+        of_cells = values.reshape(-1, values.shape[-1] // self._core_cells)[self._owners]
         if self._chosen is None:
-            return values.flatten()[self._owners]
-        field = values.new_full(self._chosen.shape, torch.nan)
-        field[self._chosen] = values.flatten()[self._owners]
+            return of_cells
+        field = values.new_zeros((*self._chosen.shape, of_cells.shape[-1]))
+        field[self._chosen] = of_cells
         return field
+
+    def bond_orders(self, pairs: Tensor, moving: Sequence[int], domain: Domain) -> Tensor:
+        """``rho`` on the ``moving`` entries, ``[*cells, moving]``, from values of the pairs ``[number, pairs]``; collective.
+
+        The mean of what the clusters of both ends say, so that no end is preferred.
+        """
+        halo, field = self._hamiltonian.reach, self.owned(pairs).unflatten(-1, (len(moving), 2))
+        ending = domain.pad(field[..., 1:].contiguous(), halo)
+        means = []
+        for at, entry in enumerate(moving):
+            there = displaced(ending, halo, self._hamiltonian.pattern[entry].offset)
+            means.append(0.5 * (field[..., at, 0] + there[..., at, 0]))
+        return torch.stack(means, dim=-1)
 
     def chunks(self, size: int) -> Iterator[tuple[int, int]]:
         """First and last cluster of successive chunks of at most ``size``."""
@@ -136,33 +220,39 @@ def _flat(cells: Sequence[NDArray[Any]] | NDArray[Any], extent: Sequence[int]) -
     return number
 
 
-def _owners(owned: tuple[tuple[int, int], ...], core: tuple[int, ...], basis: int) -> Integers:
-    """Place of each owned site in an array ``[number, centres]``: ``[*cells, basis]``."""
+def _owners(owned: tuple[tuple[int, int], ...], core: tuple[int, ...]) -> Integers:
+    """Place of each owned cell in an array ``[number, core cells]``: ``[*cells]``."""
     cells = np.meshgrid(*[np.arange(a, b) for a, b in owned], indexing="ij")
     block = _flat(
         [y // c - a // c for y, (a, _), c in zip(cells, owned, core, strict=True)],
         [(b - 1) // c - a // c + 1 for (a, b), c in zip(owned, core, strict=True)],
     )
-    within = _flat([y % c for y, c in zip(cells, core, strict=True)], list(core))
-    return ((block * prod(core) + within) * basis)[..., None] + np.arange(basis)
+    return block * prod(core) + _flat([y % c for y, c in zip(cells, core, strict=True)], list(core))
 
 
-def _blocks_of(places: Integers, centres: int) -> tuple[Integers, Integers]:
-    """Blocks that ``places`` of an array ``[number, centres]`` lie in, and the places in an array of these blocks alone."""
-    blocks, renumbered = np.unique(places // centres, return_inverse=True)
-    return blocks, renumbered * centres + places % centres
+def _blocks_of(places: Integers, cells: int) -> tuple[Integers, Integers]:
+    """Blocks that ``places`` of an array ``[number, cells]`` lie in, and the places in an array of these blocks alone."""
+    blocks, renumbered = np.unique(places // cells, return_inverse=True)
+    return blocks, renumbered * cells + places % cells
 
 
-def _bonds(shape: _Shape, cells: Integers, pattern: tuple[Bond, ...], basis: int, device: torch.device) -> _Bonds:
+def _inside(shape: _Shape, ghosts: int) -> Integers:
+    """Number in its window of each cell of a cluster with ``ghosts``, or that of the zero behind them."""
+    ghosted = shape.cells([-ghosts] * len(shape.width), [w + 2 * ghosts for w in shape.width])
+    cells = shape.places(ghosted)[0] - np.asarray(shape.window_start)[:, None]
+    within = ((cells >= 0) & (cells < np.asarray(shape.window)[:, None])).all(axis=0)
+    return np.where(within, _flat(cells, shape.window), prod(shape.window))
+
+
+def _bonds(shape: _Shape, pattern: tuple[Bond, ...], basis: int, device: torch.device) -> _Bonds:
     """Every bond that a cluster holds whole; one from a site to itself around a periodic axis counts in both directions."""
-    width, closed = np.asarray(shape.width)[:, None], np.asarray(shape.closed)[:, None]
+    cells = shape.cells([0] * len(shape.width), shape.width)
     n = cells.shape[1] * basis
     parts = []
     for p, bond in enumerate(pattern):
-        there = cells + np.asarray(bond.offset)[:, None]
-        kept = ((there >= 0) & (there < width) | closed).all(axis=0)
+        there, kept = shape.places(cells + np.asarray(bond.offset)[:, None])
         source = np.flatnonzero(kept)
-        target = np.ravel_multi_index(tuple((there % width)[:, kept]), shape.width)
+        target = np.ravel_multi_index(tuple(there[:, kept]), shape.width)
         row, column = source * basis + bond.source, target * basis + bond.target
         on_site = bond.source == bond.target and not any(bond.offset)
         factor = np.where((row == column) & (not on_site), 2, 1)

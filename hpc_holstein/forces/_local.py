@@ -11,7 +11,6 @@ from torch import Tensor
 from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces._canonical import (
-    Density,
     atomic_limit,
     grand_potential,
     occupation,
@@ -20,11 +19,11 @@ from hpc_holstein.forces._canonical import (
     solve_chemical_potential,
 )
 from hpc_holstein.forces._clusters import Clusters
-from hpc_holstein.forces._elements import matrix_elements
+from hpc_holstein.forces._elements import matrix_elements, needed_entries
 from hpc_holstein.forces._filling import potential_uncertainty
 from hpc_holstein.forces._gap import FLAT, PRESENT, Levels, balanced
 from hpc_holstein.forces._memory import usable_bytes
-from hpc_holstein.forces._sampled import chosen_sites, known_potential, owned_sites
+from hpc_holstein.forces._sampled import chosen_sites, known_potential, owned_sites, read_for, sampled
 from hpc_holstein.forces.local import Options
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
 
@@ -37,18 +36,26 @@ _SAME_LEVEL = 2.0**-32  # at kT = 0, in t_nn: levels of different clusters that 
 
 @dataclass(frozen=True)
 class _Levels:
-    """Spectra of the clusters of a rank: ``energies [number, n]``, ``weights [number, centres, n]`` of sum 1 over ``n``."""
+    """Spectra of the clusters of a rank: ``energies [number, n]``, ``weights [number, centres, n]`` of sum 1 over ``n``.
+
+    ``pairs [number, pairs, n]``: ``psi_k(i) psi_k(j)`` of the wanted entries of ``rho`` off the diagonal.
+    """
 
     energies: Tensor
     weights: Tensor
+    pairs: Tensor
 
     def sum(self, of_level: Tensor) -> Tensor:
         """``sum_k |psi_k(c)|^2 x_k`` for ``x [number, n]``: ``[number, centres]``."""
         return torch.bmm(self.weights, of_level[..., None])[..., 0]
 
+    def pair_sum(self, of_level: Tensor) -> Tensor:
+        """``sum_k psi_k(i) psi_k(j) x_k`` for ``x [number, n]``: ``[number, pairs]``."""
+        return torch.bmm(self.pairs, of_level[..., None])[..., 0]
+
 
 class _Solution(NamedTuple):
-    """``n [*cells, basis]``, ``mu`` and ``Omega`` of a state, and what is told of these."""
+    """``rho`` on the pattern or its on-site part, ``mu`` and ``Omega`` of a state, and what is told of these."""
 
     fields: tuple[Tensor, Tensor, Tensor]
     told: dict[str, float]
@@ -70,15 +77,18 @@ class LocalForces:
         _require_options(options)
         require_filling(ensemble)
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
-        self._sampled = options.sites > 0
-        chosen = None
-        if self._sampled:
-            chosen = torch.isin(
-                owned_sites(domain), chosen_sites(domain.lattice, options.sites, options.seed).to(domain.device)
-            )
-        self._clusters = Clusters(hamiltonian, domain, options.reach, options.core, chosen)
-        self.reach = self._clusters.halo
+        self._moving = [e for e in needed_entries(hamiltonian, domain) if e >= len(domain.lattice.basis)]
+        self._sites = chosen_sites(domain.lattice, options.sites, options.seed) if options.sites else None
+        chosen = None if self._sites is None else self._read(self._sites)
+        size = options.reach, options.core, options.embedding
+        self._clusters = Clusters(hamiltonian, domain, size, self._moving, chosen)
+        self.reach = self._clusters.halo + (hamiltonian.reach if self._moving else 0)
         _require_memory(self._clusters, domain)
+
+    def _read(self, sites: Tensor) -> Tensor:
+        """Owned cells whose clusters the force at ``sites`` needs, those at both ends of each bond: ``[*cells]``."""
+        needed = read_for(sites, self.hamiltonian, self.domain, both_ends=True).to(self.domain.device)
+        return torch.isin(owned_sites(self.domain), needed).any(dim=-1)
 
     @torch.no_grad()
     def __call__(self, state: State) -> ForceResult:
@@ -91,41 +101,48 @@ class LocalForces:
         batch = state.q.shape[: state.q.ndim - axes]
         q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :]).double()
         self._require_finite(q, state.step)
-        ghosted = self.domain.pad(q, self.reach)
-        known = known_potential(state, self.ensemble, len(q)) if self._sampled else None
+        ghosted = self.domain.pad(q, self._clusters.halo)
+        known = None if self._sites is None else known_potential(state, self.ensemble, len(q))
         solved = [self._solve(q[i], None if known is None else known[i]) for i in range(len(q))]
-        density, mu, omega = (torch.stack([one.fields[part] for one in solved]) for part in range(3))
-        force = self.hamiltonian.force(ghosted, self.reach, density, self.domain)
+        rho, mu, omega = (torch.stack([one.fields[part] for one in solved]) for part in range(3))
+        force = self.hamiltonian.force(ghosted, self._clusters.halo, rho, self.domain)
         clusters = self.domain.allsum(torch.tensor(float(self._clusters.number), dtype=torch.float64))
-        return ForceResult(
+        result = ForceResult(
             force=force.reshape(state.q.shape).to(state.q.dtype),
-            density=density.reshape(state.q.shape[:-1]).to(state.q.dtype),
+            density=rho[..., : q.shape[-2]].reshape(state.q.shape[:-1]).to(state.q.dtype),
             chemical_potential=mu.reshape(batch).to(q.device),
-            grand_potential=None if self._sampled else omega.reshape(batch).to(q.device),
+            grand_potential=omega.reshape(batch).to(q.device),
             info={"clusters": float(clusters), **{name: max(one.told[name] for one in solved) for name in solved[0].told}},
         )
+        return result if self._sites is None else sampled(result, self.domain, self._sites)
 
     def _solve(self, q: Tensor, known: Tensor | None) -> _Solution:
         """One state, at the ``known`` chemical potential if there is one."""
-        entries = matrix_elements(self.hamiltonian, self.domain, q)
-        levels = self._diagonalize(self.domain.pad(entries[..., None], self.reach)[..., 0])
-
-        def density(mu: Tensor, rows: Tensor) -> Tensor:
-            return self._clusters.owned(levels.sum(occupation(levels.energies[None], mu, self.ensemble.kT)[0]))[None]
-
+        levels = self._diagonalize(self.domain.pad(q, self._clusters.halo))
         if self.ensemble.kind == "canonical" and known is None:
-            return self._canonical(entries[..., : q.shape[-2]], levels, density)
+            return self._canonical(q, levels)
         mu = torch.tensor(self.ensemble.chemical_potential, dtype=torch.float64) if known is None else known
-        n = density(self._rounded(mu)[None], torch.zeros(1))[0]
-        return _Solution((n, mu, self._grand_potential(levels, mu)), {"residual": 0.0})
+        return _Solution((self._rho(levels, mu), mu, self._grand_potential(levels, mu)), {"residual": 0.0})
 
-    def _canonical(self, on_site: Tensor, levels: _Levels, density: Density) -> _Solution:
+    def _rho(self, levels: _Levels, mu: Tensor) -> Tensor:
+        """``n [*cells, basis]``, or ``rho [*cells, pattern]`` if the force needs more, zero in the entries that it does not."""
+        f = occupation(levels.energies[None], self._rounded(mu).reshape(1), self.ensemble.kT)[0]
+        density = self._clusters.owned(levels.sum(f))
+        if not self._moving:
+            return density
+        rho = density.new_zeros((*density.shape[:-1], len(self.hamiltonian.pattern)))
+        rho[..., : density.shape[-1]] = density
+        rho[..., self._moving] = self._clusters.bond_orders(levels.pair_sum(f), self._moving, self.domain)
+        return rho
+
+    def _canonical(self, q: Tensor, levels: _Levels) -> _Solution:
         """As :meth:`_solve`, at the ``mu`` of the filling."""
         ensemble = self.ensemble
+        on_site = matrix_elements(self.hamiltonian, self.domain, q)[..., : q.shape[-2]]
         start = atomic_limit(on_site[None], self.domain, ensemble.filling, ensemble.kT)
         solved = solve_chemical_potential(
-            density=density,
-            mean=lambda n: site_mean(n, self.domain),
+            density=lambda mu, rows: self._rho(levels, mu)[None],  # bond orders of a level that is filled in part follow it
+            mean=lambda rho: site_mean(rho[..., : q.shape[-2]], self.domain),
             filling=ensemble.filling,
             kT=ensemble.kT,
             guess=start.chemical_potential,
@@ -152,17 +169,20 @@ class LocalForces:
             uncertain = potential_uncertainty(chi, kT)
         return torch.tensor(mu, dtype=torch.float64), uncertain
 
-    def _diagonalize(self, entries: Tensor) -> _Levels:
-        """Spectra of all clusters from ghosted pattern ``entries [*cells, pattern]``, by chunks that bound the memory."""
+    def _diagonalize(self, ghosted_q: Tensor) -> _Levels:
+        """Spectra of all clusters, by chunks that bound the memory."""
         clusters = self._clusters
-        energies = entries.new_empty((clusters.number, clusters.sites))
-        weights = entries.new_empty((clusters.number, clusters.centres, clusters.sites))
-        size = _CHUNK_BYTES[entries.device.type] // (_MATRICES * _BYTES * clusters.sites**2)
+        energies, weights, pairs = (
+            ghosted_q.new_empty((clusters.number, *rows, clusters.sites))
+            for rows in ((), (clusters.centres,), (clusters.pairs,))
+        )
+        size = _CHUNK_BYTES[ghosted_q.device.type] // (_MATRICES * _BYTES * clusters.sites**2)
         for first, last in clusters.chunks(max(1, size)):
-            energies[first:last], states = torch.linalg.eigh(clusters.matrices(entries, first, last))
-            weights[first:last] = clusters.at_centres(states).square()
+            energies[first:last], states = torch.linalg.eigh(clusters.matrices(ghosted_q, first, last))
+            weights[first:last] = clusters.at_centres(states)
+            pairs[first:last] = clusters.of_pairs(states)
         weights /= weights.sum(dim=-1, keepdim=True)  # electrons are counted to round-off
-        return _Levels(self._rounded(energies), weights)
+        return _Levels(self._rounded(energies), weights, pairs)
 
     def _rounded(self, energies: Tensor) -> Tensor:
         """At ``kT = 0`` the occupation is a step: equal levels must stay equal, whichever cluster they come from."""
@@ -188,13 +208,17 @@ def _require_options(options: Options) -> None:
         raise ConfigError(f"reach = {options.reach} is not a number of cells: give 0 (the atomic limit) or more, such as 3")
     if options.sites < 0:
         raise ConfigError(f"sites = {options.sites} is not a number of sites: give 1 or more, or 0 for all")
+    if options.embedding < 0:
+        raise ConfigError(f"embedding = {options.embedding} is not a number of cells: give 0 (open clusters) or more")
     if options.core < 1:
         raise ConfigError(f"core = {options.core} leaves no cell to compute: give 1 or more")
 
 
 def _require_memory(clusters: Clusters, domain: Domain) -> None:
     """Refuse levels that do not fit, on all ranks alike; the temporary arrays of one cluster count too."""
-    levels = 2 * clusters.number * clusters.sites * (1 + clusters.centres)  # twice: functions of the levels beside them
+    levels = (
+        2 * clusters.number * clusters.sites * (1 + clusters.centres + clusters.pairs)
+    )  # twice: functions of the levels beside them
     needed = _BYTES * (levels + _MATRICES * clusters.sites**2)
     of_ranks = torch.zeros((domain.size, 2), dtype=torch.float64)
     of_ranks[domain.rank] = torch.tensor([needed, usable_bytes(domain.device)])

@@ -85,16 +85,20 @@ def previous_potentials(state: State, states: int) -> list[float | None]:
     return [mu if math.isfinite(mu) else None for mu in state.forces.chemical_potential.reshape(-1).tolist()]
 
 
-def read_for(sites: Tensor, hamiltonian: Hamiltonian, domain: Domain) -> Tensor:
+def read_for(sites: Tensor, hamiltonian: Hamiltonian, domain: Domain, both_ends: bool = False) -> Tensor:
     """Sites at which entries of ``rho`` start that the force at ``sites`` takes, in whole cells, sorted.
 
-    Those of their own cells, and of the cells that a bond which moves with the coordinates leads from to theirs.
+    Those of their own cells, and of the cells that a bond which moves with the coordinates leads from to theirs; with
+    ``both_ends`` also of the cells that one leads to.
     """
     lattice, basis = domain.lattice, len(domain.lattice.basis)
     own = np.unravel_index(np.unique(sites.numpy() // basis), lattice.extent)
     cells = [np.stack(own)]
-    for bond in {hamiltonian.pattern[entry].offset for entry in needed_entries(hamiltonian, domain)}:
-        from_there = np.stack(own) - np.asarray(bond)[:, None]
+    steps = {hamiltonian.pattern[entry].offset for entry in needed_entries(hamiltonian, domain)}
+    if both_ends:
+        steps |= {tuple(-step for step in offset) for offset in steps}
+    for step in sorted(steps):
+        from_there = np.stack(own) - np.asarray(step)[:, None]
         extent = np.asarray(lattice.extent)[:, None]
         exists = ((from_there >= 0) & (from_there < extent) | np.asarray(lattice.periodic)[:, None]).all(axis=0)
         cells.append((from_there % extent)[:, exists])
