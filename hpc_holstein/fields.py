@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from hpc_holstein.interfaces import Lattice
 
 CELL_AXES = ("z", "y", "x")
 """Names of the array axes of the cells; a lattice of fewer dimensions has the last ones."""
@@ -22,6 +25,28 @@ class Field:
     unit: str
     meaning: str
     representation: Literal["scalar", "vector"] = "scalar"
+
+
+@dataclass(frozen=True)
+class SiteAxes:
+    """Axes of a stored field behind those of the snapshots: ``dimension`` of the cells, one of ``basis`` sites if several."""
+
+    dimension: int = 2
+    basis: int = 1
+
+    @classmethod
+    def of(cls, lattice: Lattice) -> SiteAxes:
+        """Those of a lattice."""
+        return cls(len(lattice.extent), len(lattice.basis))
+
+    @property
+    def number(self) -> int:
+        """Axes of a field of one number a site."""
+        return self.dimension + (self.basis > 1)
+
+    def names(self, components: bool = False) -> tuple[str, ...]:
+        """Their names; ``components``: the field has an axis of components."""
+        return site_dims(self.dimension, self.basis, 2 if components else 1)
 
 
 def cell_axes(dimension: int) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hpc_holstein.cli.options import default_preset, overrides
+from hpc_holstein.cli.options import default_preset, overrides, site_axes
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, config_of_text, load_config
 from hpc_holstein.config.builders import System, build_system
@@ -21,6 +21,7 @@ from hpc_holstein.config.same_physics import another_system, require_fit
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.partition import shown
 from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.fields import site_dims, stored_shape
 from hpc_holstein.files import new_file, require_writable
 from hpc_holstein.forces import kpm
 from hpc_holstein.interfaces import Lattice
@@ -72,12 +73,15 @@ def _options(args: argparse.Namespace) -> SpectrumOptions:
 
 
 def _numbers(at: list[tuple[int, ...]], lattice: Lattice) -> list[int]:
-    """Global numbers of sites that are given by their cell."""
+    """Global numbers of sites that are given by their cell and, if that has several sites, by their number in it."""
+    basis = len(lattice.basis)
+    shape, names = stored_shape(lattice.extent, basis), site_dims(len(lattice.extent), basis)
     for site in at:
-        if len(site) != len(lattice.extent) or not all(0 <= i < n for i, n in zip(site, lattice.extent, strict=True)):
-            last = ",".join(str(n - 1) for n in lattice.extent)
-            raise ConfigError(f"--at {','.join(map(str, site))} is not on the lattice: give Y,X from 0,0 to {last}")
-    return [int(np.ravel_multi_index(site, lattice.extent)) * len(lattice.basis) for site in at]
+        if len(site) != len(shape) or not all(0 <= i < n for i, n in zip(site, shape, strict=True)):
+            first, last = (",".join(str(n) for n in numbers) for numbers in ([0] * len(shape), [n - 1 for n in shape]))
+            wanted = f"{','.join(names).upper()} from {first} to {last}"
+            raise ConfigError(f"--at {','.join(map(str, site))} is not on the lattice: give {wanted}")
+    return [int(np.ravel_multi_index(site, shape)) for site in at]
 
 
 def _from_run(args: argparse.Namespace, session: Session) -> tuple[Config, torch.Tensor, dict[str, Any]]:
@@ -88,12 +92,13 @@ def _from_run(args: argparse.Namespace, session: Session) -> tuple[Config, torch
         state = trajectory.snapshot(args.snapshot)
         config = config_of_text(trajectory.config, overrides(args))
         session.say_all(another_system(trajectory.attributes, args.run, build_system(config)))
-    q = torch.as_tensor(state.q, dtype=torch.float64).reshape(*state.q.shape[:2], 1, -1)
+    lattice = build_system(config).lattice
+    q = torch.as_tensor(state.q, dtype=torch.float64).reshape(*lattice.extent, len(lattice.basis), -1)
     return config, q, {"source": str(args.run), "snapshot": args.snapshot, "step": state.step, "time": state.time}
 
 
 def _from_file(args: argparse.Namespace) -> tuple[Config, torch.Tensor, dict[str, Any]]:
-    snapshots = dataset.read(args.input)
+    snapshots = dataset.read(args.input, axes=site_axes(args, overrides(args)))
     config = load_config(args.config, default_preset(args), {"lattice.extent": list(snapshots.extent), **overrides(args)})
     require_fit(snapshots, args.input, build_system(config))
     count = len(snapshots)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -14,6 +13,7 @@ from hpc_holstein.cli.options import (
     force_overrides,
     overrides,
     require_no_keys,
+    site_axes,
 )
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import TRAINING_EXTENT, Config, load_config
@@ -30,6 +30,7 @@ from hpc_holstein.config.builders import (
 from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.domain.partition import shown
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.fields import SiteAxes
 from hpc_holstein.files import require_writable
 from hpc_holstein.memory import require_room
 from hpc_holstein.training import dataset
@@ -59,7 +60,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     labels: dict[str, Any] = {**provider_facts(config.force, system.lattice, system.ensemble)}
     labels |= dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
     labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
-    _require_memory(args, config, session)
+    _require_memory(args, config, system, session)
     plans = {} if args.input is not None else _plans(args, config, system)
     if "quenches" in plans:
         session.say(plans["quenches"].integrator.time_step_in_words(system.hamiltonian.stiffness[1]))
@@ -78,7 +79,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
             "stop": stop,
         }
         if args.input is not None:
-            states = dataset.read(args.input)
+            states = dataset.read(args.input, axes=SiteAxes.of(system.lattice))
             require_fit(states, args.input, system, lambda meant: require_forces(config.force, meant))
             made = label_file(args.input, args.output, **common)
         else:
@@ -89,15 +90,15 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     )
 
 
-def _require_memory(args: argparse.Namespace, config: Config, session: Session) -> None:
+def _require_memory(args: argparse.Namespace, config: Config, system: System, session: Session) -> None:
     """Raise ConfigError where the snapshots that are asked for, or their further potentials, do not fit into memory."""
-    sites, more = math.prod(config.lattice.extent), args.more_mu or 0
+    sites, more = system.lattice.sites, args.more_mu or 0
     if args.input is None:
         steps = args.quench_steps or _QUENCH_STEPS
         along = (args.quenches or 0) * min(args.per_quench or _PER_QUENCH, steps + 1)
         count, told = (args.random or 0) + along, f"snapshots of {shown(config.lattice.extent)} cells"
     else:
-        count, told = len(dataset.read(args.input)), f"snapshots of {args.input}"
+        count, told = len(dataset.read(args.input, axes=site_axes(args, overrides(args)))), f"snapshots of {args.input}"
     told, more_told = f"{count} {told}", f"{more} further chemical potentials (--more-mu) of {count} {told}"
 
     def require() -> None:
@@ -139,7 +140,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The extent comes from the input, the command line, the configuration file, or the training lattice of the preset."""
     given: dict[str, Any] = {}
     if args.input is not None:
-        given["lattice.extent"] = list(dataset.read(args.input).extent)
+        given["lattice.extent"] = list(dataset.read(args.input, axes=site_axes(args, overrides(args))).extent)
     elif args.config is None:
         given["lattice.extent"] = list(TRAINING_EXTENT[str(default_preset(args))])
     return {**given, **force_overrides(args.force), **overrides(args)}
@@ -152,12 +153,12 @@ def _labeller(args: argparse.Namespace) -> str:
 
 def _plans(args: argparse.Namespace, config: Config, system: System) -> dict[str, Any]:
     """What to make: random snapshots, and snapshots along quenches with the dynamics of the configuration."""
-    q_std, seed = config.initial.q_std, config.dynamics.seed
+    q_std, seed, components = config.initial.q_std, config.dynamics.seed, system.hamiltonian.components
     if q_std is None:
         raise ConfigError("initial.file has no meaning for new snapshots, which start at random: give initial.q_std instead")
     plans: dict[str, Any] = {}
     if args.random is not None:
-        plans["random"] = RandomPlan(args.random, q_std, seed)
+        plans["random"] = RandomPlan(args.random, q_std, seed, components)
     if args.quenches is not None:
         driver, section = _labeller(args), config.force
         if args.path_force is not None:  # options that --set gives are those of who labels
@@ -176,5 +177,6 @@ def _plans(args: argparse.Namespace, config: Config, system: System) -> dict[str
             make_forces=forces_maker(system, section, mixed=config.parallel.dtype == "mixed"),
             path=driver,
             make_watch=watch_maker(config, system),
+            components=components,
         )
     return plans

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # loaded when a command has such options or they are wrong: -
     from pydantic.fields import FieldInfo
 
     from hpc_holstein.config import Config
+    from hpc_holstein.fields import SiteAxes
 
 _DIRECT = {
     "lattice": "lattice.extent",
@@ -102,13 +103,13 @@ def name_or_path(text: str) -> str:
 
 
 def cells(text: str) -> list[int]:
-    """``200x100`` -> ``[200, 100]``."""
+    """``200x100`` -> ``[200, 100]``; as many numbers as the lattice has axes."""
     try:
         numbers = [int(part) for part in text.lower().split("x")]
     except ValueError:
         numbers = []
-    if len(numbers) < 2 or min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not ROWSxCOLUMNS of positive numbers, such as 200x200")
+    if not numbers or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not one positive number for each axis, such as 64, 200x200 or 8x8x8")
     return numbers
 
 
@@ -237,12 +238,22 @@ def add_config(parser: argparse.ArgumentParser, published: bool = False) -> None
 
 def add_lattice(parser: argparse.ArgumentParser) -> None:
     """Size of the lattice."""
-    parser.add_argument("--lattice", type=cells, metavar="ROWSxCOLUMNS", help="cells of the lattice, such as 200x200")
+    parser.add_argument("--lattice", type=cells, metavar="CELLS", help="cells along each axis, such as 64, 200x200 or 8x8x8")
 
 
 def default_preset(args: argparse.Namespace) -> str | None:
     """The preset of the command line; without one and without a configuration file, the published setting."""
     return args.preset or (None if args.config is not None else next(iter(PRESETS)))
+
+
+def site_axes(args: argparse.Namespace, given: dict[str, Any]) -> SiteAxes:
+    """The axes of fields on the lattice of a configuration whose extent a file of states gives; ``given``: the overrides."""
+    from hpc_holstein.config import kinds
+    from hpc_holstein.config.loading import merged
+
+    section = merged(args.config, default_preset(args), given).get("lattice")
+    kind = section.get("kind", "square") if isinstance(section, dict) else "square"
+    return kinds.site_axes(kind if isinstance(kind, str) else "square")  # what is no text is refused with the configuration
 
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:

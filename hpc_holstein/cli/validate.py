@@ -17,6 +17,7 @@ from hpc_holstein.cli.options import (
     default_preset,
     force_overrides,
     overrides,
+    site_axes,
 )
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, judged_at_reference, sides_of, subject_of
@@ -128,12 +129,12 @@ def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Co
         session.say_all(another_system(trajectory.attributes, args.run, build_system(config)))
         states = [trajectory.snapshot(index) for index in _evenly(len(trajectory), args.states or RUN_STATES)]
         source = identity(trajectory.config, trajectory.attributes), state_of(trajectory)
-    q = np.stack([state.q for state in states])
-    return Snapshots.of(q, quench=0, step=np.array([state.step for state in states]), source=str(args.run)), config, source
+    q, steps = np.stack([state.q for state in states]), np.array([state.step for state in states])
+    return Snapshots.on(build_system(config).lattice, q, 0, steps, source=str(args.run)), config, source
 
 
 def _from_file(args: argparse.Namespace) -> tuple[Snapshots, Config, _Source]:
-    snapshots = dataset.read(args.input, require_labels=args.reference == LABELS)
+    snapshots = dataset.read(args.input, args.reference == LABELS, site_axes(args, _overrides(args)))
     extent = {"lattice.extent": list(snapshots.extent)}
     config = load_config(args.config, default_preset(args), {**extent, **_overrides(args)})
     source = str(args.input.resolve()), {"data": snapshots.data_hash, "version": hpc_holstein.__version__}

@@ -22,6 +22,7 @@ from hpc_holstein.domain.torch_transport import connected
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.fields import SiteAxes
 from hpc_holstein.forces import auto
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
@@ -258,16 +259,22 @@ def read_state(section: InitialSection, lattice: Lattice) -> StoredState:
         with hdf5.open_trajectory(path) as trajectory:
             snapshot = trajectory.snapshot(section.snapshot)
             q, velocity, physics = snapshot.q, snapshot.velocity, stated_physics(trajectory.attributes)
+            there = trajectory.sites.extent, trajectory.sites.basis
     else:
-        snapshots = dataset.read(path)
+        snapshots = dataset.read(path, axes=SiteAxes.of(lattice))
         if not -len(snapshots) <= section.snapshot < len(snapshots):
             raise DataError(f"initial.snapshot = {section.snapshot} is not in {path}: it holds {len(snapshots)} snapshots")
-        q = snapshots.q[section.snapshot]
+        q, there = snapshots.q[section.snapshot], (snapshots.extent, snapshots.axes.basis)
         physics = stated_physics(snapshots.label_attributes).joined(stated_physics(snapshots.attributes))
     cells, basis = tuple(lattice.extent), len(lattice.basis)
-    if q.shape[: len(cells)] != cells:
-        given, wanted = ("x".join(map(str, e)) for e in (q.shape[: len(cells)], cells))
-        raise DataError(f"initial.file {path} holds {given} cells and the lattice has {wanted}: set lattice.extent to {given}")
+    if there != (cells, basis):
+        given, wanted = (
+            "x".join(map(str, e)) + (f" cells of {b} sites" if b > 1 else " cells") for e, b in (there, (cells, basis))
+        )
+        remedy = (
+            f"lattice.extent to {'x'.join(map(str, there[0]))}" if there[1] == basis else "lattice.kind to that of the file"
+        )
+        raise DataError(f"initial.file {path} holds {given} and the lattice has {wanted}: set {remedy}")
     if np.abs(q).max() >= LARGEST:
         raise DataError(f"snapshot {section.snapshot} of initial.file {path} has |q| beyond {LARGEST:g}: choose another one")
     fields = [None if f is None else torch.as_tensor(f, dtype=torch.float64).reshape(*cells, basis, -1) for f in (q, velocity)]

@@ -15,6 +15,7 @@ from pydantic import Discriminator, Tag, create_model
 from hpc_holstein.config.folders import FOLDERS, available, require_choice
 from hpc_holstein.config.sections import Section
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.fields import CELL_AXES, SiteAxes
 from hpc_holstein.keys import key
 
 SectionModel = TypeVar("SectionModel", bound="OptionsSection")
@@ -78,6 +79,15 @@ def modelled(
 def new_section(section: str, kind: str, **values: Any) -> KindSection:
     """``[section]`` with a kind and some of its options, checked."""
     return section_of(section, kind)(kind=kind, **values)
+
+
+def site_axes(kind: str) -> SiteAxes:
+    """The axes of fields on a lattice of this kind."""
+    module = resolve("lattice", kind)
+    for dimension in range(1, len(CELL_AXES) + 1):
+        with suppress(ConfigError):
+            return SiteAxes.of(module.build((1,) * dimension, (True,) * dimension))
+    raise ConfigError(f"lattice.kind = '{kind}' has more than {len(CELL_AXES)} dimensions: choose another one")
 
 
 def loadable(section: str) -> list[type[KindSection]]:

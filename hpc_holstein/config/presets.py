@@ -17,10 +17,25 @@ _PAPER_2601_04104: dict[str, dict[str, Any]] = {
     "output": {"snapshot_every": 50},
 }
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {"paper-2601.04104": _PAPER_2601_04104}
+# arXiv 2510.20659: thermal quench of the half-filled Peierls model, whose unit of energy, t_nn here, is free.  It starts from
+# the elastic system at kT = 0.025, of which these are the standard deviations; neighbours, which it correlates, start without.
+_PAPER_2510_20659: dict[str, dict[str, Any]] = {
+    "lattice": {"kind": "square", "extent": [50, 50]},
+    "hamiltonian": {"kind": "peierls", "t0": 2.5, "t2": 0.5, "alpha": 4.0, "k0": 30.0, "kappa": 4.0},
+    "ensemble": {"kind": "canonical", "kT": 1e-3},
+    "dynamics": {"scheme": "verlet-ou", "mass": 1.0, "gamma": 1.0, "dt": 0.01, "steps": 3000},
+    "initial": {"q_std": 0.03, "velocity_std": math.sqrt(0.025)},
+    "force": {"kind": "auto"},
+    "output": {"snapshot_every": 40},
+}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "paper-2601.04104": _PAPER_2601_04104,
+    "paper-2510.20659": _PAPER_2510_20659,
+}
 """Name of a preset -> its sections."""
 
-TRAINING_EXTENT = {"paper-2601.04104": (40, 40)}
+TRAINING_EXTENT = {"paper-2601.04104": (40, 40), "paper-2510.20659": (50, 50)}
 """Lattice that the labelled snapshots of a preset live on; its ``lattice.extent`` is the production lattice."""
 
 

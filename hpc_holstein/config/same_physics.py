@@ -50,11 +50,12 @@ def require_fit(
     odd = theirs.differences(ours)
     if odd:
         raise ConfigError(f"{source} belongs to another system: {in_words(odd)}; {_remedy(theirs, odd, system, usable)}")
-    given, wanted = (snapshots.q.shape[3] if snapshots.q.ndim == 4 else 1), system.hamiltonian.components
+    given, wanted = snapshots.components, system.hamiltonian.components
     if given != wanted:
+        names = ", ".join(("snapshot", *snapshots.axes.names(), *([str(wanted)] if wanted > 1 else [])))
         raise DataError(
-            f"q of {source} has {given} components on each site and the {system.hamiltonian.name} Hamiltonian has {wanted}: "
-            f"store {'[snapshot, y, x]' if wanted == 1 else f'[snapshot, y, x, {wanted}]'}"
+            f"q of {source} has {given} components on each site and the {system.hamiltonian.name} Hamiltonian on the "
+            f"{system.lattice.name} lattice has {wanted}: store [{names}], or give the lattice.kind of these states"
         )
 
 

@@ -72,7 +72,7 @@ class EnsembleSection(Section):
     filling: Annotated[
         float,
         key(
-            "electrons per site, between 0 and 1; canonical ensemble",
+            "electrons per state (site, orbital and spin), between 0 and 1; 0.5: half filling; canonical ensemble",
             "density",
             "doping",
             "n",

@@ -58,16 +58,14 @@ class Collected:
         whole = self._domain.gather(state.q)
         with agreed(self._transport):
             if whole is not None:
-                q = whole.cpu().numpy()
-                extent = self._domain.lattice.extent
-                q = q.reshape(1, *extent) if q.size == np.prod(extent) else q.reshape(1, *extent, -1)
-                new = Snapshots.of(q, 0, state.step, attributes=self._attributes)
+                lattice = self._domain.lattice
+                new = Snapshots.on(lattice, whole.cpu().numpy()[None], 0, state.step, attributes=self._attributes)
                 if self._steps:
                     old = dataset.read(self.path)
                     q, quench, step = (
                         np.concatenate([getattr(s, name) for s in (old, new)]) for name in ("q", "quench", "step")
                     )
-                    new = Snapshots.of(q, quench, step, attributes=old.attributes)
+                    new = Snapshots.on(lattice, q, quench, step, attributes=old.attributes)
                 dataset.write(self.path, new, overwrite=True)
         self._steps.append(state.step)
 

@@ -1,17 +1,22 @@
 """The one schema of snapshot files, HDF5, for states that this package makes and for states from anywhere else.
 
-===========================  =======================  ============================================================
-dataset                      shape                    meaning
-===========================  =======================  ============================================================
-``q``                        ``[snapshot, y, x]``     lattice coordinates, float32 or float64 (components last if > 1); required
-``force``                    as ``q``                 total adiabatic force ``-dE/dq``, units of ``t_nn / a``
-``density``                  ``[snapshot, y, x]``     electron density ``n_i``, electrons per site
-``chemical_potential``       ``[snapshot]``           units of ``t_nn`` (NaN where a provider does not know it)
-``more_chemical_potential``  ``[snapshot, M]``        further ones, at which the density is known too (optional; NaN: none)
-``more_density``             ``[snapshot, M, y, x]``  electron density at these
-``quench``                   ``[snapshot]``           integer id of the quench, -1 for a random snapshot (default)
-``step``                     ``[snapshot]``           time step within the quench (default 0)
-===========================  =======================  ============================================================
+===========================  =========================  ============================================================
+dataset                      shape                      meaning
+===========================  =========================  ============================================================
+``q``                        ``[snapshot, *cells]``     lattice coordinates, float32 or float64; required
+``force``                    as ``q``                   total adiabatic force ``-dE/dq``, units of ``t_nn / a``
+``density``                  ``[snapshot, *cells]``     electron density ``n_i``, electrons per site
+``chemical_potential``       ``[snapshot]``             units of ``t_nn`` (NaN where a provider does not know it)
+``more_chemical_potential``  ``[snapshot, M]``          further ones, at which the density is known too (optional; NaN: none)
+``more_density``             ``[snapshot, M, *cells]``  electron density at these
+``quench``                   ``[snapshot]``             integer id of the quench, -1 for a random snapshot (default)
+``step``                     ``[snapshot]``             time step within the quench (default 0)
+===========================  =========================  ============================================================
+
+``cells`` are ``z, y, x``, the last ones of a lattice of fewer dimensions; behind them an axis ``site`` if a cell has several
+sites, and of ``q`` and ``force`` an axis ``component`` if they have several numbers: of a vector the Cartesian ``(x, y, z)``,
+x being along the last cell axis.  ``DIMENSION_LABELS`` of a dataset name its axes; a file without them is read as one of the
+lattice that the command knows, else as one of two dimensions and one site a cell.
 
 Attributes of the file say units, lattice, extent and how the states were made; attributes of ``force``, ``density`` and
 ``chemical_potential`` say who labelled.  Labelling thus adds these datasets and changes nothing else.  Both say the physics
@@ -23,6 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
@@ -38,22 +44,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from hpc_holstein import inputs
 from hpc_holstein.errors import DataError
+from hpc_holstein.fields import SiteAxes, stored_shape
 from hpc_holstein.files import new_file, replaced
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
+from hpc_holstein.training._layout import MORE, axes_of, require_finite, require_layout
 from hpc_holstein.training.physics import Physics
 
 SCHEMA = "hpc_holstein snapshots 1"
 UNITS = "t_nn = hbar = k_B = a = 1"
 LABELS = ("force", "density", "chemical_potential")
-MORE = ("more_chemical_potential", "more_density")
 SETTING = {"kT": "kT", "g": "hamiltonian.g"}
 """What may differ between the files of one training (:func:`read_together`), and the attribute of a file that says it."""
 _ARRAYS = ("q", "quench", "step", *LABELS, *MORE)
 _UNIT_OF = {"q": "a", "force": "t_nn/a", "density": "electrons/site", "chemical_potential": "t_nn", "quench": "1", "step": "dt"}
 _UNIT_OF |= {f"more_{name}": _UNIT_OF[name] for name in ("density", "chemical_potential")}
-_AXES = ("snapshot", "y", "x", "component")
 _LARGEST_ID = 2**62  # of a quench, which several files number anew
-_MORE_AXES = ("snapshot", "further", "y", "x")
 _OWN = frozenset({"units", "DIMENSION_LABELS"})  # attributes of a dataset that describe itself, not who labelled it
 
 
@@ -78,6 +83,7 @@ class Snapshots:
     g: NDArray[np.float64] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
     label_attributes: Mapping[str, Any] = field(default_factory=dict)
+    axes: SiteAxes = field(default_factory=SiteAxes)
 
     @classmethod
     def of(
@@ -98,13 +104,31 @@ class Snapshots:
         _check(made, source)
         return replace(made, quench=ids.astype(np.int64), step=steps.astype(np.int64))
 
+    @classmethod
+    def on(
+        cls, lattice: Lattice, q: NDArray[np.floating], quench: ArrayLike = -1, step: ArrayLike = 0, **members: Any
+    ) -> Snapshots:
+        """As :meth:`of`, of coordinates ``[snapshot, *cells, basis, components]`` of a lattice, or as they are stored."""
+        shape = stored_shape(lattice.extent, len(lattice.basis), q.size // (len(q) * lattice.sites))
+        return cls.of(q.reshape(len(q), *shape), quench, step, axes=SiteAxes.of(lattice), **members)
+
     def __len__(self) -> int:
         return len(self.q)
 
     @property
-    def extent(self) -> tuple[int, int]:
-        """Cells along y and x."""
-        return self.q.shape[1], self.q.shape[2]
+    def extent(self) -> tuple[int, ...]:
+        """Cells along each axis."""
+        return self.q.shape[1 : 1 + self.axes.dimension]
+
+    @property
+    def site_shape(self) -> tuple[int, ...]:
+        """Shape of a field of one number a site."""
+        return self.q.shape[1 : 1 + self.axes.number]
+
+    @property
+    def components(self) -> int:
+        """Numbers of a coordinate."""
+        return math.prod(self.q.shape[1 + self.axes.number :])
 
     @property
     def labelled(self) -> bool:
@@ -112,8 +136,8 @@ class Snapshots:
         return all(getattr(self, name) is not None for name in LABELS)
 
     def fields(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-        """Coordinates in the layout of the force providers, ``[snapshot, y, x, basis=1, components]``."""
-        return torch.as_tensor(self.q, dtype=dtype).reshape(*self.q.shape[:3], 1, -1)
+        """Coordinates in the layout of the force providers, ``[snapshot, *cells, basis, components]``."""
+        return torch.as_tensor(self.q, dtype=dtype).reshape(len(self), *self.extent, self.axes.basis, self.components)
 
     def select(self, index: ArrayLike) -> Snapshots:
         """The snapshots of an index array or mask, in that order."""
@@ -137,8 +161,8 @@ class Snapshots:
         return digest.hexdigest()
 
 
-def read(path: Path | str, require_labels: bool = False) -> Snapshots:
-    """Read and check a snapshot file.
+def read(path: Path | str, require_labels: bool = False, axes: SiteAxes | None = None) -> Snapshots:
+    """Read and check a snapshot file, of a lattice with these ``axes`` if they are known.
 
     Errors: :class:`DataError` where the file is missing, truncated, without ``q`` (or without labels, if required), of a
     wrong shape, or holds NaN or infinity.
@@ -149,17 +173,18 @@ def read(path: Path | str, require_labels: bool = False) -> Snapshots:
     with inputs.opened(path) as file:
         if "q" not in file:
             names = ", ".join(file.names()) or "nothing"
-            raise DataError(f"{path} has no dataset q (it holds {names}): store the coordinates as q[snapshot, y, x]")
+            raise DataError(f"{path} has no dataset q (it holds {names}): store the coordinates as q[snapshot, *cells]")
         stored = {name: file.numbers(name) for name in _ARRAYS if name in file}
         attributes = file.attributes()
         labels = {name: _without_own(file.attributes(name)) for name in LABELS if name in file}
-        _check_layout(stored, attributes, str(path))
+        axes = axes_of(file, stored, attributes, axes)
+        require_layout(stored, attributes, axes, str(path))
         arrays = {name: numbers[...] for name, numbers in stored.items()}
     missing = [name for name in LABELS if name not in arrays]
     if require_labels and missing:
         raise DataError(f"{path} is not labelled (no {', '.join(missing)}): run `hpc-holstein label --input {path}` first")
     said = _agreed_labels(labels, path)
-    return Snapshots.of(source=str(path), attributes=attributes, label_attributes=said, **arrays)
+    return Snapshots.of(source=str(path), attributes=attributes, label_attributes=said, axes=axes, **arrays)
 
 
 def _without_own(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,7 +213,7 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
     if len(parts) == 1:
         return parts[0]
     for path, part in zip(paths, parts, strict=True):
-        if part.extent != parts[0].extent:
+        if (part.extent, part.axes) != (parts[0].extent, parts[0].axes):
             cells = ["x".join(map(str, extent)) for extent in (part.extent, parts[0].extent)]
             raise DataError(f"{path} has {cells[0]} cells and {paths[0]} has {cells[1]}: give files of one extent")
     settings = {name: [_setting(part, name, path) for part, path in zip(parts, paths, strict=True)] for name in SETTING}
@@ -206,6 +231,7 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
         attributes=_agreed([part.attributes for part in parts]),
         label_attributes=_agreed([part.label_attributes for part in parts]),
         source="the files together",
+        axes=parts[0].axes,
         **arrays,
         **{name: np.repeat(values, sizes) for name, values in settings.items()},
     )
@@ -220,7 +246,7 @@ def further_together(parts: Sequence[Snapshots]) -> dict[str, NDArray[np.floatin
     """The arrays of :data:`MORE`, as wide as in the widest part: NaN where a part has fewer; nothing where all have none."""
     numbers = [0 if part.more_density is None else part.more_density.shape[1] for part in parts]
     found = {}
-    for name, beyond in zip(MORE, ((), parts[0].extent), strict=True):
+    for name, beyond in zip(MORE, ((), parts[0].site_shape), strict=True):
         rows = [np.full((len(part), max(numbers), *beyond), np.nan) for part in parts]
         for row, part, number in zip(rows, parts, numbers, strict=True):
             if number:
@@ -244,11 +270,12 @@ def write(path: Path | str, snapshots: Snapshots, overwrite: bool = False) -> No
     Errors: :class:`DataError` if ``path`` exists already and is not to be replaced.
     """
     with (replaced if overwrite else new_file)(Path(path)) as temporary, h5py.File(temporary, "w") as file:
-        attributes = {"schema": SCHEMA, "units": UNITS, "index_order": "q[snapshot, y, x]", "extent": list(snapshots.extent)}
+        order = f"q[{', '.join(_labels('q', snapshots))}]"
+        attributes = {"schema": SCHEMA, "units": UNITS, "index_order": order, "extent": list(snapshots.extent)}
         for name, value in {**attributes, **snapshots.attributes}.items():
             file.attrs[name] = value
         for name in ("q", "quench", "step"):
-            _add(file, name, getattr(snapshots, name), {})
+            _add(file, name, snapshots, {})
         _add_labels(file, snapshots)
 
 
@@ -290,7 +317,7 @@ def physics_attributes(lattice: Lattice, hamiltonian: Hamiltonian, ensemble: Ens
 
 def _check(snapshots: Snapshots, source: str) -> None:
     arrays = {name: array for name in _ARRAYS if (array := getattr(snapshots, name)) is not None}
-    _check_layout(arrays, snapshots.attributes, source)
+    require_layout(arrays, snapshots.attributes, snapshots.axes, source)
     for name, least in (("quench", -1), ("step", -_LARGEST_ID)):
         low, high = int(arrays[name].min()), int(arrays[name].max())
         if low < least or high > _LARGEST_ID:
@@ -299,55 +326,25 @@ def _check(snapshots: Snapshots, source: str) -> None:
         array, mu = arrays.get(name), snapshots.more_chemical_potential
         if name in MORE and array is not None and mu is not None:  # NaN: there is none
             array = np.where(np.isnan(mu).reshape(*mu.shape, *(1,) * (array.ndim - 2)), 0.0, array)
-        _check_finite(name, array, source)
+        require_finite(name, array, snapshots.axes, source)
 
 
-def _check_layout(arrays: Mapping[str, NDArray[Any] | inputs.Numbers], attributes: Mapping[str, Any], source: str) -> None:
-    """Types and shapes, of arrays or of datasets that are not read yet."""
-    q = arrays["q"]
-    if q.dtype not in (np.float32, np.float64):
-        raise DataError(f"q of {source} has type {q.dtype}: store float32 or float64")
-    if q.ndim not in (3, 4) or 0 in q.shape:
-        raise DataError(f"q of {source} has shape {list(q.shape)}: give [snapshot, y, x], none of them empty")
-    stated = attributes.get("extent", list(q.shape[1:3]))
-    if stated != list(q.shape[1:3]):
-        raise DataError(f"q of {source} has {q.shape[1]}x{q.shape[2]} cells but its attribute extent says {stated}: correct it")
-    further = arrays["more_density"].shape[1:2] if "more_density" in arrays else ()
-    expected = {"force": q.shape, "density": q.shape[:3]}
-    expected |= {"more_chemical_potential": (q.shape[0], *further), "more_density": (q.shape[0], *further, *q.shape[1:3])}
-    for name, array in arrays.items():
-        shape = expected.get(name, q.shape if name == "q" else q.shape[:1])
-        if array.shape != shape:
-            raise DataError(f"{name} of {source} has shape {list(array.shape)}: q with {list(q.shape)} needs {list(shape)}")
-        whole = name in ("quench", "step")
-        if array.dtype.kind not in ("iu" if whole else "f") or array.dtype.itemsize > 8:
-            raise DataError(f"{name} of {source} has type {array.dtype}: store {'integers' if whole else 'float32 or float64'}")
-
-
-def _check_finite(name: str, array: NDArray[np.floating] | None, source: str) -> None:
-    if array is None:
-        return
-    finite = np.isfinite(array)
-    if not finite.all():
-        first = np.unravel_index(int(np.argmin(finite)), array.shape)
-        site = "" if name == MORE[0] else f" at site (y, x) = {tuple(map(int, first[2:4] if name in MORE else first[1:3]))}"
-        raise DataError(
-            f"{name} of {source} is {array[first]} in snapshot {int(first[0])}{site}, "
-            f"one of {int((~finite).sum())} values that are not finite: remove or repair these snapshots"
-        )
-
-
-def _add(file: h5py.File, name: str, array: NDArray[Any], attributes: Mapping[str, Any]) -> None:
-    dataset = file.create_dataset(name, data=array)
+def _add(file: h5py.File, name: str, snapshots: Snapshots, attributes: Mapping[str, Any]) -> None:
+    dataset = file.create_dataset(name, data=getattr(snapshots, name))
     dataset.attrs["units"] = _UNIT_OF[name]
-    for axis, label in zip(range(dataset.ndim), _MORE_AXES if name in MORE else _AXES, strict=False):
+    for axis, label in zip(range(dataset.ndim), _labels(name, snapshots), strict=False):
         dataset.dims[axis].label = label
     for key in attributes.keys() - _OWN:
         dataset.attrs[key] = attributes[key]
 
 
+def _labels(name: str, snapshots: Snapshots) -> tuple[str, ...]:
+    """Names of the axes of a dataset, of which it has the first ones."""
+    sites = snapshots.axes.names(components=name not in MORE and snapshots.q.ndim > 1 + snapshots.axes.number)
+    return ("snapshot", "further", *sites) if name in MORE else ("snapshot", *sites)
+
+
 def _add_labels(file: h5py.File, snapshots: Snapshots) -> None:
     for name in (*LABELS, *MORE):
-        array = getattr(snapshots, name)
-        if array is not None:
-            _add(file, name, array, snapshots.label_attributes)
+        if getattr(snapshots, name) is not None:
+            _add(file, name, snapshots, snapshots.label_attributes)

@@ -22,6 +22,7 @@ from torch import Tensor
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, agreed
 from hpc_holstein.errors import ConfigError, DataError, DomainError
+from hpc_holstein.fields import SiteAxes
 from hpc_holstein.files import refuse_existing
 from hpc_holstein.interfaces import ForceProvider, ForceResult, Lattice, State
 from hpc_holstein.training import dataset
@@ -118,7 +119,7 @@ class Work:
 
         Errors: :class:`DataError` where the lattice of the snapshots is not ``lattice``, and those of the provider.
         """
-        if snapshots.extent != tuple(lattice.extent):
+        if (snapshots.extent, snapshots.axes) != (tuple(lattice.extent), SiteAxes.of(lattice)):
             given, wanted = "x".join(map(str, snapshots.extent)), "x".join(map(str, lattice.extent))
             raise DataError(f"snapshots of {given} cells do not fit the lattice {wanted}: set the lattice extent to {given}")
         if len(snapshots) < transport.size:
@@ -149,8 +150,8 @@ class Work:
 
         On a decomposed domain rank 0 alone has them whole.
         """
-        (top, bottom), (left, right) = self.domain.owned
-        state = State.at_rest(q[top:bottom, left:right].to(self.domain.device))
+        tile = tuple(slice(*span) for span in self.domain.owned)
+        state = State.at_rest(q[tile].contiguous().to(self.domain.device))
         if chemical_potential is not None:
             state = state.moved(forces=_at(chemical_potential, state.q))
         start = time.perf_counter()
@@ -165,7 +166,7 @@ class Work:
         arrays["chemical_potential"] = _array(result.chemical_potential)
         if further is not None:
             arrays["more_chemical_potential"] = arrays["chemical_potential"] + np.asarray(offsets)
-            arrays["more_density"] = _array(further[..., 0].movedim(-1, 0))
+            arrays["more_density"] = _array(further.movedim(-2, 0))
         return _Labels(arrays, seconds, result.info)
 
 
@@ -261,7 +262,7 @@ def label_file(
     Errors: :class:`DataError` (before any work, on all ranks) where ``source`` cannot be used or ``target`` exists.
     """
     with agreed(transport):
-        snapshots = dataset.read(source)
+        snapshots = dataset.read(source, axes=SiteAxes.of(lattice))
         dataset.refuse_labelled(source)
         refuse_existing(target)
         parts = Parts(target, {"states": snapshots.data_hash, "labels": dict(label_attributes), "further": further})
@@ -320,12 +321,15 @@ def _array(value: Tensor) -> NDArray[np.float64]:
 
 def _evaluation(snapshots: Snapshots, labels: list[_Labels], forces: ForceProvider) -> Evaluation:
     """The labels of all snapshots as arrays of the schema."""
-    shapes = {"force": snapshots.q.shape, "density": snapshots.q.shape[:3], "chemical_potential": (len(snapshots),)}
+    count, sites = len(snapshots), snapshots.site_shape
+    shapes = {"force": snapshots.q.shape, "density": (count, *sites), "chemical_potential": (count,)}
     arrays: dict[str, Any] = {
         name: np.stack([one.arrays[name] for one in labels]).reshape(shape) for name, shape in shapes.items()
     }
     for name in MORE:  # without them those of an earlier labelling go
         arrays[name] = np.stack([one.arrays[name] for one in labels]) if name in labels[0].arrays else None
+    if arrays["more_density"] is not None:
+        arrays["more_density"] = arrays["more_density"].reshape(count, -1, *sites)
     rows = [one.info or {} for one in labels]
     info = {
         key: np.array([row.get(key, math.nan) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)

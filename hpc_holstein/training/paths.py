@@ -18,6 +18,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField
 from hpc_holstein.domain.transport import SerialTransport, Transport, agreed
 from hpc_holstein.errors import ConfigError, StoppedError
+from hpc_holstein.fields import stored_shape
 from hpc_holstein.interfaces import Domain, ForceProvider, ForceResult, Integrator, Lattice, Noise, State
 from hpc_holstein.training._parts import Parts
 from hpc_holstein.training.dataset import Snapshots
@@ -46,11 +47,15 @@ _Stored = Mapping[int, Mapping[str, NDArray[Any]]]
 
 @dataclass(frozen=True)
 class RandomPlan:
-    """``count`` uncorrelated snapshots ``Q_i ~ N(0, q_std^2)``, a function of ``seed`` and the number of the snapshot."""
+    """``count`` uncorrelated snapshots ``Q_i ~ N(0, q_std^2)``, a function of ``seed`` and the number of the snapshot.
+
+    ``components``: numbers of a coordinate.
+    """
 
     count: int
     q_std: float
     seed: int
+    components: int = 1
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -75,6 +80,7 @@ class QuenchPlan:
     make_forces: MakeForces
     path: str
     make_watch: MakeWatch | None = None
+    components: int = 1
 
     def __post_init__(self) -> None:
         if not self.steps or self.steps[0] < 0 or any(a >= b for a, b in zip(self.steps, self.steps[1:], strict=False)):
@@ -109,8 +115,8 @@ def random_snapshots(plan: RandomPlan, lattice: Lattice) -> Snapshots:
     """Random snapshots, float64; the same on every rank and for any number of ranks."""
     if plan.count < 1:
         raise ConfigError(f"{plan.count} random snapshots cannot be made: give a positive number")
-    noise = NoiseField(plan.seed, _RANDOM_STREAM, _whole(lattice, "cpu"), 1, torch.float64)
-    return Snapshots.of(plan.q_std * torch.stack([noise(i)[..., 0, 0] for i in range(plan.count)]).numpy())
+    noise = NoiseField(plan.seed, _RANDOM_STREAM, _whole(lattice, "cpu"), plan.components, torch.float64)
+    return Snapshots.on(lattice, plan.q_std * torch.stack([noise(i) for i in range(plan.count)]).numpy())
 
 
 def quench_snapshots(
@@ -147,7 +153,8 @@ def quench_snapshots(
     for share in transport.allgather(recorded):
         recorded.update(share)
     quench = np.repeat(np.arange(plan.count), len(plan.steps))
-    return Snapshots.of(np.concatenate([recorded[i] for i in range(plan.count)]), quench, np.tile(plan.steps, plan.count))
+    q = np.concatenate([recorded[i] for i in range(plan.count)])
+    return Snapshots.on(lattice, q, quench, np.tile(plan.steps, plan.count))
 
 
 def require_going(transport: Transport, stop: Stop | None) -> None:
@@ -160,7 +167,7 @@ def require_going(transport: Transport, stop: Stop | None) -> None:
 def joined(sets: Sequence[Snapshots]) -> Snapshots:
     """Unlabelled snapshots of several sets, one after the other."""
     q, quench, step = (np.concatenate([getattr(s, name) for s in sets]) for name in ("q", "quench", "step"))
-    return Snapshots.of(q, quench, step)
+    return Snapshots.of(q, quench, step, axes=sets[0].axes)
 
 
 def _groups(plan: QuenchPlan, mine: Sequence[int], stored: _Stored, domain: Domain) -> Iterator[list[int]]:
@@ -179,7 +186,7 @@ def _groups(plan: QuenchPlan, mine: Sequence[int], stored: _Stored, domain: Doma
 def _recorded(
     plan: QuenchPlan, ids: Sequence[int], stored: _Stored, domain: Domain, parts: Parts | None, stop: Stop | None
 ) -> Iterator[NDArray[np.float64]]:
-    """Run quenches that move together; yields ``q [quench, y, x]`` at each recorded step, those of an earlier run first.
+    """Run quenches that move together; yields ``q [quench, ...]`` at each recorded step, first those of an earlier run.
 
     Ends early, having kept what there is, where ``stop`` says so.
     """
@@ -191,6 +198,7 @@ def _recorded(
         return
     state = plan.integrator.init(_hot(plan, ids, domain) if known is None else _restored(known, domain), forces)
     watch = plan.make_watch(domain, ids) if plan.make_watch else None
+    shape = stored_shape(domain.lattice.extent, len(domain.lattice.basis), plan.components)
 
     def save() -> None:
         if parts is not None:
@@ -206,7 +214,7 @@ def _recorded(
             state = plan.integrator.step(state, forces, noise)
             if watch is not None:
                 watch(state, state.step == wanted)
-        fields.append(state.q[..., 0, 0].cpu().numpy())
+        fields.append(state.q.reshape(len(ids), *shape).cpu().numpy())
         if len(fields) % _SAVE_EVERY == 0 or wanted == plan.steps[-1]:
             save()
         yield fields[-1]
@@ -219,8 +227,8 @@ def _hot(plan: QuenchPlan, ids: Sequence[int], domain: Domain) -> State:
 
 
 def _batched_noise(plan: QuenchPlan, ids: Sequence[int], domain: Domain, kind: int) -> Noise:
-    """Noise ``[quench, y, x, basis, components]``, each quench from a stream of its own."""
-    fields = [NoiseField(plan.seed, _QUENCH_STREAMS + 3 * i + kind, domain, 1, torch.float64) for i in ids]
+    """Noise ``[quench, *cells, basis, components]``, each quench from a stream of its own."""
+    fields = [NoiseField(plan.seed, _QUENCH_STREAMS + 3 * i + kind, domain, plan.components, torch.float64) for i in ids]
     return lambda step: torch.stack([noise(step) for noise in fields])
 
 

@@ -54,6 +54,8 @@ class Physics:
     def stated(cls, attributes: Mapping[str, Any]) -> Physics:
         """What the attributes of a file, or of its labels, say."""
         said = {name: _plain(value) for name, value in attributes.items() if name in _KEYS or name.startswith(_PARAMETER)}
+        if isinstance(said.get("periodic"), bool):  # of a chain
+            said["periodic"] = [said["periodic"]]
         return cls(said)
 
     @property

@@ -7,6 +7,7 @@ whole lattice and promises a tolerance (the ``mu`` of a network is part of its e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -146,7 +147,7 @@ def force_metrics(
     """For each of the ``masks [snapshot]``: ``snapshots``, ``values``, ``mse``, ``rmse``, ``mae``, ``max_error``, ``r2``.
 
     ``R2 = 1 - sum (F - F_ref)^2 / sum (F_ref - mean F_ref)^2``, None if the reference is constant: if it varies by no more than
-    its own ``error`` or the round-off of forces of its type.  Forces ``[snapshot, y, x]`` and ``error`` in ``t_nn / a``,
+    its own ``error`` or the round-off of forces of its type.  Forces ``[snapshot, *cells, ...]`` and ``error`` in ``t_nn / a``,
     squared errors in its square, over the ``values`` at which the reference is not NaN.
     """
     return {name: _metrics(predicted[mask], reference[mask], error) for name, mask in masks.items()}
@@ -215,9 +216,10 @@ def _only_at(found: Evaluation, sites: NDArray[np.int64] | None) -> Evaluation:
     assert force is not None
     if sites is None:
         return found
-    chosen = np.zeros(force.shape[1] * force.shape[2], dtype=bool)
+    of_sites = found.snapshots.site_shape
+    chosen = np.zeros(math.prod(of_sites), dtype=bool)
     chosen[sites] = True
-    kept = chosen.reshape(1, *force.shape[1:3], *(1,) * (force.ndim - 3))
+    kept = chosen.reshape(1, *of_sites, *(1,) * (force.ndim - 1 - len(of_sites)))
     return replace(found, snapshots=replace(found.snapshots, force=np.where(kept, force, np.nan)))
 
 

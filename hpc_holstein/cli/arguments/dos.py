@@ -23,7 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--input", type=path, metavar="FILE", help="snapshot file")
     parser.add_argument("--snapshot", type=int, default=-1, metavar="N", help="which state, from 0; -1 (default): the last")
     parser.add_argument(
-        "--at", type=_site, action="append", default=[], metavar="Y,X", help="local density of states there too"
+        "--at",
+        type=_site,
+        action="append",
+        default=[],
+        metavar="Y,X",
+        help="local density of states at this site, too; its number in the cell follows if there are several",
     )
     parser.add_argument("--kernel", choices=["jackson", "lorentz"], default=usual.kernel, help=f"default: {usual.kernel}")
     width = f"width of a level [t_nn], sets the order (default: {usual.resolution})"
