@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,17 +47,6 @@ class Probe:
             return self.look(place)
         except Exception as error:  # whatever it is, it is what the user wants to know
             return Finding("FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}", self.remedy)
-
-
-def best_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Shortest time of ``work``, after one call that warms up."""
-    work()
-    shortest = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        shortest = min(shortest, time.perf_counter() - start)
-    return shortest
 
 
 def require(right: bool, complaint: str) -> None:

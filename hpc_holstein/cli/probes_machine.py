@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpc_holstein.cli.probes import Finding, Place, Probe, best_seconds, require
-from hpc_holstein.cli.session import Session
+from hpc_holstein.cli.probes import Finding, Place, Probe, require
 from hpc_holstein.domain.halo import CartesianDomain
-from hpc_holstein.domain.transport import Message, MPITransport, agreed
+from hpc_holstein.domain.transport import MPITransport, agreed
 from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
@@ -27,7 +26,6 @@ from hpc_holstein.output.records import Storage
 from hpc_holstein.output.writers import Kind, new_writer
 
 _VARIABLES = ("SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_JOB_END_TIME")
-_SMALL, _LARGE = 8, 1 << 22  # bytes of a message
 _THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
 _MPI_ALONE = "from mpi4py import MPI; print(MPI.Get_library_version().partition(chr(0))[0].splitlines()[0])"
 
@@ -47,8 +45,8 @@ def _mpi(place: Place) -> Finding:
     total = transport.allsum(torch.tensor(float(transport.rank + 1), dtype=torch.float64))
     require(float(total) == transport.size * (transport.size + 1) / 2, "a sum over the ranks is wrong")
     facts, level = place.session.mpi_facts(), _THREAD_LEVELS[MPI.Query_thread()]
-    hosts = f"{place.session.hosts} host{'s' if place.session.hosts > 1 else ''}"
-    return Finding("ok", f"{facts['mpi']}, {transport.size} ranks on {hosts}, thread level {level}; halos and sums are right")
+    told = f"{facts['mpi']}, {transport.size} ranks on {place.session.hosts} host(s), thread level {level}"
+    return Finding("ok", f"{told}; halos and sums are right")
 
 
 def _mpi_alone() -> Finding:
@@ -59,32 +57,6 @@ def _mpi_alone() -> Finding:
     launcher = shutil.which("mpirun", path=path) or shutil.which("srun")
     remedy = f"{Path(launcher).name} -n 2 hpc-holstein doctor" if launcher else "put mpirun or srun on the PATH to use ranks"
     return Finding("absent", f"one rank, started without a launcher; {' '.join(done.stdout.split())} starts", remedy)
-
-
-def _messages(place: Place) -> Finding:
-    """Ping-pong between the first and the last rank, which are on different hosts where there are several."""
-    transport = place.session.transport
-    if transport.size == 1:
-        return Finding("absent", "one rank sends no messages")
-    last = transport.size - 1
-    partner = {0: last, last: 0}.get(transport.rank)
-
-    def there_and_back(data: torch.Tensor) -> None:
-        if partner is None:
-            return
-        mine, theirs = Message(partner, data, None, data), Message(None, data, partner, data)
-        for message in (mine, theirs) if transport.rank == 0 else (theirs, mine):
-            transport.exchange([message])
-
-    seconds = []
-    for size, repeats in ((_SMALL, 200), (_LARGE, 10)):
-        data = torch.full((size,), transport.rank, dtype=torch.uint8)
-        seconds.append(best_seconds(lambda data=data: there_and_back(data), repeats) / 2)  # type: ignore[misc]
-        require(bool((data == 0).all()) or partner is None, "a message did not arrive whole")
-        transport.barrier()
-    summed = best_seconds(lambda: transport.allsum(torch.zeros(8, dtype=torch.float64)), 100)
-    told = f"ranks 0 and {last}: {1e6 * seconds[0]:.3g} us latency, {_LARGE / seconds[1] / 1e9:.3g} GB/s"
-    return Finding("ok", f"{told}; sum over all ranks {1e6 * summed:.3g} us")
 
 
 def _slurm(place: Place) -> Finding:
@@ -101,26 +73,12 @@ def _slurm(place: Place) -> Finding:
 def _threads(place: Place) -> Finding:
     """Cores, threads, and whether the ranks of this host have as many cores as they take."""
     session, threads = place.session, torch.get_num_threads()
-    mine = len(os.sched_getaffinity(0))
-    asked = os.environ.get("OMP_NUM_THREADS", "not set")
     told = (
-        f"{os.cpu_count()} cores, {mine} for this rank, {threads} thread{'s' if threads > 1 else ''} a rank, "
-        f"OMP_NUM_THREADS {asked}; {_gigaflops():.3g} GFlop/s a rank"
+        f"{os.cpu_count()} cores, {len(os.sched_getaffinity(0))} for this rank, {threads} thread(s) a rank, "
+        f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')}"
     )
-    if _oversubscribed(session, threads):
-        return Finding(
-            "ok", told, f"{session.local_size} ranks share {session.cores} cores: start fewer, or give fewer threads"
-        )
-    return Finding("ok", told)
-
-
-def _oversubscribed(session: Session, threads: int) -> bool:
-    return session.local_size * threads > session.cores
-
-
-def _gigaflops() -> float:
-    matrix = torch.ones(256, 256)
-    return 2 * 256**3 / best_seconds(lambda: matrix @ matrix, 5) / 1e9
+    fewer = f"{session.local_size} ranks share {session.cores} cores: start fewer, or give fewer threads"
+    return Finding("ok", told, fewer if session.local_size * threads > session.cores else "")
 
 
 def _memory(place: Place) -> Finding:
@@ -231,7 +189,6 @@ def _locked(descriptor: int) -> bool:
 
 PROBES = (
     Probe("MPI", _mpi, "build mpi4py against the MPI library whose mpirun or srun starts the ranks"),
-    Probe("messages", _messages, "ask for the network of the MPI library with its own test programs"),
     Probe("Slurm", _slurm, ""),
     Probe("threads", _threads, "set OMP_NUM_THREADS to cores divided by ranks"),
     Probe("memory", _memory, ""),

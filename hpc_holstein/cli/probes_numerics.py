@@ -1,7 +1,8 @@
-"""Probes of what computes forces: linear algebra, the network that comes with the package, KPM and PETSc."""
+"""Probes of what computes forces: the network that comes with the package, KPM and PETSc."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from hpc_holstein.cli.probes import Finding, Place, Probe, best_seconds, require
+from hpc_holstein.cli.probes import Finding, Place, Probe, require
 from hpc_holstein.config.builders import build_integrator, build_system
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
@@ -46,20 +47,6 @@ def _reference() -> Tensor:
     return _forces(exact, exact.Options(), _EXTENT).force
 
 
-def _linear_algebra(place: Place) -> Finding:
-    """Eigenvalues of a matrix that are known."""
-    n = 256
-    hopping = torch.diag(torch.ones(n - 1, dtype=torch.float64), 1)
-    chain = -(hopping + hopping.T)
-    known = -2 * torch.cos(torch.arange(1, n + 1, dtype=torch.float64) * torch.pi / (n + 1))
-    error = float((torch.linalg.eigvalsh(chain) - known).abs().max())
-    require(error < 1e-12, f"eigenvalues of an open chain are off by {error:.1e}")
-    seconds = best_seconds(lambda: torch.linalg.eigh(chain), 3)
-    return Finding(
-        "ok", f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}; {n}x{n} eigh {1e3 * seconds:.3g} ms"
-    )
-
-
 def _network(place: Place) -> Finding:
     """Forces of the packaged network: odd under exchange of particles and holes, and how fast."""
     lattice = square.build(_WIDE)
@@ -69,9 +56,11 @@ def _network(place: Place) -> Finding:
     n, other = provider(state).density, provider(replace(state, q=-state.q)).density
     error = float((n + other - 1).abs().max())
     require(error < 1e-5, f"densities of a state and of its mirror image do not add up to 1: off by {error:.1e}")
-    seconds = best_seconds(lambda: float(provider(state).density.sum()), 3)
-    rate = lattice.sites / seconds
-    return Finding("ok", f"{rate:.3g} sites/s a rank on {place.device} in float32")
+    start = time.perf_counter()
+    float(provider(state).density.sum())
+    rate = lattice.sites / (time.perf_counter() - start)
+    facts = f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"
+    return Finding("ok", f"{rate:.3g} sites/s a rank on {place.device} in float32; {facts}")
 
 
 def _time_step(place: Place) -> Finding:
@@ -108,7 +97,6 @@ def _require_forces(found: ForceResult) -> None:
 
 PROBES = (
     Probe("time step", _time_step, "set dynamics.dt as told"),
-    Probe("linear algebra", _linear_algebra, "reinstall torch"),
     Probe("network", _network, "reinstall the package, or give --device cpu"),
     Probe("KPM", _kpm, "reinstall numba, or use force kind neural, exact or local"),
     Probe("PETSc", _petsc, "install petsc4py against the MPI library of mpi4py, or use another force kind"),
