@@ -169,10 +169,8 @@ def checks(record: Record, quick: bool) -> None:
     record.check("noise, float64", lambda: largest(here.noise()(7), there.noise()(7)), 1e-13)
     record.check("network force, float64", lambda: largest(there.network()(there.state()).force, reference().force), 1e-9)
     record.check("network force, float32", lambda: largest(single.network()(single.state()).force, reference().force), 2e-3)
-    deterministic = there.network(deterministic=True)
-    record.check(
-        "same bits twice", lambda: largest(deterministic(there.state()).force, deterministic(there.state()).force), 0.0
-    )
+    network = there.network()
+    record.check("same bits twice", lambda: largest(network(there.state()).force, network(there.state()).force), 0.0)
     if device.type == "cuda":
         graphs = single.network(cuda_graphs=True)
         record.check(

@@ -58,9 +58,9 @@ def execute(transport: Transport, *arguments: object) -> None:
 
 
 def write_small_network(path: Path, seed: int = 7) -> None:
-    """A network of reach 3 for the preset, in float64, whose weights are all away from their initial values."""
+    """A compiled network of reach 3 for the preset, in float64, whose weights are all away from their initial values."""
     lattice = square.build((24, 24))
-    options = enn.Options(copies=1, radii=(2, 1, 0), levels=4)
+    options = enn.Options(copies=4, radii=(2, 1, 0), levels=4)
     torch.manual_seed(seed)
     network = enn.build(options, lattice)
     with torch.no_grad():

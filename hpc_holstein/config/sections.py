@@ -277,7 +277,7 @@ class ParallelSection(Section):
         bool,
         key(
             "no bit of the trajectory depends on the number of ranks and threads, the rank grid or restarts, on one kind of "
-            "device and one set of libraries; for networks, exact and atomic",
+            "device and one set of libraries; for enn on a CPU, exact and atomic",
             "reproducible",
         ),
     ] = False

@@ -45,8 +45,6 @@ _STEEP = 1e-4  # kT d(mean n)/d(mu) below which the slope that the solver has ma
 _STEP = 0.1  # of kT
 _LONGEST = {"cpu": 64, "cuda": 512}  # edge of a window of the lattice that is evaluated at once
 # CPU: activations stay in the cache, where PyTorch evaluates the network.  CUDA: bounds the memory.
-_ALIGNMENT = 8  # cells along either axis
-_SHIFTS = (0, 1, 3, 6)  # of the window that is looked at twice
 
 
 class _HasDensity(Hamiltonian, Protocol):
@@ -96,12 +94,14 @@ class NeuralForces:
         self.surroundings: Surroundings | None = None
         self.trained_elsewhere = ""
         self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
-        same_bits = isinstance(module, Enn) and module.is_fused(domain.device) and precision != "bfloat16"
-        self._longest = LONGEST if same_bits else _LONGEST[domain.device.type]
-        self._aligned = deterministic and not same_bits
-        self.batches_exactly = same_bits or self._aligned
-        extent = domain.lattice.extent if self._aligned else domain.local_extent
-        self._window = tuple(_window(cells, 2 * self.reach, self._longest, self._aligned) for cells in extent)
+        self.batches_exactly = isinstance(module, Enn) and module.is_fused(domain.device) and precision != "bfloat16"
+        if deterministic and not self.batches_exactly:
+            raise ConfigError(
+                "deterministic = true needs a network that is compiled, as `enn` is on CPUs with AVX2 or NEON: the bits that "
+                "PyTorch computes depend on the place of a site, so use such a model, or leave deterministic out"
+            )
+        longest = LONGEST if self.batches_exactly else _LONGEST[domain.device.type]
+        self._window = tuple(_window(cells, longest) for cells in domain.local_extent)
 
     @torch.no_grad()
     def __call__(self, state: State) -> ForceResult:
@@ -287,7 +287,7 @@ class NeuralForces:
         Those without ghosts come first.
         """
         (height, width), (lines, columns) = cells, self._window
-        whole = 1 if self._aligned else max(1, _LONGEST[self.domain.device.type] ** 2 // (lines * columns))
+        whole = max(1, _LONGEST[self.domain.device.type] ** 2 // (lines * columns))
         parts = []
         for first, y, x in product(range(0, states, whole), range(0, height, lines), range(0, width, columns)):
             bottom, right = min(y + lines, height), min(x + columns, width)
@@ -308,30 +308,7 @@ class NeuralForces:
             if isinstance(network, LevelNetwork):
                 network.at(self.hamiltonian.parameters["g"] / self.scaling.energy, self.ensemble.kT / self.scaling.energy)
             self._converted[key] = network
-            if self.deterministic:
-                self._require_same_bits(self._converted[key], dtype, device)
         return self._converted[key]
-
-    @torch.inference_mode()
-    def _require_same_bits(self, network: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> None:
-        """Raise ConfigError, on all ranks alike, where the bits at a site depend on where it lies in a window.
-
-        Tried out, since that is decided by the libraries and the processor.
-        """
-        height, width = (edge + 2 * self.reach for edge in self._window)
-        generator = torch.Generator().manual_seed(0)
-        shape = 1, height + max(_SHIFTS), width + max(_SHIFTS)
-        field = 3 * torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).to(device)
-        with arithmetic(self._precision, device):
-            first, differ = network(field[:, :height, :width].contiguous()), 0
-            for y, x in product(_SHIFTS, _SHIFTS):
-                moved = network(field[:, y : y + height, x : x + width].contiguous())
-                differ += int((first[:, y:, x:] != moved[:, : first.shape[1] - y, : first.shape[2] - x]).sum())
-        if float(self.domain.allsum(torch.tensor(float(differ), dtype=torch.float64))):
-            raise ConfigError(
-                f"this network in {str(dtype).removeprefix('torch.')} cannot keep deterministic = true on this machine, where "
-                "the bits at a site depend on its place in a window: use another dtype or model, or leave deterministic out"
-            )
 
 
 def _prediction(network: Any, field: Tensor) -> tuple[Tensor, ...]:
@@ -363,13 +340,9 @@ class _Arriving:
         return self.field
 
 
-def _window(cells: int, halo: int, longest: int, aligned: bool) -> int:
-    """Edge of the windows that cut ``cells`` into the fewest parts of nearly one length.
-
-    ``aligned`` ones fill whole vector registers with their halo, since the remainder is computed by another instruction.
-    """
-    edge = -(-cells // -(-cells // longest))
-    return -(-(edge + halo) // _ALIGNMENT) * _ALIGNMENT - halo if aligned else edge
+def _window(cells: int, longest: int) -> int:
+    """Edge of the windows that cut ``cells`` into the fewest parts of nearly one length."""
+    return -(-cells // -(-cells // longest))
 
 
 def from_files(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> NeuralForces:

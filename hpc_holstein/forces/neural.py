@@ -59,8 +59,8 @@ class Options:
     deterministic: Annotated[
         bool,
         key(
-            "cut the tile into windows whose shape depends on the whole lattice alone, so that no bit of the result depends "
-            "on the ranks or the rank grid; up to a third slower; a run sets it by parallel.deterministic"
+            "refuse networks whose bits depend on the ranks or the rank grid: all but compiled ones; a run sets it by "
+            "parallel.deterministic"
         ),
     ] = False
     cuda_graphs: Annotated[

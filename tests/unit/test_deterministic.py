@@ -122,21 +122,14 @@ def test_a_kind_that_depends_on_the_ranks_is_refused(kind: str, capsys: pytest.C
     assert "use neural, exact or atomic" in told
 
 
-def test_a_network_that_depends_on_the_place_is_refused(
+def test_a_network_that_pytorch_evaluates_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hpc_holstein.network.models._enn import Enn
-
-    real = Enn.response
-
-    def odd(self: Enn, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        n, slope = real(self, field)
-        n[:, -1, -1] *= 1 + 2e-7
-        return n, slope
-
-    monkeypatch.setattr(Enn, "forward", lambda self, field: odd(self, field)[0])
+    monkeypatch.setattr("hpc_holstein.network.models._enn.Enn.is_fused", lambda self, device: False)
     assert main(["run", "--preset", PRESET, "--lattice", "24x24", "--force", "neural", "--deterministic", "--steps", "2"]) == 2
-    assert "cannot keep deterministic = true" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "deterministic = true needs a network that is compiled" in told
+    assert told.count("\n") == 1
 
 
 def test_a_run_keeps_the_promise_it_was_started_with(capsys: pytest.CaptureFixture[str]) -> None:
