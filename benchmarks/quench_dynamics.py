@@ -33,8 +33,8 @@ from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.lattice import square
 from hpc_holstein.output.analysis import fields_of
-from hpc_holstein.output.hdf5 import open_trajectory
 from hpc_holstein.output.order import OrderScalars, default_orders, local_order
+from hpc_holstein.storage.trajectory import open_trajectory
 
 Array = NDArray[np.float64]
 FIRST_SEED = 101

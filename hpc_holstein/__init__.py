@@ -26,7 +26,7 @@ _PUBLIC = {
     "run_in_process": "domain.transport",
     "load_model": "network.checkpoint",
     "save_model": "network.checkpoint",
-    "open_trajectory": "output.hdf5",
+    "open_trajectory": "storage.trajectory",
     "SpectrumOptions": "output.spectrum_options",
     "spectrum": "output.spectrum",
     "Snapshots": "training.dataset",

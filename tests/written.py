@@ -13,8 +13,8 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.output.records import Storage
-from hpc_holstein.output.series import TIMINGS
 from hpc_holstein.output.writers import Kind, Writer, continued_writer, new_writer
+from hpc_holstein.storage.series import TIMINGS
 
 EXTENT = (7, 150)  # tiles and chunks of several sizes
 DT = 0.05

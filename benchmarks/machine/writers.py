@@ -1,6 +1,6 @@
 """Checkpoint and trajectory writers, against a plain write of as many bytes that is brought onto the same disk.
 
-mpirun -n 2 python -m mpi4py benchmarks/machine/writers.py writers.json --folder SCRATCH [--lattice 512] [--guard RECORD]
+mpirun -n 2 python -m mpi4py benchmarks/machine/writers.py writers.json --folder SCRATCH [--lattice 512] [--writers 2]
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from hpc_holstein.config.builders import build_simulation, initial_state
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.interfaces import Domain, ForceResult, State
 from hpc_holstein.output import checkpoint
-from hpc_holstein.output.records import Storage
-from hpc_holstein.output.writers import Kind, new_writer, saved_state, writer_kind
+from hpc_holstein.output.tiles import saved_state
+from hpc_holstein.storage.writer import Storage, TrajectoryWriter
 
 _FIELDS = {"checkpoint": 4, "snapshot of a trajectory": 3}  # numbers a site
 
 
-def _checkpoint(kind: Kind, state: State, domain: Domain, transport: Transport, folder: Path) -> None:
+def _checkpoint(state: State, domain: Domain, transport: Transport, folder: Path, gathers: bool) -> None:
     """As a run does it, gathering included."""
-    stored = saved_state(kind, folder, state, domain, transport)
+    stored = saved_state(folder, state, domain, transport, gathers)
     with agreed(transport):
         if stored is not None:
             checkpoint.write(folder, checkpoint.with_facts(stored, {}, {}), kept=1)
@@ -51,6 +51,8 @@ def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="existing folder on the disk that is meant")
     parser.add_argument("--lattice", type=int, default=512)
+    parser.add_argument("--writers", type=int, default=0, help="as output.writers")
+    parser.add_argument("--compression", type=int, default=1, help="as output.compression")
     arguments = parser.parse_args()
     transport = start_transport()
     config = load_config(None, "paper-2601.04104", {"lattice.extent": [arguments.lattice] * 2, "force.kind": "atomic"})
@@ -61,15 +63,16 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory(prefix=".writers-", dir=arguments.folder) as made:
         scratch = Path(transport.bcast(made))
-        kind = writer_kind(config.output.writer, None, 0, domain.lattice.sites, domain.size)
-        writer = new_writer(kind, scratch / "trajectory.h5", domain, simulation.transport, simulation.dt, dtype, {}, Storage())
+        storage = Storage(arguments.compression, arguments.writers, False)
+        path = scratch / "trajectory.h5"
+        writer = TrajectoryWriter(path, domain, simulation.transport, simulation.dt, dtype, {}, storage)
 
         def snapshot() -> None:
             writer.write_snapshot(state)
             writer.flush()
 
         ours: dict[str, Action] = {
-            "checkpoint": lambda: _checkpoint(kind, state, domain, transport, scratch),
+            "checkpoint": lambda: _checkpoint(state, domain, transport, scratch, writer.gathers),
             "snapshot of a trajectory": snapshot,
         }
         with writer:
@@ -80,7 +83,13 @@ def main() -> int:
                 rate = size / found["ours"]["min"] / 1e6
                 rows.append(row(name, "a plain write and fsync", found["ours"], found["plain"]["min"], rate, "MB/s"))
         transport.barrier()
-    return finish("io", arguments, transport, {"lattice": list(domain.lattice.extent), "writer": kind}, {"rows": rows})
+    return finish(
+        "io",
+        arguments,
+        transport,
+        {"lattice": list(domain.lattice.extent), "writers": arguments.writers, "compression": arguments.compression},
+        {"rows": rows},
+    )
 
 
 if __name__ == "__main__":

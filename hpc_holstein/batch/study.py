@@ -13,7 +13,7 @@ from hpc_holstein.config import Config
 from hpc_holstein.config.sections import require_seeds
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import replaced
-from hpc_holstein.output.live import finished
+from hpc_holstein.output.summary import finished
 from hpc_holstein.training import dataset
 
 STAGES = ("label", "train", "run", "analyze")

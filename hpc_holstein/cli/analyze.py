@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hpc_holstein.cli.session import Session
-from hpc_holstein.cli.watching import watch
 from hpc_holstein.config import Config, config_of_text
 from hpc_holstein.config.builders import build_system
 from hpc_holstein.config.observables import orders_of
@@ -26,9 +25,9 @@ from hpc_holstein.output.analysis import (
     write_numbers,
 )
 from hpc_holstein.output.derived import Derived, Made
-from hpc_holstein.output.hdf5 import Trajectory, open_trajectory, trajectory_of
 from hpc_holstein.output.order import Order
 from hpc_holstein.output.xdmf import write_xdmf
+from hpc_holstein.storage.trajectory import Trajectory, open_trajectory, trajectory_of
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
@@ -37,10 +36,6 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 
 
 def _execute(args: argparse.Namespace, session: Session) -> None:
-    if args.watch:
-        source = trajectory_of(args.run)
-        watch(source.parent, source, session.say)
-        return
     if args.xdmf:
         _write_xdmf(args, session)
     if args.animate is not None:

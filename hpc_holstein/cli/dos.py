@@ -26,10 +26,10 @@ from hpc_holstein.files import new_file, require_writable
 from hpc_holstein.forces import kpm
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.output.analysis import finite
-from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import UNITS, provenance, write_json
 from hpc_holstein.output.spectrum import Estimate, Progress, Spectrum, Thermodynamics, probed, spectrum
 from hpc_holstein.output.spectrum_options import SpectrumOptions
+from hpc_holstein.storage.trajectory import open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
 
 _LOG_SECONDS = 20.0  # between two progress lines where there is no terminal

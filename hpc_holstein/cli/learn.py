@@ -26,8 +26,8 @@ from hpc_holstein.errors import ConfigError, DataError, SpectrumError, TrainingE
 from hpc_holstein.files import replace_text
 from hpc_holstein.network.checkpoint import model_path, read_card
 from hpc_holstein.output.folder_lock import FolderLock
-from hpc_holstein.output.live import finished, read_summary
 from hpc_holstein.output.provenance import provenance
+from hpc_holstein.output.summary import finished, read_summary
 from hpc_holstein.simulation import StopSignals
 from hpc_holstein.training import dataset
 

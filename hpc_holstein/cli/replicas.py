@@ -30,7 +30,7 @@ from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.transport import MPITransport, abort_all_on_error
 from hpc_holstein.errors import ConfigError, HolsteinError
 from hpc_holstein.files import replace_text
-from hpc_holstein.output.live import read_summary
+from hpc_holstein.output.summary import read_summary
 from hpc_holstein.simulation import Lockstep, Simulation, StopSignals, most_together, require_memory
 from hpc_holstein.simulation.lockstep import takes_batches
 

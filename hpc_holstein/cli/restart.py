@@ -16,12 +16,13 @@ from hpc_holstein.files import refuse_existing, require_writable
 from hpc_holstein.interfaces import State
 from hpc_holstein.output import checkpoint
 from hpc_holstein.output.checkpoint import Checkpoint
-from hpc_holstein.output.head import parts_of, remove_parts
-from hpc_holstein.output.journal import journal_of, unfinished
-from hpc_holstein.output.live import finished
-from hpc_holstein.output.records import Storage
-from hpc_holstein.output.writers import Kind, Writer, continued_writer, new_writer, saved_state, writer_kind
+from hpc_holstein.output.summary import finished
+from hpc_holstein.output.tiles import saved_state
 from hpc_holstein.simulation import Simulation, Totals
+from hpc_holstein.storage.segments import folder_of
+from hpc_holstein.storage.shares import writers_of
+from hpc_holstein.storage.whole_files import IDENTITY
+from hpc_holstein.storage.writer import Storage, TrajectoryWriter, discard
 
 AUTO, NEVER = "auto", "never"
 
@@ -38,9 +39,9 @@ class Folder:
         return self.path / "trajectory.h5"
 
     @property
-    def parts(self) -> Path:
-        """Where the fields of the trajectory are if several ranks write them."""
-        return parts_of(self.trajectory)
+    def segments(self) -> Path:
+        """Where the fields of the trajectory are while the run goes on."""
+        return folder_of(self.trajectory)
 
     @property
     def summary(self) -> Path:
@@ -111,13 +112,13 @@ def _find(config: Config, restart: str, folder: Folder) -> Start:
     if restart == NEVER:
         refuse_existing(*checkpoint.listed(folder.checkpoints))
     if restart == NEVER or (restart == AUTO and not checkpoint.listed(folder.checkpoints)):
-        require_writable(folder.trajectory, folder.parts, folder.summary)
+        require_writable(folder.trajectory, folder.segments, folder.summary)
         return Start(run=uuid4().hex)
     path = folder.path if restart == AUTO else Path(restart)
     stored, told = _load(path)
     own = path.resolve() in _own_places(folder, stored.step)
     if not own:
-        refuse_existing(folder.trajectory, folder.parts, folder.summary, *checkpoint.listed(folder.checkpoints))
+        refuse_existing(folder.trajectory, folder.segments, folder.summary, *checkpoint.listed(folder.checkpoints))
     source = checkpoint.path_of(folder.checkpoints, stored.step) if own else path
     require_same_run(config, stored.attributes, source)
     if stored.step > config.dynamics.steps:
@@ -168,15 +169,13 @@ def prepare(start: Start, folder: Folder) -> None:
     if start.step is not None and start.own:
         checkpoint.clean(folder.checkpoints, after=start.step)
     else:
-        require_writable(folder.trajectory, folder.parts, folder.summary)
+        require_writable(folder.trajectory, folder.segments, folder.summary)
     if not start.step:  # nothing is in a trajectory that starts again
-        for path in (folder.trajectory, journal_of(folder.trajectory), unfinished(folder.trajectory)):
-            path.unlink(missing_ok=True)
-        remove_parts(folder.parts)
+        discard(folder.trajectory, start.run)
 
 
 def save_first(
-    start: Start, state: State, folder: Folder, kind: Kind, config: Config, facts: dict[str, Any], simulation: Simulation
+    start: Start, state: State, folder: Folder, gathers: bool, config: Config, facts: dict[str, Any], simulation: Simulation
 ) -> None:
     """A checkpoint of the first step in the folder: from here on ``--restart auto`` continues, whenever the run is killed.
 
@@ -184,44 +183,32 @@ def save_first(
     """
     if start.step is not None and start.own:
         return
-    stored = saved_state(kind, folder.checkpoints, state, simulation.domain, simulation.transport)
+    stored = saved_state(folder.checkpoints, state, simulation.domain, simulation.transport, gathers)
     with agreed(simulation.transport):
         if stored is not None:
             stored = checkpoint.with_facts(stored, {**(start.account or {}), "snapshots": 0, "rows": 0}, facts)
             checkpoint.write(folder.checkpoints, stored, config.output.checkpoints_kept)
 
 
-def choose_writer(start: Start, folder: Folder, config: Config, simulation: Simulation, session: Session) -> Kind:
-    """The writer of the trajectory; collective.  DataError or ConfigError where the one that is asked for cannot go on."""
-    path = folder.trajectory if start.step and start.own else None
-    found: list[Kind] = []
-    sites, ranks = simulation.domain.lattice.sites, simulation.domain.size
-    session.on_root(lambda: found.append(writer_kind(config.output.writer, path, start.step or 0, sites, ranks)))
-    kind: Kind = session.transport.bcast(found[0] if found else "gather")
-    return kind
-
-
-def _storage(config: Config, simulation: Simulation) -> Storage:
-    output = config.output
-    return Storage(output.compression, output.locking != "off", simulation.hamiltonian.components)
+def gathers(config: Config, simulation: Simulation) -> bool:
+    """Whether the root holds the whole lattice to write it."""
+    return writers_of(config.output.writers, simulation.domain.lattice.sites, simulation.domain.size) == 1
 
 
 def open_writer(
-    start: Start, simulation: Simulation, folder: Folder, kind: Kind, config: Config, facts: dict[str, Any]
-) -> Writer:
-    """The trajectory to write: that of the run without rows that come later, or a new one.
+    start: Start, simulation: Simulation, folder: Folder, config: Config, facts: dict[str, Any]
+) -> TrajectoryWriter:
+    """The trajectory to write: that of the run without rows that come later, or a new one; collective.
 
-    Raises DataError, on the root alone, where the file is damaged or ends before the checkpoint.
+    Raises DataError where the file is damaged or ends before the checkpoint.
     """
-    run = (folder.trajectory, simulation.domain, simulation.transport, simulation.dt)
-    dtype, storage = config.parallel.torch_dtype, _storage(config, simulation)
-    if not (start.step and start.own and folder.trajectory.exists()):
-        return new_writer(kind, *run, dtype, facts, storage)
-    writer = continued_writer(kind, *run, start.step, dtype, config.toml(), storage)
+    run = (folder.trajectory, simulation.domain, simulation.transport, simulation.dt, config.parallel.torch_dtype)
+    output = config.output
+    storage = Storage(output.compression, output.writers, output.pack, simulation.hamiltonian.components)
+    there = simulation.transport.bcast(folder.trajectory.exists())
+    if not (start.step and start.own and there):
+        return TrajectoryWriter(*run, facts, storage)
     account = start.account or {}
-    if simulation.domain.rank == 0 and writer.rows(start.step) < (account["snapshots"], account["rows"]):
-        raise DataError(
-            f"{folder.trajectory} ends before step {start.step}, from where the run goes on: put the whole file back, or move "
-            "it away to go on in a new one"
-        )
-    return writer
+    least = int(account["snapshots"]), int(account["rows"])
+    told = {"config": config.toml(), IDENTITY: start.run}
+    return TrajectoryWriter.continued(*run, start.step, told, storage, least)

@@ -26,7 +26,6 @@ from hpc_holstein.config.observables import orders_of
 from hpc_holstein.config.own_model import keep_model, with_own_model
 from hpc_holstein.config.sections import ParallelSection
 from hpc_holstein.domain.torch_transport import route_in_words
-from hpc_holstein.domain.transport import agreed
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.files import replace_text
 from hpc_holstein.interfaces import State
@@ -34,7 +33,6 @@ from hpc_holstein.output import checkpoint
 from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.folder_lock import FolderLock
 from hpc_holstein.output.provenance import UNITS, provenance
-from hpc_holstein.output.writers import Kind
 from hpc_holstein.simulation import (
     CheckpointKeeper,
     Ledger,
@@ -88,18 +86,18 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         elsewhere = trained_elsewhere(simulation)
         if elsewhere:
             session.say(f"warning: {elsewhere}")
-        kind = restart.choose_writer(start, folder, config, simulation, session)
-        company.admit(simulation, config, kind == "gather", session)
+        gathers = restart.gathers(config, simulation)
+        company.admit(simulation, config, gathers, session)
         facts = {checkpoint.IDENTITY: start.run, **simulation_facts(config, simulation), **session.mpi_facts()}
         state = _first_state(start, config, simulation, session)
         session.on_root(lambda: _claim(lock, start, folder))
         session.on_root(lambda: keep_model(config, folder.path))
-        restart.save_first(start, state, folder, kind, config, facts, simulation)
+        restart.save_first(start, state, folder, gathers, config, facts, simulation)
         start = replace(start, stored=None)  # a whole lattice
         seconds, domain = 60 * config.output.checkpoint_minutes, simulation.domain
         watch = Watch(domain, company.signals, until, folder.stop, seconds, company.stop_file, simulation.runs)
         trust = trust_of(limits, config, simulation, start, folder.collected, session)
-        last, summary = _run(config, simulation, state, start, folder, kind, facts, watch, trust, session)
+        last, summary = _run(config, simulation, state, start, folder, facts, watch, trust, session)
         error = None if summary.stopped else potential_error(config, simulation, last)
         facts |= {} if error is None else {"chemical_potential": error.content()}
         session.on_root(lambda: _write_summary(folder.summary, _account(config, simulation, summary, facts)))
@@ -135,7 +133,6 @@ def _run(
     state: State,
     start: Start,
     folder: Folder,
-    kind: Kind,
     facts: dict[str, Any],
     watch: Watch,
     trust: Trust | None,
@@ -143,9 +140,7 @@ def _run(
 ) -> tuple[State, Summary]:
     """The loop with everything that it writes; collective."""
     output, domain = config.output, simulation.domain
-    with agreed(session.transport):
-        opened = restart.open_writer(start, simulation, folder, kind, config, facts)
-    with opened as writer:
+    with restart.open_writer(start, simulation, folder, config, facts) as writer:
         health = health_of(config, start.health())
         orders = orders_of(config.observable, simulation.hamiltonian)
         record = Recorder(output.observables_every, simulation, writer, health, orders)
@@ -165,7 +160,6 @@ def _run(
             writer,
             facts,
             state.step,
-            kind,
         )
         left = config.dynamics.steps - state.step
         try:

@@ -15,7 +15,7 @@ from hpc_holstein.config.builders import stated_physics
 from hpc_holstein.config.schema import file_schema
 from hpc_holstein.errors import DataError
 from hpc_holstein.network.checkpoint import describe, model_path, read_card
-from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory, trajectory_of
+from hpc_holstein.storage.trajectory import is_trajectory, open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
 
 _LONG = 100  # characters of an attribute that are shown on its line

@@ -32,8 +32,8 @@ from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.checkpoint import model_hash
 from hpc_holstein.output.analysis import state_of
 from hpc_holstein.output.derived import Derived, Made
-from hpc_holstein.output.hdf5 import open_trajectory, trajectory_of
 from hpc_holstein.output.provenance import provenance
+from hpc_holstein.storage.trajectory import open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
 from hpc_holstein.training.budget import Part, budget_table, error_budget, rung_force
 from hpc_holstein.training.dataset import Snapshots

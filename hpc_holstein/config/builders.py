@@ -27,8 +27,8 @@ from hpc_holstein.forces import auto
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.network import checkpoint
 from hpc_holstein.network.supported import model_for
-from hpc_holstein.output import hdf5
 from hpc_holstein.simulation import LARGEST, BatchHealth, Health, MeteredTransport, Simulation, require_memory
+from hpc_holstein.storage import trajectory as hdf5
 from hpc_holstein.training import dataset
 from hpc_holstein.training.paths import MakeWatch
 from hpc_holstein.training.physics import Physics, in_words

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -146,6 +146,15 @@ class InitialSection(Section):
         return self
 
 
+_EVERY_RANK = 10**9  # more than there are
+_WRITERS: dict[str, dict[str, Any]] = {
+    "auto": {},
+    "gather": {"writers": 1},
+    "per-rank": {"writers": _EVERY_RANK, "pack": False},
+    "mpio": {"writers": _EVERY_RANK, "pack": False},
+}
+
+
 class OutputSection(Section):
     """Where a run writes, and how often.  There is always a checkpoint at the end and at a stop."""
 
@@ -161,15 +170,17 @@ class OutputSection(Section):
         NonNegative, key("minutes of the wall clock between two checkpoints; 0: not by the clock")
     ] = 10.0
     checkpoints_kept: Annotated[AtLeastOne, key("checkpoints that stay, the last ones", "keep_checkpoints")] = 2
-    writer: Annotated[
-        Literal["auto", "gather", "per-rank", "mpio"],
+    writers: Annotated[
+        Count,
         key(
-            "of trajectory.h5. gather: the root gathers and writes one file; per-rank: each rank appends its tile to a file of "
-            "its own in trajectory.d; mpio: all ranks write together into files there (needs an h5py with MPI); with these two "
-            "trajectory.h5 refers to those files, is read in the same way, and all ranks write the checkpoints, too; auto: as "
-            "the run began; a new one per-rank on several ranks from 2^23 sites on, else gather"
+            "ranks that write trajectory.h5, slabs of the lattice or, if all ranks write, what each of them owns; if several "
+            "do, all ranks write the checkpoints. 0: one for every 2^22 sites"
         ),
-    ] = "auto"
+    ] = 0
+    pack: Annotated[
+        bool | None,
+        key("make one file of trajectory.h5 and the segments in trajectory.d at the end; when absent: up to 1 GiB"),
+    ] = None
     compression: Annotated[int, key("of the fields: 0 (none) to 9 (gzip level)", "gzip", "compression_level", ge=0, le=9)] = 1
     locking: Annotated[
         Literal["auto", "on", "off"],
@@ -178,6 +189,17 @@ class OutputSection(Section):
             "which locks fail or hang"
         ),
     ] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: Any) -> Any:
+        """``writer``: gather is one rank, per-rank and mpio are all of them, with files that stay as they are."""
+        if not isinstance(values, dict) or values.get("writer") not in _WRITERS:
+            return values
+        if "writers" in values:
+            raise ValueError(f"writer = '{values['writer']}' is the older name of writers = {values['writers']}: give one")
+        kept = {name: value for name, value in values.items() if name != "writer"}
+        return _WRITERS[values["writer"]] | kept
 
 
 class HealthSection(Section):

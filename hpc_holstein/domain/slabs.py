@@ -37,8 +37,8 @@ class Redistribution:
             self._peers.append((dest, _within(out, source[rank]), giver, _within(into, target[rank])))
 
     def __call__(self, owned: Tensor) -> Tensor:
-        """``[*cells of the source box] -> [*cells of the target box]``; collective."""
-        found = owned.new_empty(self._shape)
+        """``[*cells of the source box, ...] -> [*cells of the target box, ...]``; collective."""
+        found = owned.new_empty((*self._shape, *owned.shape[len(self._shape) :]))
         nothing = owned.new_empty(0)
         (_, out, _, into), *others = self._peers
         if out is not None and into is not None:
@@ -72,9 +72,9 @@ class SlabTransform:
         spectrum = (*self.extent[:-1], frequencies)
         tile = (*((0, 1) for _ in row), *domain.owned)
         self._tile = tuple(stop - start for start, stop in tile)
-        slabs = [_slab(self.extent, 0, rank, domain.size) for rank in range(domain.size)]
-        lines = [_slab(spectrum, 0, rank, domain.size) for rank in range(domain.size)]
-        columns = [_slab(spectrum, -1, rank, domain.size) for rank in range(domain.size)]
+        slabs = [slab(self.extent, 0, rank, domain.size) for rank in range(domain.size)]
+        lines = [slab(spectrum, 0, rank, domain.size) for rank in range(domain.size)]
+        columns = [slab(spectrum, -1, rank, domain.size) for rank in range(domain.size)]
         self._to_rows = Redistribution(transport, transport.allgather(tile), slabs)
         self._to_columns = Redistribution(transport, lines, columns)
         self._back = Redistribution(transport, columns, lines)
@@ -118,7 +118,7 @@ def _along(axis: int, transform: str, field: Tensor, cells: int | None = None) -
     return torch.from_numpy(found)
 
 
-def _slab(extent: Sequence[int], axis: int, rank: int, size: int) -> Box:
+def slab(extent: Sequence[int], axis: int, rank: int, size: int) -> Box:
     """What ``rank`` holds of ``extent`` cells dealt along one axis; empty for some where there are more ranks than cells."""
     box = [(0, cells) for cells in extent]
     box[axis] = (rank * extent[axis] // size, (rank + 1) * extent[axis] // size)

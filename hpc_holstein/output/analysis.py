@@ -21,8 +21,8 @@ from hpc_holstein.interfaces import Hamiltonian, Lattice
 from hpc_holstein.output import observables
 from hpc_holstein.output.arrays import Variable, write_arrays
 from hpc_holstein.output.geometry import positions
-from hpc_holstein.output.hdf5 import Snapshot, Trajectory
 from hpc_holstein.output.order import Order, OrderScalars, local_order
+from hpc_holstein.storage.trajectory import Snapshot, Trajectory
 
 Array = NDArray[np.float64]
 

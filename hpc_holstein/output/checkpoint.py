@@ -40,11 +40,9 @@ from hpc_holstein.errors import DataError
 from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Domain, ForceResult, State
 from hpc_holstein.memory import free_bytes, shown_bytes
+from hpc_holstein.storage.whole_files import IDENTITY
 
 SCHEMA = "hpc_holstein checkpoint 1"
-IDENTITY = "run"
-"""Attribute of checkpoints, trajectory and summary: the same for all that one run wrote, in all its sessions."""
-
 _NAME = re.compile(r"step-(\d{12,})\.h5")
 _UNFINISHED = re.compile(r"\.step-\d{12,}\.h5\.\d+\.tmp")
 _TILE = re.compile(r"\d{5,}\.h5|\.\d{5,}\.h5\.\d+\.tmp")

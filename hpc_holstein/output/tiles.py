@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.interfaces import Domain, State
-from hpc_holstein.output.checkpoint import Checkpoint, TileFile, fields_of, path_of, tiles_of, write_file
+from hpc_holstein.output.checkpoint import Checkpoint, TileFile, fields_of, gathered, path_of, tiles_of, write_file
 
 
 def saved(folder: Path, state: State, domain: Domain, transport: Transport) -> Checkpoint | None:
@@ -33,3 +33,11 @@ def saved(folder: Path, state: State, domain: Domain, transport: Transport) -> C
         for name, field in arrays.items()
     }
     return replace(Checkpoint(state.step, numbers, info), tiles=tuple(tiles), shapes=shapes)
+
+
+def saved_state(folder: Path, state: State, domain: Domain, transport: Transport, gathers: bool) -> Checkpoint | None:
+    """``state`` on the root, ready for :func:`output.checkpoint.write` into ``folder``, None elsewhere; collective.
+
+    Its fields are gathered on the root, or are in tiles on the disk already.
+    """
+    return gathered(state, domain) if gathers else saved(folder, state, domain, transport)

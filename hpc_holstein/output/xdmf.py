@@ -24,8 +24,8 @@ from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Hamiltonian, Lattice
 from hpc_holstein.output.analysis import fields_of
 from hpc_holstein.output.geometry import positions
-from hpc_holstein.output.hdf5 import Trajectory
 from hpc_holstein.output.order import Order, local_order
+from hpc_holstein.storage.trajectory import Trajectory
 
 _FIELDS = ("q", "velocity", "density")
 

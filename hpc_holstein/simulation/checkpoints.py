@@ -12,16 +12,17 @@ from typing import Any
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.interfaces import Domain, State
 from hpc_holstein.output import checkpoint
-from hpc_holstein.output.writers import Kind, Writer, saved_state
+from hpc_holstein.output.tiles import saved_state
 from hpc_holstein.simulation.ledger import Ledger
 from hpc_holstein.simulation.observers import Recorder
+from hpc_holstein.storage.writer import TrajectoryWriter
 
 
 class CheckpointKeeper:
     """An observer that saves the state every ``every`` steps (0: not by steps) and at the last one; collective.
 
     The trajectory goes to the disk first, so it never ends before the checkpoint.  A state that is not healthy is not saved.
-    ``step``: the one that is saved already, where the run starts; then that of the last checkpoint.  ``kind`` of ``writer``.
+    ``step``: the one that is saved already, where the run starts; then that of the last checkpoint.
     """
 
     def __init__(
@@ -33,12 +34,11 @@ class CheckpointKeeper:
         transport: Transport,
         ledger: Ledger,
         record: Recorder,
-        writer: Writer,
+        writer: TrajectoryWriter,
         attributes: Mapping[str, Any],
         step: int = 0,
-        kind: Kind = "gather",
     ) -> None:
-        self.folder, self.every, self.step, self._kind = folder, every or sys.maxsize, step, kind
+        self.folder, self.every, self.step = folder, every or sys.maxsize, step
         self._kept, self._domain, self._transport = kept, domain, transport
         self._ledger, self._record, self._writer, self._attributes = ledger, record, writer, attributes
 
@@ -49,7 +49,7 @@ class CheckpointKeeper:
         start = time.perf_counter()
         self._record.require_healthy(state)
         self._writer.flush()
-        stored = saved_state(self._kind, self.folder, state, self._domain, self._transport)
+        stored = saved_state(self.folder, state, self._domain, self._transport, self._writer.gathers)
         with agreed(self._transport):
             if stored is not None:
                 account = {**asdict(self._ledger.totals()), **self._record.health.start}

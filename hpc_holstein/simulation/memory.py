@@ -138,9 +138,7 @@ def _require_place(place: str, needs: list[Need], domain: Domain, gathers: bool)
     left = for_ranks - sum(need.fixed for need in here)
     fewer = int(_MOST_FIXED * for_ranks / max(here[0].fixed, 1.0))
     if fewer < 1:
-        remedy = (
-            "no number of ranks would do, since rank 0 gathers the lattice: give a smaller one, or output.writer = 'per-rank'"
-        )
+        remedy = "no number of ranks would do, since rank 0 gathers the lattice: give a smaller one, or output.writers = 0"
     elif left <= 0:
         remedy = (
             f"each of {len(here)} ranks there takes {shown_bytes(here[0].fixed)} before it starts, so put at most {fewer} there"

@@ -15,10 +15,10 @@ from hpc_holstein.errors import SpectrumError
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
 from hpc_holstein.output import observables
 from hpc_holstein.output.order import Order, OrderScalars, default_orders
-from hpc_holstein.output.writers import Writer
 from hpc_holstein.simulation.health import Health, require_sane
 from hpc_holstein.simulation.ledger import Ledger
 from hpc_holstein.simulation.trust import Trust
+from hpc_holstein.storage.writer import TrajectoryWriter
 
 _LOG_SECONDS = 30.0  # between two progress lines where there is no terminal
 
@@ -63,7 +63,7 @@ class Recorder:
         self,
         every: int,
         simulation: RunPhysics,
-        writer: Writer | None = None,
+        writer: TrajectoryWriter | None = None,
         health: Health | None = None,
         orders: Sequence[Order] | None = None,
     ) -> None:
@@ -85,7 +85,7 @@ class Recorder:
             self._writer.write_series(state.step, {**self.last, **judged}, self.ledger.row() if self.ledger else {})
 
     def look(self, state: State) -> None:
-        """Compute :attr:`last`, the scalars of :data:`output.series.SERIES`, without writing it."""
+        """Compute :attr:`last`, the scalars of :data:`storage.series.SERIES`, without writing it."""
         assert state.forces is not None
         self.last = {**self._order(state.forces.density, state.q), **_numbers(_sums(state, self._simulation))}
 
@@ -149,7 +149,7 @@ def _sums(state: State, run: Physics) -> dict[str, Tensor]:
 class SnapshotWriter:
     """Writes the state to the trajectory at its cadence, with the deviation of the force where there is a committee."""
 
-    def __init__(self, every: int, writer: Writer, trust: Trust | None = None) -> None:
+    def __init__(self, every: int, writer: TrajectoryWriter, trust: Trust | None = None) -> None:
         self.every, self._writer, self._trust = every, writer, trust
 
     def __call__(self, state: State) -> None:

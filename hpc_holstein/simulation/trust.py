@@ -123,7 +123,7 @@ class Trust:
             self._account[f"largest_{name}"] = max(self._account.get(f"largest_{name}", 0.0), value)
 
     def values(self, step: int) -> dict[str, float]:
-        """Scalars of :data:`output.series.TRUST` of a step; empty where it was not looked at."""
+        """Scalars of :data:`storage.series.TRUST` of a step; empty where it was not looked at."""
         return self._values if step == self._step else {}
 
     def deviation(self, state: State) -> Tensor | None:

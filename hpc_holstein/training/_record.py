@@ -21,8 +21,8 @@ from tqdm import tqdm
 from hpc_holstein.errors import DataError
 from hpc_holstein.files import replaced
 from hpc_holstein.inputs import reason_of
-from hpc_holstein.output.background import Pace
-from hpc_holstein.output.records import COMMIT_SECONDS
+from hpc_holstein.storage.background import Pace
+from hpc_holstein.storage.writer import INDEX_SECONDS
 
 _LOG = logging.getLogger(__name__)
 _LOG_LINES = 40  # lines of a whole training where there is no terminal
@@ -194,7 +194,7 @@ class TrainingFile:
     """
 
     def __init__(self, path: Path, job: Mapping[str, Any]) -> None:
-        self._path, self._pace = path, Pace(COMMIT_SECONDS)
+        self._path, self._pace = path, Pace(INDEX_SECONDS)
         kept = {name: value for name, value in job.items() if name not in _NOT_IN_KEY}
         self._key = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -23,7 +23,7 @@ from injected import AtCall, Ended, command
 from hpc_holstein.errors import DataError
 from hpc_holstein.network.checkpoint import default_model_path
 from hpc_holstein.output import checkpoint
-from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory
+from hpc_holstein.storage.trajectory import is_trajectory, open_trajectory
 
 pytestmark = pytest.mark.faults
 

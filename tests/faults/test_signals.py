@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpc_holstein.output import checkpoint
-from hpc_holstein.output.live import finished
+from hpc_holstein.output.summary import finished
 
 pytestmark = pytest.mark.faults
 

@@ -15,7 +15,7 @@ from hpc_holstein.cli import parser, run
 from hpc_holstein.cli.session import Session
 from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport
 from hpc_holstein.errors import DataError
-from hpc_holstein.output.hdf5 import open_trajectory
+from hpc_holstein.storage.trajectory import open_trajectory
 
 pytestmark = pytest.mark.mpi
 

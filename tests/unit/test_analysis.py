@@ -17,8 +17,8 @@ from hpc_holstein.cli import main
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.lattice import square
 from hpc_holstein.output.analysis import digest, frames, local_exponent
-from hpc_holstein.output.hdf5 import open_trajectory
 from hpc_holstein.output.order import default_orders
+from hpc_holstein.storage.trajectory import open_trajectory
 
 ORDER = ("order_parameter", "order_parameter_q", "domain_wall_density")
 LENGTHS = ("domain_length_first_zero", "domain_length_half_height", "domain_length_inverse_moment")

@@ -19,8 +19,8 @@ from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.lattice import square
 from hpc_holstein.output import plots_animation
 from hpc_holstein.output.analysis import fields_of, order_frames
-from hpc_holstein.output.hdf5 import open_trajectory
 from hpc_holstein.output.order import Order, default_orders, local_order
+from hpc_holstein.storage.trajectory import open_trajectory
 
 ORDER = Order((Fraction(1, 2),) * 2)
 

@@ -19,8 +19,8 @@ from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 from hpc_holstein.network.checkpoint import read_card
 from hpc_holstein.network.models import _enn_energy, enn_energy
-from hpc_holstein.output.hdf5 import open_trajectory
 from hpc_holstein.output.observables import energies
+from hpc_holstein.storage.trajectory import open_trajectory
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
 from hpc_holstein.training.fit import fit

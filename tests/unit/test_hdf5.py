@@ -19,10 +19,10 @@ from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.output import layout
 from hpc_holstein.output.gather import TrajectoryWriter
-from hpc_holstein.output.hdf5 import is_trajectory, open_trajectory
 from hpc_holstein.output.journal import journal_of
 from hpc_holstein.output.records import Storage
-from hpc_holstein.output.series import SERIES, TIMINGS
+from hpc_holstein.storage.series import SERIES, TIMINGS
+from hpc_holstein.storage.trajectory import is_trajectory, open_trajectory
 
 EXTENT = (4, 6)
 DT = 0.05

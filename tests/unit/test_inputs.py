@@ -16,7 +16,7 @@ import written
 from hpc_holstein import inputs
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import DataError
-from hpc_holstein.output.hdf5 import Snapshot, open_trajectory
+from hpc_holstein.storage.trajectory import Snapshot, open_trajectory
 from hpc_holstein.training import dataset
 
 STATES = np.random.default_rng(0).normal(0, 2, (3, 8, 6))

@@ -11,7 +11,7 @@ import pytest
 
 from hpc_holstein.cli import main
 from hpc_holstein.output import checkpoint
-from hpc_holstein.output.live import finished
+from hpc_holstein.output.summary import finished
 
 SETTINGS = ["--preset", "paper-2601.04104", "--lattice", "8x6", "--force", "atomic", "--set", "output.checkpoint_every=10"]
 

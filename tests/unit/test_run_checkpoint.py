@@ -23,7 +23,7 @@ from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.output import checkpoint
 from hpc_holstein.output.folder_lock import FolderLock
-from hpc_holstein.output.hdf5 import open_trajectory
+from hpc_holstein.storage.trajectory import open_trajectory
 
 PRESET = "paper-2601.04104"
 CADENCE = ["--set", "output.snapshot_every=5", "--set", "output.observables_every=3"]

@@ -10,7 +10,7 @@ import pytest
 from commands import execute
 
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
-from hpc_holstein.output.hdf5 import open_trajectory
+from hpc_holstein.storage.trajectory import open_trajectory
 
 SYSTEMS = {
     ("chain", "holstein"): ([10], ("x",), False),

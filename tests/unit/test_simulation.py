@@ -18,8 +18,8 @@ from hpc_holstein.errors import SpectrumError
 from hpc_holstein.interfaces import ForceProvider, ForceResult, State
 from hpc_holstein.output.analysis import choose_frames, local_exponent
 from hpc_holstein.output.gather import TrajectoryWriter
-from hpc_holstein.output.hdf5 import open_trajectory
 from hpc_holstein.simulation import Recorder, Simulation, SnapshotWriter, Summary, clock
+from hpc_holstein.storage.trajectory import open_trajectory
 
 
 def config_of(**changes: Any) -> Config:

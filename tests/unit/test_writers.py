@@ -22,9 +22,9 @@ from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.lattice import square
 from hpc_holstein.output import folder_lock, head, journal, writers
 from hpc_holstein.output.folder_lock import FolderLock
-from hpc_holstein.output.hdf5 import open_trajectory
-from hpc_holstein.output.layout import chunk_of
 from hpc_holstein.output.writers import Kind, writer_kind
+from hpc_holstein.storage.layout import chunk_of
+from hpc_holstein.storage.trajectory import open_trajectory
 
 
 def contents(path: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a trajectory file holds: names, dimensions, units, the shape of its chunks and how they are packed.
 
 Fields are cut into chunks of one time and at most 128 x 128 cells of equal size, so that a map reads all of one time and the
-history of a site reads a small part of each time.  A packed chunk went through the filters ``shuffle`` and ``gzip``, which
-every HDF5 library undoes; the checksum of its zlib stream tells damage, as ``fletcher32`` does for chunks that are not packed.
+history of a site reads a small part of each time.  A chunk went through the filters ``shuffle`` and ``gzip``, which every HDF5
+library undoes; the checksum of its zlib stream tells damage.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_holstein.fields import cell_axes, site_dims, stored_shape
-from hpc_holstein.output.series import SERIES, TIMINGS, described, optional
+from hpc_holstein.storage.series import SERIES, TIMINGS, described, optional
 
 if TYPE_CHECKING:
     import h5py
@@ -33,6 +33,9 @@ OPTIONAL_FIELDS = {DEVIATION: ("t_nn/a", "standard deviation of the force over a
 
 FORMAT = ("v108", "v108")
 """Versions of HDF5: with checksums of its own and, unlike later ones, no mark that a killed writer leaves behind."""
+
+Chunks = list[tuple[tuple[int, ...], bytes]]
+"""First cell and packed content of each chunk of a field at one time."""
 
 _TIME_UNIT = "hbar/t_nn"
 _ROWS = 1024  # numbers in a chunk of a series
@@ -59,6 +62,14 @@ class Sites(NamedTuple):
 
     def _components(self, name: str) -> int:
         return self.components if name in _OF_COORDINATES else 1
+
+
+class Form(NamedTuple):
+    """How fields are stored: of what ``sites``, as what ``number``, packed at which ``level``."""
+
+    sites: Sites
+    number: np.dtype[Any]
+    level: int
 
 
 def timing(name: str) -> str:
@@ -97,7 +108,7 @@ def describe_field(file: h5py.File, sites: Sites, name: str, dataset: h5py.Datas
 
 
 def add_series(file: h5py.File, name: str) -> None:
-    """One that a run need not have, see :func:`output.series.optional`."""
+    """One that a run need not have, see :func:`storage.series.optional`."""
     series = described(name)
     assert series is not None
     _scalar(file, name, "observables_time", np.float64, *series)
@@ -114,30 +125,45 @@ def of_rows(file: Iterable[str]) -> list[str]:
 
 
 def new_field(
-    file: h5py.File, name: str, shape: tuple[int, ...], number: np.dtype[Any], level: int, times: int = 0
+    file: h5py.File, name: str, shape: tuple[int, ...], number: np.dtype[Any], level: int = 0, times: int = 0
 ) -> h5py.Dataset:
     """A field of ``shape`` that grows with the time; ``level`` 0: not packed, 1 (fast) to 9 (small)."""
-    packing = {"shuffle": True, "compression": "gzip", "compression_opts": level} if level else {"fletcher32": True}
+    packing = {"shuffle": True, "compression": "gzip", "compression_opts": level}
     chunk = (1, *chunk_of(shape))
     return file.create_dataset(
         name, (times, *shape), number, maxshape=(None, *shape), chunks=chunk, fillvalue=np.nan, **packing
     )
 
 
-def put_field(dataset: h5py.Dataset, index: int, values: NDArray[Any]) -> None:
-    """Set ``dataset[index]``, which is the next one.
+def packed_field(values: NDArray[Any], number: np.dtype[Any], level: int) -> Chunks:
+    """The chunks of a field at one time, packed.
 
-    Chunks are packed here, not by the HDF5 library, which would hold all other threads of the process meanwhile.
+    This is not left to the HDF5 library, which would hold all other threads of the process meanwhile.
     """
-    dataset.resize(index + 1, axis=0)
-    if not dataset.compression:
-        dataset[index] = values
-        return
-    for start in product(*(range(0, n, c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True))):
-        part = values[tuple(slice(low, low + c) for low, c in zip(start, dataset.chunks[1:], strict=True))]
-        block = np.zeros(dataset.chunks[1:], dataset.dtype)  # at the upper edges a part of it is outside
+    shape, chunks = chunk_of(values.shape), []
+    for start in product(*(range(0, n, c) for n, c in zip(values.shape, shape, strict=True))):
+        part = values[tuple(slice(low, low + c) for low, c in zip(start, shape, strict=True))]
+        block = np.zeros(shape, number)  # at the upper edges a part of it is outside
         block[tuple(map(slice, part.shape))] = part
-        dataset.id.write_direct_chunk((index, *start), _packed(block, dataset.compression_opts))
+        chunks.append((start, _packed(block, level)))
+    return chunks
+
+
+def put_chunks(dataset: h5py.Dataset, index: int, chunks: Chunks) -> None:
+    """Set ``dataset[index]`` from :func:`packed_field`."""
+    for start, content in chunks:
+        dataset.id.write_direct_chunk((index, *start), content)
+
+
+def copy_chunks(source: h5py.Dataset, index: int, target: h5py.Dataset, to: int) -> bool:
+    """Set ``target[to] = source[index]`` without unpacking; False, and nothing is done, where they are packed differently."""
+    packing = ("chunks", "dtype", "compression", "shuffle", "fletcher32")
+    if any(getattr(source, name) != getattr(target, name) for name in packing):
+        return False
+    for start in product(*(range(0, n, c) for n, c in zip(source.shape[1:], source.chunks[1:], strict=True))):
+        if source.id.get_chunk_info_by_coord((index, *start)).byte_offset is not None:
+            target.id.write_direct_chunk((to, *start), source.id.read_direct_chunk((index, *start))[1])
+    return True
 
 
 def _packed(block: NDArray[Any], level: int) -> bytes:

@@ -25,24 +25,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_holstein import inputs
 from hpc_holstein.errors import DataError
-from hpc_holstein.inputs import InputFile, Numbers, UnreadableError, damage_in_words
-from hpc_holstein.output.journal import JournaledFile, read_journal
-from hpc_holstein.output.layout import SCHEMA, Sites, timing
-from hpc_holstein.output.readers import unchanged
-from hpc_holstein.output.series import SERIES, TIMINGS, optional
+from hpc_holstein.inputs import InputFile, Numbers, UnreadableError
+from hpc_holstein.storage.layout import FIELDS, OPTIONAL_FIELDS, SCHEMA, Sites, timing
+from hpc_holstein.storage.segments import NAME, Segment, opened_segment
+from hpc_holstein.storage.series import SERIES, TIMINGS, optional
+from hpc_holstein.storage.whole_files import IDENTITY
 
-_PART = re.compile(r"[^/]+\.d/\d{4,}/(rank-\d{5,}|all-ranks)\.h5")
+_PART = re.compile(rf"[^/]+\.d/({NAME.pattern}|\d{{4,}}/(rank-\d{{5,}}|all-ranks)\.h5)")  # the second kind: of earlier versions
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Trajectory:
         if shape[1:] != self.sites.shape("q") or self.steps.ndim != 1 or self.steps.dtype.kind != "i" or rows < len(self.steps):
             raise DataError(f"{path} is damaged (q, time and step do not belong together): use another copy of it")
         self.extent = self.sites.extent
-        self._tiles = tiles_of(file, "q")
+        self._segments = segments_of(file)
 
     @property
     def config(self) -> str:
@@ -103,20 +102,32 @@ class Trajectory:
 
     def density(self, index: int) -> NDArray[np.floating]:
         """The electron density of snapshot ``index`` alone, ``[*cells(, site)]``."""
+        return self.field("density", index)
+
+    def field(self, name: str, index: int) -> NDArray[Any]:
+        """A field of snapshot ``index``, NaN where the run did not store it."""
         with self._naming(f"snapshot {index}"):
-            return self._fields(index % len(self), ("density",))[0]
+            return self._fields(index % len(self), (name,))[0]
 
     def _fields(self, index: int, names: tuple[str, ...]) -> list[NDArray[Any]]:
-        """From the parts themselves where the file refers to such: the last commit of one may be in its journal still."""
-        if not self._tiles:
+        """From the segments themselves where the file refers to such: HDF5 would give NaN for one that is missing."""
+        if not self._segments:
             return [self._numbers(name)[index] for name in names]
-        found = [np.full(self.sites.shape(name), np.nan, self.number) for name in names]
-        for tile in self._tiles:
-            if tile.first <= index < tile.end:
-                with opened(self.path.parent / tile.file) as part:
-                    for field, name in zip(found, names, strict=True):
-                        tile.put(field, part.numbers(name, written=False)[index - tile.first], self.path)
-        return found
+        found = {name: np.full(self.sites.shape(name), np.nan, self.number) for name in names}
+        for segment in self._segments:
+            if segment.first <= index < segment.end:
+                with opened_segment(self.path, segment, self.attributes.get(IDENTITY)) as file:
+                    for name in found.keys() & set(segment.fields):
+                        values = file.numbers(name, written=False)[index - segment.first]
+                        self._put(found[name], segment, values)
+        return list(found.values())
+
+    def _put(self, field: NDArray[Any], segment: Segment, values: NDArray[Any]) -> None:
+        if field[segment.index].shape != values.shape:
+            raise DataError(
+                f"{segment.name} holds {list(values.shape)} cells and {self.path} expects others: use another copy of the run"
+            )
+        field[segment.index] = values
 
     def series(self) -> dict[str, NDArray[np.float64]]:
         """Observables and their ``time``, arrays of one length."""
@@ -148,17 +159,6 @@ class Trajectory:
             raise UnreadableError(f"{what} of {self.path}", error.reason) from None
 
 
-def parallel() -> bool:
-    """Whether h5py is built with MPI."""
-    return bool(h5py.get_config().mpi)
-
-
-def library() -> str:
-    """Versions of h5py and HDF5, and whether they write in parallel."""
-    kind = "with MPI" if parallel() else "serial"
-    return f"h5py {h5py.version.version}, HDF5 {h5py.version.hdf5_version}, {kind}"
-
-
 def trajectory_of(run: Path) -> Path:
     """The trajectory of ``run``: the folder of a run, or the file itself."""
     return run if run.is_file() else run / "trajectory.h5"
@@ -180,12 +180,15 @@ def open_trajectory(path: Path) -> Iterator[Trajectory]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[InputFile]:
-    """The last commit of a file, which may be in its journal still; no later one goes into it meanwhile."""
-    with ExitStack() as stack:
-        with damage_in_words(str(path)):
-            stack.enter_context(unchanged(path))
-            stream = None if read_journal(path) is None else JournaledFile(path, "read")
-        yield stack.enter_context(inputs.opened(path, stream))
+    """A file to read; DataError also where an earlier version, when it was killed, left changes of it in a journal."""
+    journal = path.with_name(f".{path.name}.journal")
+    if journal.is_file() and journal.stat().st_size:
+        raise DataError(
+            f"{path} was left by an earlier version that was killed ({journal.name} holds a part of it): continue the run from "
+            "its checkpoint in another folder, with --restart and --output"
+        )
+    with inputs.opened(path) as file:
+        yield file
 
 
 def is_trajectory(path: Path) -> bool:
@@ -208,34 +211,22 @@ def sites_of(file: InputFile) -> Sites:
     return Sites(cells[:dimension], basis, components, "x" not in file or file.attributes("x").get("units") == "a")
 
 
-class Tile(NamedTuple):
-    """The snapshots ``[first, end)`` in a ``box`` of the cells, which are the first ones in a file beside the trajectory."""
+def segments_of(file: InputFile) -> list[Segment]:
+    """Where the fields of a trajectory are, nothing if they are in the file itself.
 
-    first: int
-    end: int
-    box: tuple[slice, ...]
-    file: str
-
-    def put(self, field: NDArray[Any], values: NDArray[Any], path: Path) -> None:
-        """Set the box of a field ``[*cells, ...]``; DataError if it is of another size than the trajectory ``path`` says."""
-        if field[self.box].shape != values.shape:
-            raise DataError(
-                f"{self.file} holds {list(values.shape)} cells and {path} expects others: use another copy of the run"
-            )
-        field[self.box] = values
-
-
-def tiles_of(file: InputFile, name: str) -> list[Tile]:
-    """The parts of a field, none if it is in the file itself.
-
-    Raises DataError for one that :mod:`output.head` does not write: a trajectory refers to parts in the folder beside it only.
+    Raises DataError for what no run writes: a trajectory refers to files in the folder beside it only.
     """
-    tiles, axes = [], len(sites_of(file).extent)
-    for source in file.sources(name) or ():
-        if not _PART.fullmatch(source.file) or source.dataset.strip("/") != name:
-            raise DataError(
-                f"{name} of {file.path} lies in {source.file}, which is no part of a run: use the file that `run` wrote"
-            )
-        box = [slice(start, last + 1) for start, last in zip(source.low[1:], source.high[1:], strict=True)]
-        tiles.append(Tile(source.low[0], source.high[0] + 1, tuple(box[:axes]), source.file))
-    return tiles
+    found: dict[tuple[str, int], Segment] = {}
+    axes = len(sites_of(file).extent)
+    for name in (*FIELDS, *OPTIONAL_FIELDS):
+        for source in (file.sources(name) if name in file else None) or ():
+            if not _PART.fullmatch(source.file) or source.dataset.strip("/") != name:
+                raise DataError(
+                    f"{name} of {file.path} lies in {source.file}, which is no part of a run: use the file that `run` wrote"
+                )
+            first, *low = source.low
+            end, *high = (last + 1 for last in source.high)
+            box = tuple(zip(low, high, strict=True))[:axes]
+            before = found.get((source.file, first), Segment(source.file, first, end - first, box, ()))
+            found[source.file, first] = replace(before, fields=(*before.fields, name))
+    return sorted(found.values(), key=lambda item: (item.first, item.box))

@@ -13,7 +13,7 @@ _SHARE = 100.0  # of the time between two commits, in units of what one takes
 class Background:
     """One thread that does jobs one after the other; it starts with the first one.
 
-    An exception of a job is raised by the next :meth:`submit`, :meth:`wait` or :meth:`close`; later jobs are then left out.
+    An exception of a job is raised by every later :meth:`wait`; the jobs after it are left out.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,6 @@ class Background:
 
     def submit(self, job: Callable[[], object]) -> None:
         """Do ``job`` when those before it are done."""
-        self._raise()
         self._last = self._pool.submit(self._do, job)
 
     def wait(self) -> None:
@@ -31,12 +30,12 @@ class Background:
         if self._last is not None:
             self._last.result()
             self._last = None
-        self._raise()
+        if self._failed is not None:
+            raise self._failed
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Do what is left, and end the thread."""
         self._pool.shutdown(wait=True)
-        self._raise()
 
     def _do(self, job: Callable[[], object]) -> None:
         if self._failed is None:
@@ -44,10 +43,6 @@ class Background:
                 job()
             except BaseException as error:  # raised in the other thread
                 self._failed = error
-
-    def _raise(self) -> None:
-        if self._failed is not None:
-            raise self._failed
 
 
 class Pace:
@@ -60,6 +55,12 @@ class Pace:
     def due(self) -> bool:
         """Whether it is time."""
         return time.monotonic() - self._last > self._pause
+
+    def timed(self, job: Callable[[], object]) -> None:
+        """Do it."""
+        start = time.monotonic()
+        job()
+        self.taken(start)
 
     def taken(self, start: float) -> None:
         """It was done just now, and began at ``start`` of the monotonic clock."""
