@@ -1,4 +1,4 @@
-"""Trajectories of states that tests know, written by any writer on any ranks."""
+"""Trajectories of states that tests know, written on any ranks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
-from hpc_holstein.output.records import Storage
-from hpc_holstein.output.writers import Kind, Writer, continued_writer, new_writer
 from hpc_holstein.storage.series import TIMINGS
+from hpc_holstein.storage.whole_files import IDENTITY
+from hpc_holstein.storage.writer import Storage, TrajectoryWriter
 
 EXTENT = (7, 150)  # tiles and chunks of several sizes
 DT = 0.05
-FACTS = {"config": "x = 1\n", "seed": 3}
+FACTS = {"config": "x = 1\n", "seed": 3, IDENTITY: "0" * 32}
 EVERY = 10
 
 
@@ -36,20 +36,24 @@ def state_at(step: int, domain: CartesianDomain, dtype: torch.dtype = torch.floa
     return state, deviation[..., 0] if step >= 30 else None
 
 
-def opened(kind: Kind, path: Path, transport: Transport, step: int | None, level: int = 1, guarded: bool = True) -> Writer:
-    """A new one, or one that goes on from a step."""
-    domain, storage = CartesianDomain(square.build(EXTENT), transport), Storage(level, guarded)
+def opened(path: Path, transport: Transport, step: int | None, **how: Any) -> TrajectoryWriter:
+    """A new one, or one that goes on from a step; ``how``: as of :class:`Storage`."""
+    domain, storage = CartesianDomain(square.build(EXTENT), transport), Storage(**how)
+    run = path, domain, transport, DT, torch.float64
     if step is None:
-        return new_writer(kind, path, domain, transport, DT, torch.float64, FACTS, storage)
-    return continued_writer(kind, path, domain, transport, DT, step, torch.float64, "x = 1\n", storage)
+        return TrajectoryWriter(*run, FACTS, storage)
+    return TrajectoryWriter.continued(*run, step, FACTS, storage)
 
 
-def write(kind: Kind, path: Path, transport: Transport, steps: range, start: int | None = None, **options: Any) -> None:
+def append(writer: TrajectoryWriter, steps: range, domain: CartesianDomain) -> None:
     """Snapshots and rows of these steps."""
-    domain = CartesianDomain(square.build(EXTENT), transport)
-    with opened(kind, path, transport, start, **options) as writer:
-        for step in steps:
-            if domain.rank == 0:
-                row = {"order_parameter": 0.1 * step, **({"committee_rms": 0.5} if step >= 30 else {})}
-                writer.write_series(step, row, dict.fromkeys(TIMINGS, 0.25))
-            writer.write_snapshot(*state_at(step, domain))
+    for step in steps:
+        row = {"order_parameter": 0.1 * step, **({"committee_rms": 0.5} if step >= 30 else {})}
+        writer.write_series(step, row, dict.fromkeys(TIMINGS, 0.25))
+        writer.write_snapshot(*state_at(step, domain))
+
+
+def write(path: Path, transport: Transport, steps: range, start: int | None = None, **how: Any) -> None:
+    """Snapshots and rows of these steps."""
+    with opened(path, transport, start, **how) as writer:
+        append(writer, steps, CartesianDomain(square.build(EXTENT), transport))

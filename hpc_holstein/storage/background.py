@@ -46,15 +46,20 @@ class Background:
 
 
 class Pace:
-    """When to bring data onto the disk again: every ``seconds``, or less often, so that it takes a hundredth of the time."""
+    """When to bring data onto the disk again: every ``seconds``, or less often, so that it takes a hundredth of the time.
+
+    All of a process together, which may have many runs.
+    """
+
+    _free = -math.inf  # when the hundredth of what all have taken is over
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = self._pause = seconds
-        self._last = -math.inf
+        self._seconds, self._last = seconds, -math.inf
 
     def due(self) -> bool:
         """Whether it is time."""
-        return time.monotonic() - self._last > self._pause
+        now = time.monotonic()
+        return now - self._last > self._seconds and now > Pace._free
 
     def timed(self, job: Callable[[], object]) -> None:
         """Do it."""
@@ -65,4 +70,4 @@ class Pace:
     def taken(self, start: float) -> None:
         """It was done just now, and began at ``start`` of the monotonic clock."""
         self._last = time.monotonic()
-        self._pause = max(self._seconds, _SHARE * (self._last - start))
+        Pace._free = max(Pace._free, start) + _SHARE * (self._last - start)

@@ -35,7 +35,7 @@ from hpc_holstein.storage.layout import (
 from hpc_holstein.storage.segments import Segment, copy
 from hpc_holstein.storage.series import optional
 from hpc_holstein.storage.trajectory import opened, segments_of, sites_of
-from hpc_holstein.storage.whole_files import IDENTITY, Stamp, create, require_unchanged, stamp_of
+from hpc_holstein.storage.whole_files import IDENTITY, LARGE, Stamp, create, require_unchanged, stamp_of
 
 _VIRTUAL = ("v110", "v110")  # the first version with virtual datasets
 
@@ -159,7 +159,7 @@ class Index:
             self._fill(file, snapshots, rows, self.segments, field)
             self._copy(made)
 
-        self._stamp = create(self.path, self.run, build, FORMAT, self._stamp)
+        self._stamp = create(self.path, self.run, build, FORMAT, self._stamp, self.size > LARGE)
 
     def _copy(self, made: Mapping[str, h5py.Dataset]) -> None:
         """All snapshots of the segments into the fields of the lattice."""

@@ -28,7 +28,7 @@ from hpc_holstein.storage.layout import (
     packed_field,
     put_chunks,
 )
-from hpc_holstein.storage.whole_files import IDENTITY, Stamp, create, refuse_link, stamp_of
+from hpc_holstein.storage.whole_files import IDENTITY, LARGE, Stamp, create, refuse_link, stamp_of
 
 SCHEMA = "hpc_holstein segment 1"
 NAME = re.compile(r"\d{10,}-\d{5,}-[0-9a-f]{8}\.h5")
@@ -97,7 +97,8 @@ def merge(trajectory: Path, run: str, parts: Sequence[Segment], writer: int, for
         for part in parts:
             copy(trajectory, part, datasets, form, part.first - first)
 
-    return _new(trajectory, run, Segment("", first, count, parts[0].box, fields), writer, form, fill)
+    size = sum(part.size for part in parts)
+    return _new(trajectory, run, Segment("", first, count, parts[0].box, fields), writer, form, fill, size)
 
 
 def copy(trajectory: Path, part: Segment, datasets: Mapping[str, h5py.Dataset], form: Form, to: int) -> None:
@@ -118,6 +119,7 @@ def _new(
     writer: int,
     form: Form,
     fill: Callable[[Mapping[str, h5py.Dataset]], None],
+    size: int = 0,
 ) -> Segment:
     folder = folder_of(trajectory)
     refuse_link(folder)
@@ -135,7 +137,7 @@ def _new(
             datasets[name].attrs.update(units=unit, long_name=meaning)
         fill(datasets)
 
-    return replace(told, name=f"{folder.name}/{path.name}", stamp=create(path, run, build, FORMAT))
+    return replace(told, name=f"{folder.name}/{path.name}", stamp=create(path, run, build, FORMAT, large=size > LARGE))
 
 
 @contextmanager

@@ -26,6 +26,9 @@ IDENTITY = "run"
 """Attribute of checkpoints, trajectory, segments and summary: the same for all that one run wrote, in all its sessions."""
 
 
+LARGE = 2**26  # bytes of a file that is not made in memory
+
+
 class Stamp(NamedTuple):
     """What tells a file from another one that has taken its name."""
 
@@ -69,18 +72,20 @@ def create(
     build: Callable[[h5py.File], None],
     libver: tuple[str, str],
     replaces: Stamp | None = None,
+    large: bool = False,
 ) -> Stamp:
     """Write ``path``, which ``build`` fills, and return its stamp.
 
-    ``replaces``: the stamp of the file that is there, None: there is none.  Raises OSError where the disk fails and DataError
-    where another file is there; then nothing has changed.
+    ``replaces``: the stamp of the file that is there, None: there is none.  ``large``: never as a whole in memory.
+    Raises OSError where the disk fails and DataError where another file is there; then nothing has changed.
     """
     temporary = path.with_name(f".{run}.{uuid4().hex[:8]}.tmp")
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
-        stream = _Stream(descriptor)
-        with h5py.File(stream, "w", libver=libver) as file:
+        stream, memory = _Stream(descriptor), io.BytesIO()
+        with h5py.File(stream if large else memory, "w", libver=libver) as file:
             build(file)
+        stream.write(memory.getbuffer())
         if stream.failure is not None:
             raise stream.failure
         os.fsync(descriptor)

@@ -29,8 +29,8 @@ from hpc_holstein.storage.segments import NAME, checked, folder_of, merge
 from hpc_holstein.storage.shares import Shares, writers_of
 from hpc_holstein.storage.whole_files import IDENTITY, refuse_link, remove, remove_unfinished
 
-INDEX_SECONDS, SEGMENT_SECONDS = 2.0, 10.0
-"""Between two commits of rows, and of snapshots, at least."""
+COMMIT_SECONDS = 10.0
+"""Between two commits of rows, and between two of snapshots, at least."""
 
 _FULL = 2**26  # bytes that wait in the memory of one rank, at most
 _PACKED = 2**30  # bytes of a trajectory that becomes one file when the run ends
@@ -135,7 +135,7 @@ class TrajectoryWriter:
         self._shares = Shares(domain, transport, self._storage.writers)
         self._index, self._pen = None, None
         self.gathers = writers_of(self._storage.writers, domain.lattice.sites, domain.size) == 1  # all is on the root
-        self._worker, self._index_pace, self._pace = Background(), Pace(INDEX_SECONDS), Pace(SEGMENT_SECONDS)
+        self._worker, self._index_pace, self._pace = Background(), Pace(COMMIT_SECONDS), Pace(COMMIT_SECONDS)
 
     def _go_on(self, step: int) -> None:
         """Cut the index, check all segments and shorten those that are cut, some on each rank; remove what comes later."""

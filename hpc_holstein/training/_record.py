@@ -22,12 +22,12 @@ from hpc_holstein.errors import DataError
 from hpc_holstein.files import replaced
 from hpc_holstein.inputs import reason_of
 from hpc_holstein.storage.background import Pace
-from hpc_holstein.storage.writer import INDEX_SECONDS
 
 _LOG = logging.getLogger(__name__)
 _LOG_LINES = 40  # lines of a whole training where there is no terminal
 _FAR_ABOVE_BEST = 10.0
 _ROUND_OFF = 1e-5  # of a loss in float32
+_SECONDS = 2.0  # between two times that a curve is written, at least
 # Names in the history, and the column heads of the CSV file; the loss is the force MSE unless a training minimises another one.
 COLUMNS = {
     "epoch": "epoch",
@@ -194,7 +194,7 @@ class TrainingFile:
     """
 
     def __init__(self, path: Path, job: Mapping[str, Any]) -> None:
-        self._path, self._pace = path, Pace(INDEX_SECONDS)
+        self._path, self._pace = path, Pace(_SECONDS)
         kept = {name: value for name, value in job.items() if name not in _NOT_IN_KEY}
         self._key = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 

@@ -276,7 +276,7 @@ def last_state(path: Path) -> tuple[Snapshot, str]:
 def test_a_trajectory_refers_to_nothing_but_parts_of_its_run(tmp_path: Path, kind: str) -> None:
     make, words = TRAJECTORIES[kind]
     path = tmp_path / "t.h5"
-    written.write("gather", path, SerialTransport(), range(2))
+    written.write(path, SerialTransport(), range(2))
     with h5py.File(path, "r+") as file:
         make(file)
     with pytest.raises(DataError, match=words) as caught:

@@ -17,9 +17,9 @@ from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_pro
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.interfaces import ForceProvider, ForceResult, State
 from hpc_holstein.output.analysis import choose_frames, local_exponent
-from hpc_holstein.output.gather import TrajectoryWriter
 from hpc_holstein.simulation import Recorder, Simulation, SnapshotWriter, Summary, clock
 from hpc_holstein.storage.trajectory import open_trajectory
+from hpc_holstein.storage.writer import TrajectoryWriter
 
 
 def config_of(**changes: Any) -> Config:
@@ -82,7 +82,7 @@ def test_the_trajectory_does_not_depend_on_the_ranks(tmp_path: Path, ranks: int,
     def body(transport: Transport, name: str, **changes: Any) -> None:
         config = config_of(**changes)
         simulation = build_simulation(config, transport, "cpu")
-        with TrajectoryWriter(tmp_path / name, simulation.domain, simulation.dt, torch.float64, {}) as writer:
+        with TrajectoryWriter(tmp_path / name, simulation.domain, transport, simulation.dt, torch.float64, {}) as writer:
             record = Recorder(5, simulation, writer)
             state = initial_state(config, simulation)
             simulation.run(state, config.dynamics.steps, record, [SnapshotWriter(10, writer)])

@@ -1,10 +1,9 @@
-"""All writers of trajectories: the same content, whole after a crash, readable at any time, on any number of ranks."""
+"""Trajectories: the same content from any writers on any ranks, in segments and packed, merged and continued."""
 
 from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,17 +12,19 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from written import EVERY, EXTENT, fields_at, opened, state_at, write
+from written import EVERY, EXTENT, append, fields_at, opened, write
 
 from hpc_holstein.cli import main
+from hpc_holstein.config import load_config
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
 from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.lattice import square
-from hpc_holstein.output import folder_lock, head, journal, writers
+from hpc_holstein.output import folder_lock
 from hpc_holstein.output.folder_lock import FolderLock
-from hpc_holstein.output.writers import Kind, writer_kind
+from hpc_holstein.storage import segment_writer
 from hpc_holstein.storage.layout import chunk_of
+from hpc_holstein.storage.shares import CELLS, writers_of
 from hpc_holstein.storage.trajectory import open_trajectory
 
 
@@ -60,11 +61,12 @@ def require_equal(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.fixture
 def expected(tmp_path: Path) -> Callable[[range], dict[str, Any]]:
-    """What one rank writes that gathers, without compression."""
+    """What one rank writes, in one file."""
 
     def of(steps: range) -> dict[str, Any]:
         path = tmp_path / "expected.h5"
-        write("gather", path, SerialTransport(), steps, level=0)
+        write(path, SerialTransport(), steps, compression=0)
+        assert not path.with_suffix(".d").exists()
         found = contents(path)
         for step, q in zip(steps, found["h5py q"][0], strict=True):
             assert np.array_equal(q, fields_at(step)[0])
@@ -73,11 +75,12 @@ def expected(tmp_path: Path) -> Callable[[range], dict[str, Any]]:
     return of
 
 
-@pytest.mark.parametrize("level", [0, 1, 9])
-@pytest.mark.parametrize(("kind", "ranks"), [("gather", 2), ("per-rank", 1), ("per-rank", 2), ("per-rank", 6)])
-def test_all_writers_write_the_same(tmp_path: Path, expected: Any, kind: Kind, ranks: int, level: int) -> None:
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize(("writers", "ranks", "level"), [(1, 1, 0), (0, 2, 1), (2, 3, 9), (9, 6, 1)])
+def test_any_writers_write_the_same(tmp_path: Path, expected: Any, writers: int, ranks: int, level: int, pack: bool) -> None:
     path, steps = tmp_path / "r" / "trajectory.h5", range(0, 60, EVERY)
-    run_in_process(ranks, lambda transport: write(kind, path, transport, steps, level=level))
+    how = {"compression": level, "writers": writers, "pack": pack}
+    run_in_process(ranks, lambda transport: write(path, transport, steps, **how))
     require_equal(contents(path), expected(steps))
     with open_trajectory(path) as trajectory:
         for index, step in enumerate(steps):
@@ -85,89 +88,78 @@ def test_all_writers_write_the_same(tmp_path: Path, expected: Any, kind: Kind, r
             for found, values in zip((snapshot.q, snapshot.velocity, snapshot.density), fields_at(step), strict=False):
                 assert np.array_equal(found, values)
             assert np.array_equal(trajectory.density(index), fields_at(step)[2])
+        assert np.array_equal(trajectory.field("force_deviation", 4), fields_at(40)[3])
+        assert np.isnan(trajectory.field("force_deviation", 0)).all()
         assert np.allclose(trajectory.seconds(), 1.0)
-    if kind == "per-rank":
-        assert sorted(file.name for file in (tmp_path / "r" / "trajectory.d" / "0000").iterdir()) == [
-            f"rank-{rank:05d}.h5" for rank in range(ranks)
-        ]
+    if pack:
+        assert os.listdir(path.parent) == ["trajectory.h5"]
+    else:
+        boxes = {name[11:16] for name in os.listdir(path.with_suffix(".d"))}
+        assert len(boxes) == min(writers or 1, ranks)
 
 
-def test_a_run_goes_on_on_other_ranks_in_new_parts_and_the_old_ones_stay(tmp_path: Path, expected: Any) -> None:
-    """Each session repeats a step of the one before, which was behind the checkpoint, and is moved as a folder."""
+@pytest.mark.parametrize("pack", [None, False])
+def test_a_run_goes_on_on_other_ranks(tmp_path: Path, expected: Any, pack: bool | None) -> None:
+    """Each session repeats a step of the one before, which was behind the checkpoint; the folder is moved at last."""
     folder = tmp_path / "r"
-    for ranks, steps in ((2, range(0, 30, EVERY)), (3, range(20, 50, EVERY)), (1, range(40, 60, EVERY))):
-        before = {file: file.read_bytes() for file in folder.glob("trajectory.d/*/*")}
-        start = steps.start or None
+    for ranks, writers, steps in (
+        (2, 2, range(0, 30, EVERY)),
+        (3, 2, range(20, 50, EVERY)),
+        (1, 0, range(40, 50, EVERY)),
+        (4, 0, range(40, 60, EVERY)),
+    ):
+        start, how = steps.start or None, {"writers": writers, "pack": pack}
         run_in_process(
             ranks,
-            lambda transport, steps=steps, start=start: write("per-rank", folder / "trajectory.h5", transport, steps, start),
+            lambda transport, steps=steps, start=start, how=how: write(
+                folder / "trajectory.h5", transport, steps, start, **how
+            ),
         )
-        assert before == {file: file.read_bytes() for file in before}
     folder.rename(tmp_path / "moved")
     require_equal(contents(tmp_path / "moved" / "trajectory.h5"), expected(range(0, 60, EVERY)))
-    assert len(list(tmp_path.glob("moved/trajectory.d/*/*"))) == 6
 
 
-def copies(monkeypatch: pytest.MonkeyPatch, folder: Path, into: Path, body: Callable[[], None]) -> int:
-    """Copies of the folder before each write, rename and removal in ``body``, and in the middle of writes; how many."""
-    count = 0
+def test_many_restarts_leave_no_larger_files(tmp_path: Path) -> None:
+    """Of one step each, the last one of which is written again."""
 
-    def look() -> None:
-        nonlocal count
-        shutil.copytree(folder, into / str(count))
-        count += 1
+    def size(folder: Path) -> int:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
-    def watched(name: str, real: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            look()
-            if name == "pwrite":
-                real(arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])
-                look()
-            return real(*arguments, **options)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        for name in ("pwrite", "replace", "truncate"):
-            patch.setattr(f"hpc_holstein.output.journal.os.{name}", watched(name, getattr(os, name)))
-        body()
-    return count
+    steps = range(0, 200, EVERY)
+    write(tmp_path / "whole" / "trajectory.h5", SerialTransport(), steps)
+    for name, pack in (("packed", None), ("segments", False)):
+        path = tmp_path / name / "trajectory.h5"
+        write(path, SerialTransport(), range(0, 2 * EVERY, EVERY), pack=pack)
+        for start in range(EVERY, steps[-1], EVERY):
+            write(path, SerialTransport(), range(start, start + 2 * EVERY, EVERY), start, pack=pack)
+        with h5py.File(path) as file, h5py.File(tmp_path / "whole" / "trajectory.h5") as whole:
+            assert np.array_equal(file["q"], whole["q"])
+        assert size(path.parent) < size(tmp_path / "whole") * (1.001 if pack is None else 1.5)  # an index besides
 
 
-def test_a_crash_at_any_write_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of parts and of what refers to them, while a run that is continued appends a snapshot."""
-    folder = tmp_path / "r"
-    write("per-rank", folder / "trajectory.h5", SerialTransport(), range(0, 40, EVERY))
-    domain = CartesianDomain(square.build(EXTENT), SerialTransport())
+def test_segments_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Any) -> None:
+    """No more than some a box, of which the index refers to those that are there."""
+    monkeypatch.setattr(segment_writer, "MOST", 4)
+    path, steps = tmp_path / "r" / "trajectory.h5", range(0, 30 * EVERY, EVERY)
 
-    def go_on() -> None:
-        with opened("per-rank", folder / "trajectory.h5", SerialTransport(), 30, guarded=False) as writer:
-            writer.write_series(30, {"order_parameter": 3.0})
-            writer.write_snapshot(*state_at(30, domain))
-            writer.flush()
+    def body(transport: Transport) -> None:
+        domain = CartesianDomain(square.build(EXTENT), transport)
+        with opened(path, transport, None, writers=2, pack=False) as writer:
+            for step in steps:
+                append(writer, range(step, step + 1), domain)
+                writer.flush()
+                transport.barrier()
+                with open_trajectory(path) as trajectory:
+                    assert np.array_equal(trajectory.snapshot(-1).q, fields_at(step)[0])
+                    assert np.array_equal(trajectory.snapshot(0).q, fields_at(0)[0])
+                transport.barrier()
 
-    count = copies(monkeypatch, folder, tmp_path / "copies", go_on)
-    whole = [list(range(0, end, EVERY)) for end in (30, 40)]
-    seen = set()
-    for number in range(count):
-        path = tmp_path / "copies" / str(number) / "trajectory.h5"
-        with open_trajectory(path) as trajectory:
-            steps = trajectory.steps.tolist()
-            assert steps in whole
-            for index, step in enumerate(steps):
-                assert np.array_equal(trajectory.snapshot(index).q, fields_at(step)[0])
-            assert len(trajectory.series()["time"]) in (len(steps), len(steps) + 1)
-        seen.add(len(steps))
-        write("per-rank", path, SerialTransport(), range(30, 40, EVERY), 30)
-        with h5py.File(path) as file:
-            assert file["step"][...].tolist() == whole[-1]
-            assert np.array_equal(file["q"][-1], fields_at(30)[0])
-        assert not list(path.parent.glob("**/.*"))
-    assert seen == {3, 4}
-    assert count > 15
+    run_in_process(2, body)
+    assert len(os.listdir(path.with_suffix(".d"))) <= 2 * 5
+    require_equal(contents(path), expected(steps))
 
 
-def test_no_rank_holds_the_lattice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_rank_holds_the_lattice_where_all_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a run with checkpoints, and when it goes on."""
 
     def refuse(*_: Any) -> Any:
@@ -175,29 +167,33 @@ def test_no_rank_holds_the_lattice(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(CartesianDomain, "gather", refuse)
     monkeypatch.setattr(CartesianDomain, "scatter", refuse)
-    monkeypatch.chdir(tmp_path)
-    given = ["run", "--preset", "paper-2601.04104", "--lattice", "8x6", "--force", "atomic", "--output", "r"]
-    given += ["--set", "output.writer=per-rank", "--set", "output.snapshot_every=5"]
-    for steps in (10, 20):
-        assert main([*given, "--steps", str(steps)]) == 0
-    with open_trajectory(Path("r/trajectory.h5")) as trajectory:
-        assert trajectory.steps.tolist() == [0, 5, 10, 15, 20]
+    path, steps = tmp_path / "trajectory.h5", range(0, 40, EVERY)
+    run_in_process(4, lambda transport: write(path, transport, steps, writers=4, pack=False))
+    for segment in path.with_suffix(".d").iterdir():
+        with h5py.File(segment) as file:
+            assert file["q"][0].size < np.prod(EXTENT) / 2
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_a_full_disk_of_one_rank_is_the_same_error_on_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "writers"), [(1, 0), (3, 3), (3, 2)])
+def test_a_full_disk_of_one_rank_is_the_same_error_on_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranks: int, writers: int
+) -> None:
     real, path = os.pwrite, tmp_path / "trajectory.h5"
+    written = [0]
 
     def limited(descriptor: int, data: Any, offset: int) -> int:
-        if f"rank-{ranks - 1:05d}.h5" in os.readlink(f"/proc/self/fd/{descriptor}") and offset > 80_000:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if "trajectory.d" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            written[0] += len(data)
+            if written[0] > 300_000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(descriptor, data, offset)
 
-    monkeypatch.setattr("hpc_holstein.output.journal.os.pwrite", limited)
+    monkeypatch.setattr("hpc_holstein.storage.whole_files.os.pwrite", limited)
+    monkeypatch.setattr("hpc_holstein.storage.writer._FULL", 50_000)
 
     def body(transport: Transport) -> str:
         with pytest.raises(DataError) as caught:
-            write("per-rank", path, transport, range(0, 600, EVERY), level=0)
+            write(path, transport, range(0, 600, EVERY), compression=0, writers=writers)
         return str(caught.value)
 
     told = run_in_process(ranks, body)
@@ -206,46 +202,31 @@ def test_a_full_disk_of_one_rank_is_the_same_error_on_all(tmp_path: Path, monkey
     }
     monkeypatch.undo()
     with open_trajectory(path) as trajectory:
+        assert len(trajectory) > 2
         for index, step in enumerate(trajectory.steps.tolist()):
             assert np.array_equal(trajectory.snapshot(index).q, fields_at(step)[0])
+    assert not [other for other in tmp_path.rglob(".*") if other.is_file()]
 
 
-def test_which_writer_a_run_takes(tmp_path: Path) -> None:
-    path, large = tmp_path / "trajectory.h5", writers.LARGEST_GATHERED
-    assert writer_kind("auto", None, 0, large - 1, 8) == "gather"
-    assert writer_kind("auto", None, 0, large, 8) == "per-rank"
-    assert writer_kind("auto", None, 0, large, 1) == "gather"
-    assert writer_kind("per-rank", None, 0, 4, 1) == "per-rank"
-    write("per-rank", path, SerialTransport(), range(0, 20, EVERY))
-    assert writer_kind("auto", path, 10, 4, 1) == "per-rank"
-    with pytest.raises(ConfigError, match=r"'gather' cannot go on with .*trajectory.h5, of the writer 'per-rank': give that"):
-        writer_kind("gather", path, 10, 4, 1)
-    path.unlink()
-    write("gather", path, SerialTransport(), range(0, 20, EVERY))
-    assert writer_kind("auto", path, 10, large, 8) == "gather"
-    with pytest.raises(ConfigError, match="give that or auto"):
-        writer_kind("per-rank", path, 10, 4, 1)
+def test_how_many_ranks_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [writers_of(0, sites, 8) for sites in (1, CELLS, CELLS + 1, 100 * CELLS)] == [1, 1, 2, 8]
+    assert [writers_of(asked, CELLS, 8) for asked in (1, 5, 10**9)] == [1, 5, 8]
 
+    def output(**given: Any) -> tuple[int, bool | None]:
+        overrides = {"dynamics.steps": 1, "force.kind": "atomic", **{f"output.{name}": value for name, value in given.items()}}
+        section = load_config(preset_name="paper-2601.04104", overrides=overrides).output
+        return section.writers, section.pack
 
-def test_mpio_needs_an_h5py_with_mpi(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    if h5py.get_config().mpi:
-        pytest.skip("this h5py has MPI")
+    assert output() == output(writer="auto") == (0, None)
+    assert output(writer="gather") == (1, None)
+    assert output(writer="per-rank") == output(writer="mpio") == (10**9, False)
+    assert output(writer="per-rank", pack=True) == (10**9, True)
+    with pytest.raises(ConfigError, match=r"writer = 'gather' is the older name of writers = 4: give one"):
+        output(writer="gather", writers=4)
     monkeypatch.chdir(tmp_path)
     given = ["run", "--preset", "paper-2601.04104", "--lattice", "8x6", "--force", "atomic", "--steps", "1"]
-    assert main([*given, "--set", "output.writer=mpio"]) == 2
-    told = capsys.readouterr().err
-    assert "output.writer = 'mpio' needs an h5py that is built with MPI and this one is serial: install such a one" in told
-    assert told.count("\n") == 1
-
-
-def test_parts_without_their_trajectory_are_not_overwritten(tmp_path: Path) -> None:
-    path = tmp_path / "trajectory.h5"
-    write("per-rank", path, SerialTransport(), range(0, 20, EVERY))
-    path.unlink()
-    with pytest.raises(DataError, match=r"trajectory.d exists already and is never overwritten"):
-        opened("per-rank", path, SerialTransport(), None)
+    assert main([*given, "--set", "output.writer=nobody"]) == 2
+    assert "writer" in capsys.readouterr().err
 
 
 def test_locking_is_asked_for_or_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,10 +245,6 @@ def test_locking_is_asked_for_or_left_out(tmp_path: Path, monkeypatch: pytest.Mo
     asked.clear()
     with FolderLock(tmp_path, "off") as lock:
         lock.acquire()
-    stream = journal.JournaledFile(tmp_path / "f", "create", guarded=False)
-    stream.write(b"x")
-    stream.commit()
-    stream.close()
     assert not asked
 
 
@@ -275,7 +252,3 @@ def test_chunks_are_equal_parts() -> None:
     assert chunk_of((200, 4096)) == (100, 128)
     assert chunk_of((7, 150)) == (7, 75)
     assert chunk_of((129, 1)) == (65, 1)
-
-
-def test_parts_are_beside_their_trajectory() -> None:
-    assert head.parts_of(Path("r/trajectory.h5")) == Path("r/trajectory.d")
