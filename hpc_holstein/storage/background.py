@@ -45,21 +45,26 @@ class Background:
                 self._failed = error
 
 
+class Budget:
+    """The time that several together may take: when the hundredth of what they have taken is over."""
+
+    def __init__(self) -> None:
+        self.free = -math.inf
+
+
 class Pace:
     """When to bring data onto the disk again: every ``seconds``, or less often, so that it takes a hundredth of the time.
 
-    All of a process together, which may have many runs.
+    ``budget``: of all that share it.
     """
 
-    _free = -math.inf  # when the hundredth of what all have taken is over
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._last = seconds, -math.inf
+    def __init__(self, seconds: float, budget: Budget | None = None) -> None:
+        self._seconds, self._last, self._budget = seconds, -math.inf, budget or Budget()
 
     def due(self) -> bool:
         """Whether it is time."""
         now = time.monotonic()
-        return now - self._last > self._seconds and now > Pace._free
+        return now - self._last > self._seconds and now > self._budget.free
 
     def timed(self, job: Callable[[], object]) -> None:
         """Do it."""
@@ -70,4 +75,4 @@ class Pace:
     def taken(self, start: float) -> None:
         """It was done just now, and began at ``start`` of the monotonic clock."""
         self._last = time.monotonic()
-        Pace._free = max(Pace._free, start) + _SHARE * (self._last - start)
+        self._budget.free = max(self._budget.free, start) + _SHARE * (self._last - start)

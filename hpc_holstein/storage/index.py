@@ -227,5 +227,5 @@ class Index:
 
 def _put(dataset: h5py.Dataset, values: NDArray[Any] | None, length: int) -> None:
     dataset.resize(length, axis=0)
-    if values is not None:
+    if values is not None and not np.isnan(values).all():  # which is the fill value
         dataset[...] = values

@@ -20,7 +20,7 @@ import torch
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import DataError, HolsteinError
 from hpc_holstein.interfaces import Domain, State
-from hpc_holstein.storage.background import Background, Pace
+from hpc_holstein.storage.background import Background, Budget, Pace
 from hpc_holstein.storage.complaints import cannot_write, damage_before, refused_in_words
 from hpc_holstein.storage.index import Index
 from hpc_holstein.storage.layout import DEVIATION, SCHEMA, Form, Sites, timing
@@ -35,6 +35,7 @@ COMMIT_SECONDS = 10.0
 _FULL = 2**26  # bytes that wait in the memory of one rank, at most
 _PACKED = 2**30  # bytes of a trajectory that becomes one file when the run ends
 _ARRIVAL_SECONDS = 5.0
+_BUDGET = Budget()  # of all runs of a process
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class TrajectoryWriter:
         self._shares = Shares(domain, transport, self._storage.writers)
         self._index, self._pen = None, None
         self.gathers = writers_of(self._storage.writers, domain.lattice.sites, domain.size) == 1  # all is on the root
-        self._worker, self._index_pace, self._pace = Background(), Pace(COMMIT_SECONDS), Pace(COMMIT_SECONDS)
+        self._worker, self._index_pace, self._pace = Background(), Pace(COMMIT_SECONDS, _BUDGET), Pace(COMMIT_SECONDS, _BUDGET)
 
     def _go_on(self, step: int) -> None:
         """Cut the index, check all segments and shorten those that are cut, some on each rank; remove what comes later."""

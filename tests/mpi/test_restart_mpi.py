@@ -142,7 +142,7 @@ def test_a_full_disk_is_the_same_error_on_all_ranks(
         return real(descriptor, data, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr("hpc_holstein.output.journal.os.pwrite", limited)
+        patch.setattr("hpc_holstein.storage.whole_files.os.pwrite", limited)
         with pytest.raises(DataError, match=r"trajectory.h5 cannot be written \(No space left on device\)") as caught:
             start(transport, "r", 40, *CASES["atomic"], "--set", "output.checkpoint_every=5")
     assert len(set(transport.allgather(str(caught.value)))) == 1

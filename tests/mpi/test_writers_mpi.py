@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 import xarray as xr
@@ -19,7 +18,7 @@ from hpc_holstein.storage.trajectory import open_trajectory
 
 pytestmark = pytest.mark.mpi
 
-KINDS = ["gather", "per-rank", "mpio"] if h5py.get_config().mpi else ["gather", "per-rank"]
+WRITERS = [1, 2, 99]  # one, some or all, all
 ROUND_OFF = 1e-11
 
 
@@ -48,27 +47,29 @@ def require_same(one: str, other: str, atol: float) -> None:
             np.testing.assert_array_equal(first.attrs[name], second.attrs[name], err_msg=name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_run_is_the_same_whoever_writes(transport: MPITransport, together: Path, kind: str) -> None:
-    assert start(transport, "r", 22, f"output.writer={kind}") == 0
+@pytest.mark.parametrize("writers", WRITERS)
+def test_the_run_is_the_same_whoever_writes(transport: MPITransport, together: Path, writers: int) -> None:
+    assert start(transport, "r", 22, f"output.writers={writers}") == 0
     assert start(transport, "whole", 22) == 0
     if transport.rank == 0:
         require_same("whole", "r", 0.0)
-        assert Path("r/trajectory.d").exists() == (kind != "gather")
+        assert not Path("r/trajectory.d").exists()
     assert transport.all_arrive(50)
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("writers", WRITERS[1:])
 @pytest.mark.parametrize("first_alone", [True, False])
-def test_it_goes_on_on_another_number_of_ranks(transport: MPITransport, together: Path, kind: str, first_alone: bool) -> None:
-    """With the writer that it began with; alone, each rank writes its part."""
+def test_it_goes_on_on_another_number_of_ranks(
+    transport: MPITransport, together: Path, writers: int, first_alone: bool
+) -> None:
+    """Alone, and together."""
     if transport.rank == 0:
         start(SerialTransport(), "whole", 20)
     for steps, alone in ((10, first_alone), (20, not first_alone)):
         if not alone:
-            assert start(transport, "r", steps, f"output.writer={kind}") == 0
+            assert start(transport, "r", steps, f"output.writers={writers}") == 0
         elif transport.rank == 0:
-            assert start(SerialTransport(), "r", steps, f"output.writer={'auto' if steps == 20 else 'per-rank'}") == 0
+            assert start(SerialTransport(), "r", steps, "output.pack=false") == 0
         assert transport.all_arrive(50)
     if transport.rank == 0:
         require_same("whole", "r", ROUND_OFF)
@@ -77,8 +78,8 @@ def test_it_goes_on_on_another_number_of_ranks(transport: MPITransport, together
     assert transport.all_arrive(50)
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
-def test_a_run_that_is_judged_by_a_committee(transport: MPITransport, together: Path, kind: str) -> None:
+@pytest.mark.parametrize("writers", WRITERS[1:])
+def test_a_run_that_is_judged_by_a_committee(transport: MPITransport, together: Path, writers: int) -> None:
     """From half way on: parts of before lack the deviation, rows of before the scalars; every second row has them."""
     if transport.rank == 0:
         for seed, name in enumerate("ab"):
@@ -87,15 +88,15 @@ def test_a_run_that_is_judged_by_a_committee(transport: MPITransport, together: 
     run = ["run", "--preset", "paper-2601.04104", "--lattice", "24x24", "--force", "a.safetensors"]
     run += ["--set", "output.snapshot_every=3", "--set", "output.observables_every=1"]
     judged = ["--set", "force.committee=['b.safetensors']", "--set", "trust.every=2"]
-    for writer in ("gather", kind):
-        to = ["--set", f"output.writer={writer}", "--output", writer]
+    for name, count in (("one", 1), ("more", writers)):
+        to = ["--set", f"output.writers={count}", "--set", f"output.pack={str(count == 1).lower()}", "--output", name]
         execute(transport, *run, *to, "--steps", "6")
         execute(transport, *run, *to, *judged, "--steps", "12")
     if transport.rank == 0:
-        require_same("gather", kind, 0.0)
-        with open_trajectory(Path(kind, "trajectory.h5")) as trajectory:
+        require_same("one", "more", 0.0)
+        with open_trajectory(Path("more", "trajectory.h5")) as trajectory:
             assert np.isfinite(trajectory.series()["committee_rms"]).tolist() == [False] * 6 + [True, False] * 3 + [True]
-        with xr.open_dataset(f"{kind}/trajectory.h5", engine="h5netcdf") as found:
+        with xr.open_dataset("more/trajectory.h5", engine="h5netcdf") as found:
             deviation = found["force_deviation"].values
             assert np.isfinite(deviation).all(axis=(1, 2)).tolist() == [False, False, True, True, True]
             assert not np.isfinite(deviation[:2]).any()
@@ -116,9 +117,9 @@ def test_a_full_disk_of_the_last_rank_is_the_same_error_on_all(
             raise OSError(28, os.strerror(28))
         return real(descriptor, data, offset)
 
-    settings = ("output.checkpoint_every=5", "output.writer=per-rank")
+    settings = ("output.checkpoint_every=5", "output.writers=99")
     with monkeypatch.context() as patch:
-        patch.setattr("hpc_holstein.output.journal.os.pwrite", limited)
+        patch.setattr("hpc_holstein.storage.whole_files.os.pwrite", limited)
         with pytest.raises(DataError, match=r"trajectory.h5 cannot be written \(No space left on device\)") as caught:
             start(transport, "r", 60, *settings)
     assert len(set(transport.allgather(str(caught.value)))) == 1

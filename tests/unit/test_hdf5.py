@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 
@@ -17,15 +16,14 @@ from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_pro
 from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
-from hpc_holstein.output import layout
-from hpc_holstein.output.gather import TrajectoryWriter
-from hpc_holstein.output.journal import journal_of
-from hpc_holstein.output.records import Storage
+from hpc_holstein.storage import layout
 from hpc_holstein.storage.series import SERIES, TIMINGS
 from hpc_holstein.storage.trajectory import is_trajectory, open_trajectory
+from hpc_holstein.storage.writer import TrajectoryWriter
 
 EXTENT = (4, 6)
 DT = 0.05
+ALONE = SerialTransport()
 
 
 def global_state(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -36,7 +34,7 @@ def global_state(step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def write(path: Path, transport: Transport, dtype: torch.dtype = torch.float64) -> None:
     """Two snapshots, three rows of observables."""
     domain = CartesianDomain(square.build(EXTENT), transport)
-    with TrajectoryWriter(path, domain, DT, dtype, {"config": "x = 1\n", "seed": 3}) as writer:
+    with TrajectoryWriter(path, domain, transport, DT, dtype, {"config": "x = 1\n", "seed": 3, "run": "0" * 32}) as writer:
         for step in (0, 50):
             like = torch.zeros((*domain.local_extent, 1, 1), dtype=dtype)
             q, velocity, n = (domain.scatter(torch.from_numpy(f)[..., None, None], like) for f in global_state(step))
@@ -48,7 +46,7 @@ def write(path: Path, transport: Transport, dtype: torch.dtype = torch.float64) 
 
 def test_xarray_finds_names_coordinates_and_units(tmp_path: Path) -> None:
     path = tmp_path / "run" / "trajectory.h5"
-    write(path, SerialTransport())
+    write(path, ALONE)
     with xr.open_dataset(path, engine="h5netcdf") as data:
         assert data.q.dims == ("time", "y", "x")
         assert data.order_parameter.dims == ("observables_time",)
@@ -70,7 +68,7 @@ def test_xarray_finds_names_coordinates_and_units(tmp_path: Path) -> None:
 
 def test_timings_are_a_group_with_the_times_of_the_rows(tmp_path: Path) -> None:
     path = tmp_path / "t.h5"
-    with TrajectoryWriter(path, CartesianDomain(square.build(EXTENT), SerialTransport()), DT, torch.float64, {}) as writer:
+    with TrajectoryWriter(path, CartesianDomain(square.build(EXTENT), ALONE), ALONE, DT, torch.float64, {}) as writer:
         for step in (0, 10):
             writer.write_series(step, {}, {"force": 0.5 + step, "other": 0.25})
     with xr.open_dataset(path, engine="h5netcdf", group="timing") as data:
@@ -83,7 +81,7 @@ def test_timings_are_a_group_with_the_times_of_the_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_the_file_does_not_depend_on_the_ranks(tmp_path: Path, ranks: int) -> None:
-    write(tmp_path / "one.h5", SerialTransport())
+    write(tmp_path / "one.h5", ALONE)
     run_in_process(ranks, lambda transport: write(tmp_path / "many.h5", transport))
     with xr.open_dataset(tmp_path / "one.h5") as one, xr.open_dataset(tmp_path / "many.h5") as many:
         xr.testing.assert_identical(one, many)
@@ -97,7 +95,7 @@ def test_single_precision_is_stored_as_such(tmp_path: Path) -> None:
 
 def test_the_reader_gives_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "t.h5"
-    write(path, SerialTransport())
+    write(path, ALONE)
     assert is_trajectory(path)
     with open_trajectory(path) as trajectory:
         assert len(trajectory) == 2
@@ -115,8 +113,8 @@ def test_the_reader_gives_back_what_was_written(tmp_path: Path) -> None:
 
 def test_what_was_flushed_survives_a_run_that_ends_early(tmp_path: Path) -> None:
     path = tmp_path / "t.h5"
-    domain = CartesianDomain(square.build(EXTENT), SerialTransport())
-    writer = TrajectoryWriter(path, domain, DT, torch.float64, {})
+    domain = CartesianDomain(square.build(EXTENT), ALONE)
+    writer = TrajectoryWriter(path, domain, ALONE, DT, torch.float64, {})
     ones = torch.ones(*EXTENT, 1, 1)
     writer.write_snapshot(State(ones, ones, forces=ForceResult(ones, ones[..., 0], torch.tensor(0.0))))
     copy = tmp_path / "copy.h5"
@@ -137,58 +135,14 @@ def append(writer: TrajectoryWriter, step: int) -> None:
     writer.flush()
 
 
-def require_whole(path: Path, steps: list[list[int]]) -> None:
-    """The file holds one of these lists of steps, in snapshots and rows alike, with the right values."""
-    with open_trajectory(path) as trajectory:
-        found = [int(step) for step in trajectory.steps]
-        assert found in steps
-        for index, step in enumerate(found):
-            assert np.array_equal(trajectory.snapshot(index).q, global_state(step)[0])
-        assert np.allclose(trajectory.series()["order_parameter"], 0.1 * np.array(found))
-
-
-def test_a_crash_at_any_write_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While rows are appended, and while those after a checkpoint are removed; before each write, and in its middle."""
-    domain = CartesianDomain(square.build(EXTENT), SerialTransport())
-    path, real = tmp_path / "t.h5", os.pwrite
-    with TrajectoryWriter(path, domain, DT, torch.float64, {"config": ""}) as writer:
-        for step in range(0, 60, 10):
-            append(writer, step)
-    disks: list[tuple[bytes, bytes]] = []
-
-    def look() -> None:
-        journal = journal_of(path)
-        disks.append((path.read_bytes(), journal.read_bytes() if journal.exists() else b""))
-
-    def watched(descriptor: int, data: memoryview, offset: int) -> int:
-        look()
-        real(descriptor, data[: len(data) // 2], offset)
-        look()
-        return real(descriptor, data, offset)
-
-    monkeypatch.setattr("hpc_holstein.output.journal.os.pwrite", watched)
-    unguarded = Storage(guarded=False)  # a guarded writer would let look() wait
-    with TrajectoryWriter.continued(path, domain, DT, 35, "", unguarded) as writer:
-        writer.flush()
-        append(writer, 40)
-        append(writer, 50)
-    monkeypatch.undo()
-    before, cut = [0, 10, 20, 30, 40, 50], [0, 10, 20, 30]
-    for content, journal in disks:
-        path.write_bytes(content)
-        journal_of(path).write_bytes(journal)
-        require_whole(path, [before, cut, [*cut, 40], [*cut, 40, 50]])
-        with TrajectoryWriter.continued(path, domain, DT, 35, "") as writer:
-            append(writer, 40)
-        require_whole(path, [[*cut, 40]])
-    assert len(disks) > 20
-
-
 def test_a_run_that_goes_on_removes_what_comes_later(tmp_path: Path) -> None:
-    path = tmp_path / "t.h5"
-    write(path, SerialTransport())
-    domain = CartesianDomain(square.build(EXTENT), SerialTransport())
-    with TrajectoryWriter.continued(path, domain, DT, 15, "x = 2\n") as writer:
+    path, domain = tmp_path / "t.h5", CartesianDomain(square.build(EXTENT), ALONE)
+    write(path, ALONE)
+    with open_trajectory(path) as trajectory:
+        told = {"config": "x = 2\n", "run": trajectory.attributes["run"]}
+    with pytest.raises(DataError, match="ends before step 15"):
+        TrajectoryWriter.continued(path, domain, ALONE, DT, torch.float64, 15, told, least=(2, 2))
+    with TrajectoryWriter.continued(path, domain, ALONE, DT, torch.float64, 15, told, least=(1, 2)) as writer:
         assert writer.rows(15) == (1, 2)
         append(writer, 15)
     with open_trajectory(path) as trajectory:
@@ -200,10 +154,12 @@ def test_a_run_that_goes_on_removes_what_comes_later(tmp_path: Path) -> None:
 
 def test_a_flipped_bit_is_noticed_when_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "t.h5"
-    write(path, SerialTransport())
-    content = path.read_bytes()
-    start = content.index(global_state(50)[1].tobytes())  # the velocity of the second snapshot
-    path.write_bytes(content[: start + 5] + bytes([content[start + 5] ^ 4]) + content[start + 6 :])
+    write(path, ALONE)
+    with h5py.File(path) as file:
+        place = file["velocity"].id.get_chunk_info_by_coord((1, 0, 0)).byte_offset + 100
+    content = bytearray(path.read_bytes())
+    content[place] ^= 16
+    path.write_bytes(content)
     with open_trajectory(path) as trajectory:
         trajectory.snapshot(0)
         with pytest.raises(DataError, match=r"snapshot 1 of .* cannot be read"):
@@ -214,7 +170,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "t.h5"
     path.write_text("precious")
     with pytest.raises(DataError, match="never overwritten"):
-        write(path, SerialTransport())
+        write(path, ALONE)
     assert path.read_text() == "precious"
 
 
@@ -222,7 +178,7 @@ def test_files_that_are_no_trajectory_are_refused_in_words(tmp_path: Path) -> No
     path = tmp_path / "t.h5"
     with pytest.raises(DataError, match="does not exist"), open_trajectory(path):
         pass
-    write(path, SerialTransport())
+    write(path, ALONE)
     whole = path.read_bytes()
     (tmp_path / "half.h5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="truncated"), open_trajectory(tmp_path / "half.h5"):

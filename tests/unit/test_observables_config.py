@@ -10,8 +10,8 @@ import pytest
 
 from hpc_holstein.cli import main
 from hpc_holstein.config import config_of_text, load_config
-from hpc_holstein.output.hdf5 import open_trajectory
-from hpc_holstein.output.series import SERIES, described
+from hpc_holstein.storage.series import SERIES, described
+from hpc_holstein.storage.trajectory import open_trajectory
 
 RUN = ["run", "--preset", "paper-2601.04104", "--force", "atomic", "--output", "r"]
 STRIPE = '{name="stripe",wave_vector=["1/2",0]}'
