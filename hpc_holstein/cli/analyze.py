@@ -109,7 +109,7 @@ def _analyze(args: argparse.Namespace, session: Session) -> None:
     result.write(content, draw)
     session.say(f"{content['snapshots']} snapshots up to step {content['steps']}")
     session.say_all(chosen.left_out)
-    for time, scalars in zip(chosen.times, chosen.scalars, strict=True):
+    for time, scalars in zip(chosen.times, chosen.scalars, strict=True) if drawn else ():
         session.say("  ".join([f"t = {time:>8g} hbar/t_nn", *(_in_words(order, scalars) for order in drawn)]))
     session.say(f"wrote {numbers}, {arrays.name} and {len(figures)} figures beside it")
 

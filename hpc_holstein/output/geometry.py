@@ -81,7 +81,7 @@ class Raster:
 
     def __init__(self, lattice: Lattice) -> None:
         planes = lattice.extent[:-2]
-        vectors, places = np.asarray(lattice.vectors)[-2:, :2], positions(lattice)
+        vectors, places = np.asarray(lattice.vectors)[-2:, :2], positions(lattice)[..., :2]
         number = np.arange(lattice.sites).reshape(places.shape[:-1])
         for cells in planes:
             number, places = number[cells // 2], places[cells // 2]

@@ -9,6 +9,7 @@ come with their domain and are reduced over the ranks, the same on all of them. 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -41,29 +42,27 @@ def wave_numbers(lattice: Lattice) -> list[NDArray[np.int64]]:
     return [np.rint(np.fft.fftfreq(count) * count).astype(np.int64) for count in counts]
 
 
-def wave_vectors(lattice: Lattice) -> Array:
+def wave_vectors(lattice: Lattice, numbers: Sequence[NDArray[np.int64]] | None = None) -> Array:
     """Wave vectors of :func:`structure_factor`, Cartesian [1/a], ``[*j, dimension]``."""
-    turns = [j / cells for j, cells in zip(wave_numbers(lattice), lattice.extent, strict=True)]
-    return np.asarray(np.stack(np.meshgrid(*turns, indexing="ij"), axis=-1) @ reciprocal_vectors(lattice))
+    grid = numbers or np.meshgrid(*wave_numbers(lattice), indexing="ij")
+    turns = [j / cells for j, cells in zip(grid, lattice.extent, strict=True)]
+    return np.asarray(np.stack(turns, axis=-1) @ reciprocal_vectors(lattice))
 
 
-def structure_factor(density: Tensor, lattice: Lattice) -> Tensor:
+def structure_factor(density: Tensor, lattice: Lattice, numbers: Sequence[NDArray[np.int64]] | None = None) -> Tensor:
     """``S(q)`` [electrons^2/site] of a global density ``[*batch, *extent, basis]`` at :func:`wave_vectors`, ``[*batch, *j]``.
 
-    Sum rule of lattices with one site a cell: the mean of ``S`` over ``q`` is the variance of ``n``.  Raises ConfigError for
-    an open axis.
+    ``numbers``: ``j`` of each axis, arrays of any one shape; all :func:`wave_numbers` where none are given.  Sum rule of
+    lattices with one site a cell: the mean of ``S`` over all ``q`` is the variance of ``n``.  Raises ConfigError for an open
+    axis.
     """
     require_periodic(lattice, "S(q)")
-    dimension = len(lattice.extent)
-    axes = tuple(range(-dimension - 1, -1))
-    mean = density.mean(dim=(*axes, -1), keepdim=True)
-    amplitude = torch.fft.fftn(density - mean, dim=axes)
-    if len(lattice.basis) == 1:
-        return amplitude[..., 0].abs().square() / lattice.sites
-    numbers = np.meshgrid(*wave_numbers(lattice), indexing="ij")
-    cell = tuple(torch.from_numpy(j % cells) for j, cells in zip(numbers, lattice.extent, strict=True))
-    phase = torch.from_numpy(np.exp(-1j * (wave_vectors(lattice) @ np.asarray(lattice.basis).T)))  # [*j, basis]
-    return (amplitude[(..., *cell, slice(None))] * phase).sum(dim=-1).abs().square() / lattice.sites
+    axes = tuple(range(-len(lattice.extent) - 1, -1))
+    amplitude = torch.fft.fftn(density - density.mean(dim=(*axes, -1), keepdim=True), dim=axes)
+    grid = numbers or np.meshgrid(*wave_numbers(lattice), indexing="ij")
+    cell = tuple(torch.from_numpy(j % cells) for j, cells in zip(grid, lattice.extent, strict=True))
+    phase = np.exp(-1j * (wave_vectors(lattice, grid) @ np.asarray(lattice.basis).T))  # [*j, basis]
+    return (amplitude[(..., *cell, slice(None))] * torch.from_numpy(phase)).sum(dim=-1).abs().square() / lattice.sites
 
 
 def electron_number(density: Tensor, domain: Domain) -> Tensor:

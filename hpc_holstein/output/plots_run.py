@@ -9,23 +9,25 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-from hpc_holstein.interfaces import Lattice
+from hpc_holstein.output import observables
 from hpc_holstein.output.analysis import Frames, OrderFrames, figure_names
 from hpc_holstein.output.geometry import Raster
-from hpc_holstein.output.observables import wave_numbers, wave_vectors
 from hpc_holstein.output.order import Order
 from hpc_holstein.output.plots import TIME, _styled, label_plane
 
 Array = NDArray[np.floating]
 
 _ENERGY = r"[$t_\mathrm{nn}$/site]"
+_PHASES = ("#0072B2", "#D55E00", "#009E73")
+_DIRECTIONS = ("#0072B2", "#E69F00", "#D55E00", "#009E73")
 _PIXELS = 600  # along a side of the picture of S(q)
 _LENGTHS = {
     "domain_length_inverse_moment": r"1 / first moment of $S(|q-Q|)$",
@@ -43,9 +45,13 @@ class Colours:
         of_density = order is None or order.field == "density"
         limit = 1.0 if of_density else max(float(np.abs(values).max()), 1e-12)
         self._norm, self._limit = Normalize(0 if order is None else -limit, limit), limit
-        self._map = mpl.colormaps["viridis" if order is None else "RdBu_r" if self._plain else "hsv"]
+        self._map: Colormap = mpl.colormaps["viridis" if order is None else "RdBu_r"]
+        if not self._plain:  # a turn through the colours of three phases, or of four directions
+            turn = _PHASES if np.iscomplexobj(values) else _DIRECTIONS
+            self._map = LinearSegmentedColormap.from_list("turn", [*turn, turn[0]])
         name, unit = ("CDW order", "") if of_density else (f"order of {order.field if order else ''}", r" [$a$]")
-        self._label = rf"local {name} $\phi${unit}" if self._plain else rf"phase of the local {name} $\phi$ [$\pi$]"
+        turned = "phase" if np.iscomplexobj(values) else "direction"
+        self._label = rf"local {name} $\phi${unit}" if self._plain else rf"{turned} of the local {name} $\phi$ [$\pi$]"
         if order is None:
             self._label = "$n_i$ [electrons/site]"
 
@@ -150,13 +156,9 @@ def structure_factor(path: Path, frames: Frames, found: OrderFrames | None) -> F
     if len(frames.lattice.extent) == 1:
         _structure_lines(axes, frames, frames.structure)
         return figure
-    values, place = frames.structure[-1], ""
-    if values.ndim == 3:
-        layer = int(np.unravel_index(values.argmax(), values.shape)[0])
-        values, place = values[layer], f", $q_z$ = {wave_vectors(frames.lattice)[layer, 0, 0, 2]:.3g}"
-    pixels, side = _reciprocal_plane(frames.lattice, values)
-    floor = max(float(values.max()) * 1e-6, 1e-12)
-    shown = np.log10(np.maximum(pixels, floor))
+    numbers, side, place = _reciprocal_plane(frames)
+    values = observables.structure_factor(torch.from_numpy(frames.density[-1]), frames.lattice, numbers).numpy()
+    shown = np.log10(np.maximum(values, max(float(values.max()) * 1e-6, 1e-12)))
     image = axes.imshow(shown, origin="lower", extent=(-side, side, -side, side), cmap="magma", interpolation="nearest")
     axes.set(xlabel="$q_x$ [$1/a$]", ylabel="$q_y$ [$1/a$]")
     axes.set_title(f"$t$ = {frames.times[-1]:g} $\\hbar/t_\\mathrm{{nn}}${place}", fontsize=9)
@@ -198,24 +200,28 @@ def _space_time(frames: Frames, order: Order) -> Figure:
 
 
 def _structure_lines(axes: Axes, frames: Frames, structure: Array) -> None:
-    q = wave_vectors(frames.lattice)[:, 0]
-    rising = np.argsort(q)
+    q = observables.wave_vectors(frames.lattice)[:, 0]
+    rising, floor = np.argsort(q), 1e-6 * max(float(structure.max()), 1e-6)
     for time, values, colour in zip(frames.times, structure, _shades(frames), strict=True):
-        axes.plot(q[rising], np.maximum(values[rising], 1e-12), color=colour, label=f"{time:g}")
+        axes.plot(q[rising], np.maximum(values[rising], floor), color=colour, label=f"{time:g}")
     axes.set(xlabel="$q$ [$1/a$]", ylabel="$S(q)$ [electrons$^2$/site]", yscale="log")
     axes.legend(title=TIME, fontsize=7.5, title_fontsize=8)
 
 
-def _reciprocal_plane(lattice: Lattice, values: Array) -> tuple[Array, float]:
-    """Pixels of ``S(q)`` in a square around ``q = 0``, NaN where it is not known, and half of its side [1/a]."""
+def _reciprocal_plane(frames: Frames) -> tuple[list[NDArray[np.int64]], float, str]:
+    """Wave numbers of the pixels in a square around ``q = 0``, half of its side [1/a], and its place in three dimensions."""
+    assert frames.structure is not None
+    lattice, values = frames.lattice, frames.structure[-1]
     vectors, cells = np.asarray(lattice.vectors)[-2:, :2], np.array(lattice.extent[-2:])
     side = 1.15 * float(np.linalg.norm(2 * math.pi * np.linalg.inv(vectors), axis=0).max())
     q = (np.arange(_PIXELS) + 0.5) * (2 * side / _PIXELS) - side
-    number = np.rint(np.stack(np.meshgrid(q, q), axis=-1) @ vectors.T / (2 * math.pi) * cells).astype(int)
-    lengths = [len(numbers) for numbers in wave_numbers(lattice)[-2:]]
-    found = values[number[..., 0] % lengths[0], number[..., 1] % lengths[1]]
-    known = len(lattice.basis) == 1 or (np.abs(number) <= cells).all(axis=-1)
-    return np.where(known, found, np.nan), side
+    inside = np.rint(np.stack(np.meshgrid(q, q), axis=-1) @ vectors.T / (2 * math.pi) * cells).astype(np.int64)
+    plane = [inside[..., 0], inside[..., 1]]
+    if values.ndim == 2:
+        return plane, side, ""
+    layer = int(np.unravel_index(values.argmax(), values.shape)[0])
+    height = observables.wave_vectors(lattice)[layer, 0, 0, 2]
+    return [np.full_like(plane[0], observables.wave_numbers(lattice)[0][layer]), *plane], side, f", $q_z$ = {height:.3g} $/a$"
 
 
 def _shades(frames: Frames) -> Array:

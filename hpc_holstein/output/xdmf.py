@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -65,7 +64,7 @@ def write_xdmf(path: Path, trajectory: Trajectory, hamiltonian: Hamiltonian, ord
         ET.SubElement(grid, "Time", Value=repr(float(time)))
         _geometry(grid, lattice, beside.name)
         for one in stored:
-            _attribute(grid, one, index, len(trajectory))
+            _attribute(grid, one, index, len(trajectory), _points(lattice))
     ET.indent(top)
     with replaced(path) as temporary:
         ET.ElementTree(top).write(temporary, encoding="utf-8", xml_declaration=True)
@@ -105,8 +104,7 @@ def _components(name: str, file: str, dataset: str, cells: tuple[int, ...], comp
 
 def _geometry(grid: ET.Element, lattice: Lattice, beside: str) -> None:
     """A regular grid where the lattice is one, a bent one of the same cells where it is skewed, else single points."""
-    vectors = np.asarray(lattice.vectors)
-    layers = _shown((*(1,) * (3 - len(lattice.extent)), *lattice.extent))
+    vectors, layers = np.asarray(lattice.vectors), _points(lattice)
     if len(lattice.basis) == 1 and np.array_equal(vectors, np.eye(len(vectors))[::-1]):
         ET.SubElement(grid, "Topology", TopologyType="3DCoRectMesh", Dimensions=layers)
         geometry = ET.SubElement(grid, "Geometry", GeometryType="ORIGIN_DXDYDZ")
@@ -121,12 +119,16 @@ def _geometry(grid: ET.Element, lattice: Lattice, beside: str) -> None:
     _whole(geometry, f"{beside}:/points", (lattice.sites, 3), 8)
 
 
-def _attribute(grid: ET.Element, stored: _Stored, index: int, snapshots: int) -> None:
+def _points(lattice: Lattice) -> str:
+    """Dimensions of a field of the points: ``(z, y, x)`` of a grid, their number if there is none."""
+    return _shown((*(1,) * (3 - len(lattice.extent)), *lattice.extent) if len(lattice.basis) == 1 else (lattice.sites,))
+
+
+def _attribute(grid: ET.Element, stored: _Stored, index: int, snapshots: int, points: str) -> None:
     """A scalar of the points: one snapshot, and one component, of a stored field."""
     attribute = ET.SubElement(grid, "Attribute", Name=stored.name, AttributeType="Scalar", Center="Node")
     single = stored.component is not None
     count = (*stored.shape[:-1], 1) if single else stored.shape
-    points = _shown((prod(count),))
     slab = ET.SubElement(attribute, "DataItem", ItemType="HyperSlab", Type="HyperSlab", Dimensions=points)
     axes = len(count) + 1
     start = (index, *(0 for _ in count[1:]), stored.component or 0)

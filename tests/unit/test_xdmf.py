@@ -20,9 +20,13 @@ def quench(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     return tmp_path / "r"
 
 
+def numbers_of(text: str) -> list[float]:
+    return [float(word) for word in text.split()]
+
+
 def numbers(item: ET.Element) -> list[float]:
     assert item.text is not None
-    return [float(word) for word in item.text.split()]
+    return numbers_of(item.text)
 
 
 def resolved(slab: ET.Element | None, folder: Path) -> np.ndarray:
@@ -38,7 +42,7 @@ def resolved(slab: ET.Element | None, folder: Path) -> np.ndarray:
         assert found.shape == tuple(map(int, whole.attrib["Dimensions"].split()))
         assert (found.dtype.kind, found.dtype.itemsize) == ("f", int(whole.attrib["Precision"]))
         part = found[tuple(slice(a, a + n) for a, n in zip(start, count, strict=True))]
-    assert part.size == int(slab.attrib["Dimensions"])
+    assert part.size == np.prod(numbers_of(slab.attrib["Dimensions"]))
     return part
 
 
@@ -71,19 +75,59 @@ def test_it_is_made_anew_as_a_run_grows(quench: Path) -> None:
     assert (quench / "trajectory.xdmf").read_text().count("<Time") == 4
 
 
+OTHERS = {
+    "triangular": ("[6,9]", {"phi_real", "phi_imag", "q", "velocity", "density"}),
+    "honeycomb": ("[4,6]", {"phi", "q", "velocity", "density"}),
+    "chain": ("[12]", {"phi", "q", "velocity", "density"}),
+    "cubic": ("[2,4,6]", {"phi", "q", "velocity", "density"}),
+    "kagome": ("[3,4]", {"q", "velocity", "density"}),
+}
+
+
+def run_on(kind: str, force: str = "atomic") -> None:
+    periodic = [True] * OTHERS[kind][0].count(",") + [True]
+    given = ["run", "--preset", "paper-2601.04104", "--force", force, "--steps", "2", "--output", "r", "--k", "2"]
+    given += ["--set", f"lattice.kind={kind}", "--set", f"lattice.extent={OTHERS[kind][0]}"]
+    assert main([*given, "--set", f"lattice.periodic={str(periodic).lower()}"]) == 0
+    assert main(["analyze", "r", "--xdmf"]) == 0
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_places_and_fields_of_every_lattice(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_on(kind)
+    grid = ET.parse("r/trajectory.xdmf").getroot().findall("Domain/Grid/Grid")[-1]
+    found = {item.attrib["Name"]: resolved(item.find("DataItem"), tmp_path / "r") for item in grid.findall("Attribute")}
+    assert set(found) == OTHERS[kind][1]
+    with h5py.File("r/trajectory.h5") as file:
+        assert np.array_equal(found["q"].ravel(), file["q"][-1].ravel())
+        sites = file["q"][-1].size
+    with h5py.File("r/trajectory.xdmf.h5") as file:
+        points = file["points"][...]
+    assert points.shape == (sites, 3)
+    apart = np.linalg.norm(points[None] - points[:, None], axis=-1) + 9 * np.eye(sites)
+    assert apart.min() == pytest.approx(1)
+    topology = grid.find("Topology")
+    assert topology is not None
+    kinds = {"triangular": "3DSMesh", "honeycomb": "Polyvertex", "kagome": "Polyvertex"}
+    assert topology.attrib["TopologyType"] == kinds.get(kind, "3DCoRectMesh")
+
+
 @pytest.mark.slow
-def test_vtk_reads_it(quench: Path) -> None:
+@pytest.mark.parametrize("kind", OTHERS)
+def test_vtk_reads_it(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ParaView does."""
     vtk = pytest.importorskip("vtk", reason="vtk is not installed")
     from vtk.util.numpy_support import vtk_to_numpy
 
-    assert main(["analyze", "r", "--xdmf"]) == 0
+    monkeypatch.chdir(tmp_path)
+    run_on(kind)
     reader = vtk.vtkXdmfReader()
-    reader.SetFileName(str(quench / "trajectory.xdmf"))
+    reader.SetFileName("r/trajectory.xdmf")
     reader.UpdateInformation()
-    with h5py.File(quench / "trajectory.h5") as file:
-        for index in (1, 3):
-            reader.UpdateTimeStep(file["time"][index])
-            image = reader.GetOutputDataObject(0)
-            assert image.GetDimensions() == (6, 8, 1)
-            assert np.array_equal(vtk_to_numpy(image.GetPointData().GetArray("q")).reshape(8, 6), file["q"][index])
+    with h5py.File("r/trajectory.h5") as file:
+        reader.UpdateTimeStep(file["time"][-1])
+        data = reader.GetOutputDataObject(0).GetPointData()
+        assert {data.GetArrayName(index) for index in range(data.GetNumberOfArrays())} == OTHERS[kind][1]
+        for name in ("q", "density"):
+            assert np.array_equal(vtk_to_numpy(data.GetArray(name)), file[name][-1].ravel())
