@@ -11,13 +11,14 @@ Source: Wellein et al., doi:10.1109/COMPSAC.2009.82 (wavefronts); Malas et al., 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, models, register_model
+
+from hpc_holstein.compiling import compiled
 
 _PACKED = 16  # vectors of columns that are combined at a time, which fit in the cache
 _FLAGS = ("contract",)  # multiply and add in one instruction
@@ -141,15 +142,7 @@ def _less(typing: Any, vector: Any, other: Any) -> Any:
     return vector(vector, vector), code
 
 
-def _compiled(function: Callable[..., None]) -> Any:
-    """Compiled without the interpreter lock when first called, kept on disk if some folder for it can be written."""
-    try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
-    except (RuntimeError, OSError):  # neither __pycache__ nor the cache folder of the user
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _step(out, block, factor, first, end, lanes, on_site, shifts, values, table):  # type: ignore[no-untyped-def]
     """One order on the cells ``[first, end)``; arguments as in :func:`advance`."""
     basis, hops, V = len(shifts), len(shifts[0]), len(lanes)
@@ -164,7 +157,7 @@ def _step(out, block, factor, first, end, lanes, on_site, shifts, values, table)
             _store(out, site * V, _less(_scaled(factor, total), _load(out, site * V, lanes)))
 
 
-@_compiled
+@compiled
 def _close_row(block, y, row, ghosts, size, lanes):  # type: ignore[no-untyped-def]
     """Ghost cells of a row := the cells that they copy, or zero."""
     for pair in range(ghosts.shape[0]):
@@ -178,7 +171,7 @@ def _close_row(block, y, row, ghosts, size, lanes):  # type: ignore[no-untyped-d
                     block[dest + part + lane] = 0
 
 
-@_compiled
+@compiled
 def _close(block, tile, size, lanes):  # type: ignore[no-untyped-def]
     """Whole rows of ghosts of a rank alone := the rows that they copy."""
     _, row, _, low, high, _, floor, ceiling, _ = tile
@@ -189,7 +182,7 @@ def _close(block, tile, size, lanes):  # type: ignore[no-untyped-def]
                 _store(block, dest + part, _load(block, source + part, lanes))
 
 
-@_compiled
+@compiled
 def advance(  # type: ignore[no-untyped-def]
     even, odd, done, count, window, tile, alone, lanes, matrix, ghosts, readings, kept, width, columns, weights
 ):
@@ -237,7 +230,7 @@ def advance(  # type: ignore[no-untyped-def]
                         columns[at] += weights[first + k] * out[at]
 
 
-@_compiled
+@compiled
 def combine(kept, width, count, start, end, weights, first, sums, diagonal, trace, lanes):  # type: ignore[no-untyped-def]
     """``sums[f] += sum_m weights[f, first + m] kept[m]`` over ``count`` orders, and what they add to the trace.
 

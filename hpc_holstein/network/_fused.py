@@ -15,10 +15,11 @@ from itertools import product
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from hpc_holstein.compiling import compiled
 from hpc_holstein.network import _fused_basis, _fused_vectors
 from hpc_holstein.network._fused_basis import ELEMENTS, moved, taps
 from hpc_holstein.network._fused_vectors import VECTOR_BYTES, Vectors
@@ -244,15 +245,7 @@ def _filled(typing: Any, work: Any, logits: Any, energies: Any, levels: Any, hal
     return types.void(work, types.intp, types.intp, types.intp, half, out, slope, types.intp), code
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compiled without the interpreter lock when first called, kept on disk if some folder for it can be written."""
-    try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
-    except (RuntimeError, OSError):  # neither __pycache__ nor the cache folder of the user
-        return njit(nogil=True, error_model="numpy")(function)
-
-
-@_compiled
+@compiled
 def _layer_row(rings, rows, other, elements, inputs, tables, layer, copies, width, parts, to, made_of=_MADE_OF):  # type: ignore[no-untyped-def]
     """One row of a layer with its activation; ``rows`` and ``other``: those of the even and of the odd part of its input."""
     weights, biases = tables
@@ -269,7 +262,7 @@ def _layer_row(rings, rows, other, elements, inputs, tables, layer, copies, widt
             _activated(parts, channel * lanes, (apart + channel) * lanes, rings, to + channel * PITCH + x, apart * PITCH)
 
 
-@_compiled
+@compiled
 def _through(  # type: ignore[no-untyped-def]
     row, first, width, inputs, radii, copies, tables, layers, rings, places, parts, lifted, made_of=_MADE_OF
 ):
@@ -296,7 +289,7 @@ def _through(  # type: ignore[no-untyped-def]
     return row
 
 
-@_compiled
+@compiled
 def _read_row(rings, place, copies, head, width, work, lines, made_of=_MADE_OF):  # type: ignore[no-untyped-def]
     """Density ``lines[2]`` and slope ``lines[3]`` of one row from the last feature and ``g Q'``, ``lines[1]``."""
     half, biases, even, odd = head
@@ -311,7 +304,7 @@ def _read_row(rings, place, copies, head, width, work, lines, made_of=_MADE_OF):
         _filled(work, logits, energies, levels, half, lines[2], lines[3], x)
 
 
-@_compiled
+@compiled
 def evaluate(  # type: ignore[no-untyped-def]
     field,
     density,
