@@ -74,7 +74,7 @@ class AtomicForces:
         uncertain = [potential_uncertainty(float(one), ensemble.kT) for i, one in enumerate(chi) if i not in flat]
         mu = mu.clone() if flat else mu
         for i in flat:
-            of_state = Levels.of_sites(levels[i].double(), lambda x: float(global_sum(x[None], self.domain)), self.domain)
+            of_state = Levels.of_sites(levels[i].double(), self.domain)
             electrons = ensemble.filling * self.domain.lattice.sites
             mu[i], width = balanced(of_state, float(mu[i]), electrons, ensemble.kT)
             uncertain.append(width)

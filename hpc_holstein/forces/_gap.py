@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.forces._filling import potential_uncertainty, root
 from hpc_holstein.forces._stencil import all_max
 from hpc_holstein.interfaces import Domain
@@ -38,18 +39,23 @@ class Levels:
 
     energies  those of this rank, of any shape
     present   which of them have a weight on a site to speak of
-    total     ``total(x)``, of ``x`` shaped as the energies: ``sum_k w_k x_k`` over all sites of the whole lattice
+    totals    ``totals(x)``, of rows ``x [m, ...]`` shaped as the energies: ``sum_k w_k x_k`` over all sites of the whole
+              lattice, ``[m]``
     """
 
     energies: Tensor
     present: Tensor
-    total: Callable[[Tensor], float]
+    totals: Callable[[Tensor], Tensor]
     domain: Domain
 
     @classmethod
-    def of_sites(cls, energies: Tensor, total: Callable[[Tensor], float], domain: Domain) -> Levels:
+    def of_sites(cls, energies: Tensor, domain: Domain) -> Levels:
         """One level a site."""
-        return cls(energies, torch.ones_like(energies, dtype=torch.bool), total, domain)
+        return cls(energies, torch.ones_like(energies, dtype=torch.bool), lambda x: global_sum(x, domain), domain)
+
+    def total(self, of_level: Tensor) -> float:
+        """``sum_k w_k x_k`` of one row."""
+        return float(self.totals(of_level[None])[0])
 
     def highest(self, among: Tensor) -> float:
         """The highest of those levels that are present, over all ranks; minus infinity for none."""
@@ -90,18 +96,23 @@ def _balance(
 ) -> Callable[[float], tuple[float, float]]:
     """``mu`` -> logarithm of the electrons above the gap minus that of the holes below it, and its slope."""
 
-    def log_sum(among: Tensor, exponents: Tensor, largest: float, rest: float) -> tuple[float, float]:
-        log_f = _log_fermi(exponents)
-        top = max(float(_log_fermi(torch.tensor(largest, dtype=torch.float64))), math.log(rest) if rest > 0 else -math.inf)
-        f = torch.where(among, torch.exp(log_f - top), 0.0)
-        total = levels.total(f) + (math.exp(math.log(rest) - top) if rest > 0 else 0.0)
-        return top + math.log(total), levels.total(-f * torch.expm1(log_f)) / (kT * total)
+    rests = (max(-excess, 0.0), max(excess, 0.0))
 
     def difference(mu: float) -> tuple[float, float]:
-        exponents = (mu - levels.energies) / kT
-        electrons, rising = log_sum(~below, exponents, (mu - gap[1]) / kT, max(-excess, 0.0))
-        holes, falling = log_sum(below, -exponents, (gap[0] - mu) / kT, max(excess, 0.0))
-        return electrons - holes, rising + falling
+        x = (mu - levels.energies) / kT
+        log_f = _log_fermi(torch.where(below, -x, x))
+        nearest = _log_fermi(torch.tensor([(mu - gap[1]) / kT, (gap[0] - mu) / kT], dtype=torch.float64)).tolist()
+        tops = [max(log, math.log(rest) if rest > 0 else -math.inf) for log, rest in zip(nearest, rests, strict=True)]
+        f = torch.exp(log_f - log_f.new_tensor(tops)[below.long()])
+        slope = -f * torch.expm1(log_f)
+        rows = [torch.where(among, part, 0.0) for part in (f, slope) for among in (~below, below)]
+        found = levels.totals(torch.stack(rows)).tolist()
+        totals = [
+            total + (math.exp(math.log(rest) - top) if rest > 0 else 0.0)
+            for total, rest, top in zip(found[:2], rests, tops, strict=True)
+        ]
+        electrons, holes = (top + math.log(total) for top, total in zip(tops, totals, strict=True))
+        return electrons - holes, found[2] / (kT * totals[0]) + found[3] / (kT * totals[1])
 
     return difference
 

@@ -157,13 +157,13 @@ class LocalForces:
         """``mu``, in a gap as :mod:`forces._gap` defines it, and its uncertainty."""
         kT, sites = self.ensemble.kT, self.domain.lattice.sites
 
-        def total(of_level: Tensor) -> float:
-            return float(global_sum(self._clusters.owned(levels.sum(of_level))[None], self.domain)[0])
+        def totals(rows: Tensor) -> Tensor:
+            return global_sum(torch.stack([self._clusters.owned(levels.sum(row)) for row in rows]), self.domain)
 
         f = occupation(levels.energies[None], torch.tensor([mu], dtype=torch.float64), kT)[0]
-        chi = total(f * (1 - f)) / sites
+        chi = float(totals((f * (1 - f))[None])[0]) / sites
         if chi < FLAT:
-            spread = Levels(levels.energies, levels.weights.amax(dim=1) > PRESENT, total, self.domain)
+            spread = Levels(levels.energies, levels.weights.amax(dim=1) > PRESENT, totals, self.domain)
             mu, uncertain = balanced(spread, mu, self.ensemble.filling * sites, kT)
         else:
             uncertain = potential_uncertainty(chi, kT)
