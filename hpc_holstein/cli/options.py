@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from hpc_holstein.config.folders import available
 from hpc_holstein.config.presets import PRESETS
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # loaded when a command has such options or they are wrong: -
 
     from hpc_holstein.config import Config
     from hpc_holstein.fields import SiteAxes
+
+N = TypeVar("N", int, float)
 
 _DIRECT = {
     "lattice": "lattice.extent",
@@ -115,35 +118,25 @@ def cells(text: str) -> list[int]:
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
-    return number
+    return _number(text, int, lambda number: number >= 1, "a whole number of at least 1")
 
 
 def positive_number(text: str) -> float:
     """A finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return number
+    return _number(text, float, lambda number: 0 < number < math.inf, "a number above 0")
 
 
 def whole(text: str) -> int:
     """A whole number of at least 0."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 0")
-    return number
+    return _number(text, int, lambda number: number >= 0, "a whole number of at least 0")
+
+
+def _number(text: str, kind: Callable[[str], N], valid: Callable[[N], bool], told: str) -> N:
+    with suppress(ValueError):
+        number = kind(text)
+        if valid(number):
+            return number
+    raise argparse.ArgumentTypeError(f"'{text}' is not {told}")
 
 
 def value(text: str) -> Any:

@@ -5,12 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hpc_holstein.errors import SpectrumError
 from hpc_holstein.interfaces import Domain, Hamiltonian
 
 
 def matrix_elements(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Tensor:
     """``H(q)`` on the pattern of the owned cells, ``[*batch, *cells, pattern]``; collective."""
     return hamiltonian.matrix(domain.pad(q, hamiltonian.reach), hamiltonian.reach)
+
+
+def require_finite(q: Tensor, step: int, domain: Domain) -> None:
+    """Raise SpectrumError, on all ranks alike, for coordinates without a spectrum."""
+    bad = domain.allsum((~torch.isfinite(q)).sum().double().cpu())
+    if bad > 0:
+        raise SpectrumError(
+            f"{int(bad)} coordinates at step {step} are NaN or infinite, so H(q) has no spectrum: check the initial state, or "
+            "reduce dt"
+        )
 
 
 def needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:

@@ -322,8 +322,6 @@ def _check(options: Options, ensemble: Ensemble) -> None:
         )
     if options.probing not in ("colours", "random"):
         raise ConfigError(f"probing = '{options.probing}' is not known: use 'colours' or 'random'")
-    if options.sites < 0:
-        raise ConfigError(f"sites = {options.sites} is not a number of sites: give 1 or more, or 0 for all")
     if options.sites and options.probing == "random":
         raise ConfigError(
             f"sites = {options.sites} are computed one by one, without probing = 'random': leave one of the two out"

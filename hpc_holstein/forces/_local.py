@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hpc_holstein.domain.reduction import global_sum
-from hpc_holstein.errors import ConfigError, SpectrumError
+from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._canonical import (
     atomic_limit,
     grand_potential,
@@ -19,7 +19,7 @@ from hpc_holstein.forces._canonical import (
     solve_chemical_potential,
 )
 from hpc_holstein.forces._clusters import Clusters
-from hpc_holstein.forces._elements import matrix_elements, needed_entries
+from hpc_holstein.forces._elements import matrix_elements, needed_entries, require_finite
 from hpc_holstein.forces._filling import potential_uncertainty
 from hpc_holstein.forces._gap import FLAT, PRESENT, Levels, balanced
 from hpc_holstein.forces._memory import usable_bytes
@@ -100,7 +100,7 @@ class LocalForces:
         axes = len(self.domain.local_extent) + 2
         batch = state.q.shape[: state.q.ndim - axes]
         q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :]).double()
-        self._require_finite(q, state.step)
+        require_finite(q, state.step, self.domain)
         ghosted = self.domain.pad(q, self._clusters.halo)
         known = None if self._sites is None else known_potential(state, self.ensemble, len(q))
         solved = [self._solve(q[i], None if known is None else known[i]) for i in range(len(q))]
@@ -193,21 +193,10 @@ class LocalForces:
         of_level = grand_potential(levels.energies[None], mu[None], self.ensemble.kT)[0]
         return global_sum(self._clusters.owned(levels.sum(of_level))[None], self.domain)[0]
 
-    def _require_finite(self, q: Tensor, step: int) -> None:
-        """Raise on all ranks alike: the eigensolver would fail on one and leave the others waiting."""
-        bad = self.domain.allsum((~torch.isfinite(q)).sum().double().cpu())
-        if bad > 0:
-            raise SpectrumError(
-                f"{int(bad)} coordinates at step {step} are NaN or infinite, so H(q) has no spectrum: "
-                "check the initial state, or reduce dt"
-            )
-
 
 def _require_options(options: Options) -> None:
     if options.reach < 0:
         raise ConfigError(f"reach = {options.reach} is not a number of cells: give 0 (the atomic limit) or more, such as 3")
-    if options.sites < 0:
-        raise ConfigError(f"sites = {options.sites} is not a number of sites: give 1 or more, or 0 for all")
     if options.embedding < 0:
         raise ConfigError(f"embedding = {options.embedding} is not a number of cells: give 0 (open clusters) or more")
     if options.core < 1:

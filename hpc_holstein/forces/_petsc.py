@@ -19,6 +19,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces._canonical import require_filling
+from hpc_holstein.forces._elements import require_finite
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.forces._petsc_options import is_name, require_solver_options
 from hpc_holstein.forces._resolvent import Resolvent, Solution
@@ -70,7 +71,7 @@ class PETScForces:
         axes = len(self.domain.local_extent) + 2
         batch = state.q.shape[: state.q.ndim - axes]
         q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :]).double()
-        self._require_finite(q, state.step)
+        require_finite(q, state.step, self.domain)
         known = None
         if self._chosen is not None or self.ensemble.kind == "grand-canonical":
             known = known_potential(state, self.ensemble, len(q)).tolist()
@@ -95,15 +96,6 @@ class PETScForces:
         tile = tuple(slice(start, stop) for start, stop in self.domain.owned)
         rho = solution.rho.view(*self.domain.lattice.extent, -1)[tile]
         return replace(solution, rho=rho.flatten(0, -2))
-
-    def _require_finite(self, q: Tensor, step: int) -> None:
-        """Raise on all ranks alike."""
-        bad = self.domain.allsum((~torch.isfinite(q)).sum().double().cpu())
-        if bad > 0:
-            raise SpectrumError(
-                f"{int(bad)} coordinates at step {step} are NaN or infinite, so H(q) has no spectrum: "
-                "check the initial state, or reduce dt"
-            )
 
 
 class BlockSystem:
@@ -256,11 +248,7 @@ def _check(options: Options, ensemble: Ensemble) -> None:
             f"tolerance = {options.tolerance} is not a force error that poles in double precision reach: "
             f"give a number from {_LEAST_TOLERANCE:g} to 1, such as 1e-6"
         )
-    if options.sites < 0:
-        raise ConfigError(f"sites = {options.sites} is not a number of sites: give 1 or more, or 0 for all")
     require_solver_options(options.petsc)
-    if not 0 <= options.seed < 1 << 64:
-        raise ConfigError(f"seed = {options.seed} is not an unsigned 64-bit number: give an integer from 0 to 2^64 - 1")
 
 
 @cache

@@ -178,7 +178,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         ("hpc-holstein run --kT", ["--kT"]),
         ("hpc-holstein run --chem", ["--chemical-potential"]),
         ("hpc-holstein run --force k", ["kpm"]),
-        ("hpc-holstein run --preset p", ["paper-2601.04104"]),
+        ("hpc-holstein run --preset paper-26", ["paper-2601.04104"]),
         ("hpc-holstein run --set dynamics.d", ["dynamics.dt="]),
         ("hpc-holstein run --set force.cu", ["force.cuda_graphs="]),
         ("hpc-holstein train --model enn", ["enn", "enn_energy"]),

@@ -318,7 +318,7 @@ def test_a_configuration_gives_options_of_solvers():
         ({"tolerance": float("nan")}, GRAND_CANONICAL, ConfigError, "tolerance = nan"),
         ({"sites": -1}, GRAND_CANONICAL, ConfigError, "sites = -1"),
         ({"sites": 65}, GRAND_CANONICAL, ConfigError, "sites = 65 .* 1 to 64"),
-        ({"seed": -1}, GRAND_CANONICAL, ConfigError, "seed = -1"),
+        ({"sites": 3, "seed": -1}, GRAND_CANONICAL, ConfigError, "seed = -1"),
     ],
 )
 def test_what_cannot_be_built(options, ensemble, error, told):
