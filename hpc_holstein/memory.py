@@ -44,15 +44,15 @@ def free_bytes() -> float:
     return max(0.0, min(limits))
 
 
-def require_room(told: str, wanted: int, each: float, processes: int = 1) -> None:
+def require_room(told: str, wanted: int, each: float, processes: int = 1, less: str = "a smaller lattice") -> None:
     """Raise ConfigError where ``wanted`` pieces of ``each`` bytes have no room in what this process can still take.
 
-    ``told``: the pieces in words; ``processes`` on this host do the same.
+    ``told``: the pieces in words; ``processes`` on this host do the same; ``less``: what to give if there is no room for one.
     """
     there = free_bytes() / processes
     if wanted * each > there:
         fits = int(there / each)
-        remedy = f"give at most {fits}" if fits else "give a smaller lattice"
+        remedy = f"give at most {fits}" if fits else f"give {less}"
         raise ConfigError(
             f"{told} need {shown_bytes(wanted * each)} of memory on each rank and {shown_bytes(there)} are free: {remedy}"
         )

@@ -25,6 +25,7 @@ from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.fields import SiteAxes
 from hpc_holstein.forces import auto
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
+from hpc_holstein.memory import require_room
 from hpc_holstein.network import checkpoint
 from hpc_holstein.network.supported import model_for
 from hpc_holstein.simulation import LARGEST, BatchHealth, Health, MeteredTransport, Simulation, require_memory
@@ -126,8 +127,15 @@ def build_network(config: Config, system: System) -> tuple[torch.nn.Module, Any]
     if given.get("g", physics.get("g")) != physics.get("g"):
         raise ConfigError(f"model.g = {given['g']} is not hamiltonian.g = {physics.get('g')}, which it follows: leave it out")
     options = config.model.made_of(**{**implied, **given})
+    told = f"{getattr(options, 'fewest_weights', 0):.3g} weights or more, which [model] asks for,"
+    require_room(told, 1, _bytes_of(options), less="fewer copies, levels or widths")
     torch.manual_seed(fit_options(config).seed)
     return module.build(options, system.lattice), options
+
+
+def _bytes_of(options: Any) -> float:
+    """Memory of a training of the network of ``options`` at least: weights, their mean and best, gradients, two moments."""
+    return 6.0 * 4 * float(getattr(options, "fewest_weights", 0))
 
 
 def stated_physics(attributes: Mapping[str, Any]) -> Physics:

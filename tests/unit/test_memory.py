@@ -7,11 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from hpc_holstein.cli import main
+from hpc_holstein.config.builders import build_network, build_system
+from hpc_holstein.config.loading import load_config
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
 from hpc_holstein.errors import ConfigError, DomainError
@@ -129,6 +132,13 @@ def test_labels_that_have_no_room_are_refused_before_any_work(
     assert main(["label", *arguments, "--output", "a.h5"]) == 2
     assert re.search(words, capsys.readouterr().err.strip())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("model", [{"copies": 10**9}, {"levels": 10**12}, {"kind": "efnn", "widths": [10**6, 10**6]}])
+def test_a_network_that_has_no_room_is_refused_before_it_is_made(model: dict[str, Any]) -> None:
+    config = load_config(overrides={f"model.{name}": value for name, value in model.items()})
+    with pytest.raises(ConfigError, match=r"weights or more, which \[model\] asks for, need .* give fewer copies, levels or widths"):
+        build_network(config, build_system(config))
 
 
 def test_room_is_shared_by_the_processes_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
