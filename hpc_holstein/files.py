@@ -67,7 +67,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """As :func:`replaced`, but raises :class:`DataError` where ``path`` exists."""
+    """A file to write as in :func:`replaced`; raises :class:`DataError` if ``path`` exists."""
     refuse_existing(path)
     with replaced(path) as temporary:
         yield temporary

@@ -43,7 +43,7 @@ class Single(float):
 
 
 def same_number(a: float, b: float) -> bool:
-    """Whether two numbers are equal but for round-off, at the lower of their precisions."""
+    """True if two numbers are equal but for round-off, at the lower of their precisions."""
     return math.isclose(a, b, rel_tol=_SINGLE if Single in (type(a), type(b)) else _DOUBLE, abs_tol=_SMALL)
 
 
@@ -66,7 +66,7 @@ class InputFile:
         self.path, self._file = path, file
 
     def names(self) -> list[str]:
-        """What stands at the top of the file."""
+        """Names at the top of the file."""
         with self._in_words():
             return [_printable(name) for name in self._file]
 
@@ -74,7 +74,7 @@ class InputFile:
         return iter(self.names())
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is anything of that name, be it of use or not."""
+        """True if there is anything of that name, be it of use or not."""
         if not isinstance(name, str):
             return False
         with self._in_words(name):
@@ -111,7 +111,7 @@ class InputFile:
             return str(dataset.asstr()[()])
 
     def sources(self, name: str) -> list[Source] | None:
-        """Where the parts of a virtual dataset lie, of which nothing is read; None for a dataset of another kind."""
+        """Paths of the parts of a virtual dataset, of which nothing is read; None for a dataset of another kind."""
         dataset = self._dataset(name)
         with self._in_words(name):
             if not dataset.is_virtual:
@@ -142,7 +142,7 @@ class InputFile:
             return found
 
     def _followed(self, name: str) -> h5py.HLObject:
-        """What lies at a name, link by link: HDF5 itself would open whatever file a link tells."""
+        """The object at a name, link by link: HDF5 itself would open whatever file a link tells."""
         found, steps, links = self._file, _steps(name), 0
         while steps:
             step, *steps = steps
@@ -162,7 +162,7 @@ class InputFile:
         return found
 
     def _require_written(self, name: str, dataset: h5py.Dataset) -> None:
-        """Of what nobody wrote HDF5 gives the fill value, zero as a rule."""
+        """Refuse data that nobody wrote, for which HDF5 gives the fill value, zero as a rule."""
         if not dataset.size:
             return
         if dataset.chunks is None:
@@ -235,7 +235,7 @@ def damage_in_words(what: str) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an error says, on one line."""
+    """Text of an error, on one line."""
     return _printable(" ".join(str(error).split())) or type(error).__name__
 
 
@@ -244,7 +244,7 @@ def _steps(path: str) -> list[str]:
 
 
 def _kind(dataset: h5py.Dataset) -> str | None:
-    """What a dataset holds instead of plain numbers, in words; None for numbers."""
+    """Content of a dataset that is not plain numbers, in words; None for numbers."""
     dtype = dataset.dtype
     if dtype.kind in _NUMBERS and h5py.check_enum_dtype(dtype) is None:
         return None

@@ -1,4 +1,4 @@
-"""What memory there is on this host, for all who must not ask for more."""
+"""Memory of this host, for all who must not ask for more."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ def shown_bytes(count: float) -> str:
 
 
 def _pages() -> tuple[int, int]:
-    """Of the address space of this process, and of what is resident of it."""
+    """Pages of the address space of this process, and of what is resident of it."""
     size, resident = Path("/proc/self/statm").read_text().split()[:2]
     return int(size), int(resident)

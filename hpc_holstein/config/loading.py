@@ -210,7 +210,7 @@ def parsed_section(section: str, kind: str, values: Mapping[str, Any], told: str
 
 
 def fit_options(config: Config) -> FitOptions:
-    """How to train: the keys of ``[training]``, with the threads of ``[parallel]``."""
+    """Training options: the keys of ``[training]``, with the threads of ``[parallel]``."""
     options: FitOptions = config.training.options
     return replace(options, threads=config.parallel.threads or options.threads)
 

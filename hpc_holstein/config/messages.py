@@ -82,7 +82,7 @@ def _bare(name: str) -> str:
 
 
 def complaints(error: ValidationError, partial: bool = False) -> list[ErrorDetails]:
-    """What pydantic complains about, but for missing keys if more are to come."""
+    """Complaints of pydantic, but for missing keys if more are to come."""
     return [one for one in error.errors(include_url=False) if not (partial and one["type"] in _MISSING)]
 
 
@@ -123,7 +123,7 @@ def _like(given: str, expected: str) -> str:
 
 
 def _said(message: str) -> str:
-    """What pydantic says is expected, in the words of TOML and in the middle of a sentence."""
+    """The value that pydantic expected, in the words of TOML and in the middle of a sentence."""
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
     if message.startswith("Input should be "):

@@ -1,4 +1,4 @@
-"""Whether a file of states or labels belongs to the system of a configuration: one comparison for all that read such a file."""
+"""Comparison of the system of a file of states or labels with that of a configuration, one for all readers of such a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hpc_holstein.training.physics import Differences, Physics, in_words
 
 
 def physics_of(snapshots: Snapshots, source: Path | str) -> Physics:
-    """What a file says of the physics of its states and of its labels.
+    """Physics that a file states of its snapshots and of its labels.
 
     Raises DataError where the two disagree: which of them a number belongs to cannot be told.
     """
@@ -66,7 +66,7 @@ def another_system(attributes: Mapping[str, Any], source: Path, system: System) 
 
 
 def _remedy(theirs: Physics, odd: Differences, system: System, usable: Callable[[System], object] | None) -> str:
-    """How to give this command the values of the file, or why that would not help."""
+    """A remedy: how to give this command the values of the file, or why that would not help."""
     keys = {key: theirs.keys[key] for key in odd}
     if "ensemble.kind" in keys:
         keys |= {key: value for key, value in theirs.keys.items() if key.startswith("ensemble.")}

@@ -1,4 +1,4 @@
-"""Whether a configuration goes on with a run that is there: it must agree in everything that decides the trajectory."""
+"""Comparison of a configuration with the run that it would continue: both must agree in what decides the trajectory."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ _WRITERS: dict[str, dict[str, Any]] = {
 
 
 class OutputSection(Section):
-    """Where a run writes, and how often.  There is always a checkpoint at the end and at a stop."""
+    """Files of a run, and how often it writes them.  There is always a checkpoint at the end and at a stop."""
 
     folder: Annotated[PathText, key("folder of the results", "dir", "directory", "output_dir", "outdir", "path")] = "run"
     snapshot_every: Annotated[
@@ -216,7 +216,7 @@ class HealthSection(Section):
 
 
 class TrustSection(Section):
-    """How far the network of a run is trusted.
+    """Limits of the trust in the network of a run.
 
     A run looks at its committee (force.committee), at the range of the field that its network was trained on and at the
     surroundings of the training sites (both on the card of the model), writes the scalars committee_rms, committee_max,

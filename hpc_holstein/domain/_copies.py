@@ -39,7 +39,7 @@ class Block(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many there are."""
+        """Count of the numbers."""
         return math.prod(self.shape)
 
 
@@ -82,7 +82,7 @@ class Copies:
 
 
 def _rows(target: Block, source: Block, words: int) -> NDArray[np.int64]:
-    """What :func:`_move` needs: both starts, count of runs, both steps from one to the next, length of a run, all in words;
+    """Arguments of :func:`_move`: both starts, count of runs, both steps from one to the next, length of a run, all in words;
     and whether target and source are in the buffer."""
     dims: list[tuple[int, int, int]] = [(words, 1, 1)]
     for count, to, of in zip(reversed(target.shape), reversed(target.strides), reversed(source.strides), strict=True):

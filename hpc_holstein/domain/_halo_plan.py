@@ -47,7 +47,7 @@ class Grid:
 
     @property
     def place(self) -> tuple[int, ...]:
-        """Of this rank along each axis."""
+        """Index of this rank along each axis."""
         parts = self.parts
         return tuple(self.rank // prod(parts[axis + 1 :]) % parts[axis] for axis in range(len(parts)))
 
@@ -146,7 +146,7 @@ class HaloPlan:
         self._free.append(slot)
 
     def _channel_of(self, field: Tensor) -> Channel:
-        """Of the pieces that travel by themselves; on a CPU that of an earlier field in the same memory, if there was one."""
+        """Channel of the pieces that travel by themselves; on a CPU that of an earlier field in this memory, if any."""
         if field.device.type != "cpu":
             return self._transport.channel(self._messages(field, Block.of))
         place = field.data_ptr()
@@ -157,7 +157,7 @@ class HaloPlan:
         return channel
 
     def _messages(self, field: Tensor, part: Callable[[Block, Tensor], Tensor]) -> list[Message]:
-        """Of those pieces."""
+        """Messages of the pieces that travel by themselves."""
         sends = [_to(peer, part(block, field)) for peer, block in self._ours.pieces]
         return sends + [_from(peer, part(block, field)) for peer, block in self._ghosts.pieces]
 
@@ -179,7 +179,7 @@ class HaloPlan:
     # ---- who owns what -------------------------------------------------------------------------------------------------
 
     def _segments(self, axis: int, place: int) -> list[_Segment]:
-        """Of the tile at ``place``, in order; a tile that has the axis to itself is one segment with all its ghosts."""
+        """Segments of the tile at ``place``, in order; a tile alone on the axis is one segment with all its ghosts."""
         spans, width = self._grid.spans[axis], self._widths[axis]
         start, stop = spans[place]
         if len(spans) == 1:
@@ -248,7 +248,7 @@ class HaloPlan:
         return end
 
     def _cut(self, start: int, stop: int) -> list[slice]:
-        """What goes to one rank, in a few short messages if that is enough."""
+        """Slices of the numbers that go to one rank, in a few short messages if that is enough."""
         short = _SHORT // self._dtype.itemsize
         step = short if stop - start <= _FEW * short else stop - start
         return [slice(first, min(first + step, stop)) for first in range(start, stop, max(step, 1))]
@@ -266,7 +266,7 @@ class HaloPlan:
         return tuple(slice(width, part.stop - width) if parts == 1 else part for parts, width, part in pairs)
 
     def _large(self, block: Block) -> bool:
-        """Whether it may travel by itself; the adjoint adds what arrives, and so packs."""
+        """True if the block may travel by itself; the adjoint adds what arrives, and so packs."""
         return not self._adjoint and block.numbers * self._dtype.itemsize >= _LARGE
 
     # ---- axes of one rank ----------------------------------------------------------------------------------------------
@@ -314,18 +314,18 @@ def _images(cells: int, width: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _dense(start: int, shape: tuple[int, ...]) -> Block:
-    """Of a buffer, row-major."""
+    """A row-major block of a buffer."""
     return Block(start, shape, tuple(prod(shape[axis + 1 :]) for axis in range(len(shape))), in_buffer=True)
 
 
 def _contiguous(block: Block) -> bool:
-    """Whether it is one piece of memory."""
+    """True if the block is one piece of memory."""
     dense = _dense(0, block.shape).strides
     return all(a == b or n == 1 for n, a, b in zip(block.shape, block.strides, dense, strict=True))
 
 
 def _borrowed(block: Block, field: Tensor) -> Tensor:
-    """What the block holds of a contiguous field on a CPU; it does not keep the memory of the field."""
+    """View of a block of a contiguous field on a CPU; it does not keep the memory of the field."""
     there = block.of(field)
     memory = (ctypes.c_char * there.nbytes).from_address(there.data_ptr())
     return torch.frombuffer(memory, dtype=there.dtype).view(there.shape)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class _Board:
-    """What the threads of :func:`run_in_process` share: mail between ranks, and the first failure."""
+    """State that the threads of :func:`run_in_process` share: mail between ranks, and the first failure."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -129,7 +129,7 @@ class ThreadTransport:
         self.allgather(None)
 
     def all_arrive(self, seconds: float) -> bool:
-        """Whether all threads get here in time."""
+        """True if all threads get here in time."""
         return self._board.arrive(self.rank, seconds)
 
     def abort(self, message: str, code: int = 1) -> NoReturn:

@@ -119,7 +119,7 @@ class _Staged:
             tensor.copy_(host, non_blocking=True)
 
     def words(self, memory: Tensor) -> Any:
-        """As mpi4py takes it: an array of NumPy, or the tensor, which tells where it lies through DLPack."""
+        """A buffer for mpi4py: an array of NumPy, or the tensor, which tells where it lies through DLPack."""
         return memory.detach() if self._direct else memory.detach().numpy()
 
     def _given(self, tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Who owns which cells: pure integers, the same on every rank."""
+"""Partition of the cells among ranks: pure integers, the same on every rank."""
 
 from __future__ import annotations
 

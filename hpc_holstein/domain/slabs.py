@@ -119,7 +119,7 @@ def _along(axis: int, transform: str, field: Tensor, cells: int | None = None) -
 
 
 def slab(extent: Sequence[int], axis: int, rank: int, size: int) -> Box:
-    """What ``rank`` holds of ``extent`` cells dealt along one axis; empty for some where there are more ranks than cells."""
+    """Range of the ``extent`` cells that ``rank`` holds, dealt along one axis; empty for some of more ranks than cells."""
     box = [(0, cells) for cells in extent]
     box[axis] = (rank * extent[axis] // size, (rank + 1) * extent[axis] // size)
     return tuple(box)

@@ -25,7 +25,7 @@ _TRIED = 400_000  # numbers: MPI libraries send long messages in another way tha
 
 
 def connected(kind: str, transport: Transport, device: torch.device | str, buffers: str = "staged") -> Transport:
-    """What carries the halos of ``parallel.transport = kind``: ``transport`` itself (``mpi``), or NCCL over it.  Collective.
+    """Transport of the halos for ``parallel.transport = kind``: ``transport`` itself (``mpi``), or NCCL over it.  Collective.
 
     ``buffers``: ``direct`` hands memory of GPUs to MPI as it is, after a trial; else it goes through pinned host memory.
     """
@@ -37,7 +37,7 @@ def connected(kind: str, transport: Transport, device: torch.device | str, buffe
 
 
 def route_in_words(kind: str, transport: Transport, device: torch.device | str, buffers: str) -> str:
-    """How halos travel between GPUs; empty where none do.  Collective."""
+    """Path of the halos between GPUs, in words; empty if none do.  Collective."""
     if not _joins_gpus(transport, device):
         return ""
     if kind == "mpi" and buffers != "direct":

@@ -1,4 +1,4 @@
-"""How ranks talk: alone, as threads of one process for tests, or through MPI, behind one protocol.
+"""Communication of ranks: alone, as threads of one process for tests, or through MPI, behind one protocol.
 
 The transport is an argument, never a global; MPI starts when an :class:`MPITransport` is made, not at import.
 """
@@ -29,7 +29,7 @@ _ARRIVAL_SECONDS = 5.0  # how long a rank with a user error waits for the others
 
 
 class Transport(Protocol):
-    """What crosses ranks.  All methods but the exchanges and ``abort`` are collective; the root is rank 0."""
+    """Communication between ranks.  All methods but the exchanges and ``abort`` are collective; the root is rank 0."""
 
     rank: int
     size: int
@@ -62,7 +62,7 @@ class Transport(Protocol):
         """Return when every rank has called it."""
 
     def all_arrive(self, seconds: float) -> bool:
-        """Whether every rank calls this within ``seconds``."""
+        """True if every rank calls this within ``seconds``."""
 
     def abort(self, message: str, code: int = _UNEXPECTED) -> NoReturn:
         """Print ``message`` and end every rank with exit code ``code``."""

@@ -70,7 +70,7 @@ class _Langevin(ABC):
             )
 
     def is_safe(self, stiffness: float) -> bool:
-        """Whether the averages of a mode of ``stiffness`` are right within :data:`SAFE`."""
+        """True if the averages of a mode of ``stiffness`` are right within :data:`SAFE`."""
         return abs(self.bias(stiffness)) <= SAFE
 
     def time_step_in_words(self, stiffness: float) -> str:

@@ -148,7 +148,7 @@ class PotentialNodes:
         return cls(centre, radius, centre + radius * np.cos(np.pi * (np.arange(count) + 0.5) / count))
 
     def hold(self, mu: float) -> bool:
-        """Whether ``mu`` can be interpolated."""
+        """True if ``mu`` can be interpolated."""
         return abs(mu - self.centre) <= self.radius
 
     def weights(self, mu: float) -> Array:

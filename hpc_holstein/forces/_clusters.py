@@ -167,7 +167,7 @@ class Clusters:
         return matrix.index_add_(1, bonds.element, values).view(-1, self.sites, self.sites)
 
     def _present(self, first: int, last: int) -> Tensor:
-        """Whether the cells of the clusters lie within the open edges of the lattice, ``[m, cells]``."""
+        """Mask of the cells of the clusters within the open edges of the lattice, ``[m, cells]``."""
         cells = self._first_cells[first:last, None] + self._cells
         extent, periodic = cells.new_tensor(self._lattice.extent), cells.new_tensor(self._lattice.periodic).bool()
         return ((cells >= 0) & (cells < extent) | periodic).all(dim=-1)

@@ -1,4 +1,4 @@
-"""How far several networks disagree on the force of a state.
+"""Disagreement of several networks on the force of a state.
 
     deviation_i = [ (1/M) sum_m |F_i^m - F_i|^2 ]^(1/2),   F_i = (1/M) sum_m F_i^m        [t_nn/a]
 

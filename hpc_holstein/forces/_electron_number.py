@@ -1,4 +1,4 @@
-"""What a wrong electron number of a network costs in a canonical run.
+"""Cost of a wrong electron number of a network in a canonical run.
 
 A network whose ``mean n`` is off by ``e`` at the right chemical potential finds the ``mu`` of a filling that is off by ``e``,
 so ``mu`` is known up to half of

@@ -53,7 +53,7 @@ def fill(energies: Array, electrons: float, kT: float) -> tuple[float, Array]:
 
 
 def uncertainty(energies: Array, mu: float, kT: float) -> float:
-    """How far ``mu`` may move until the mean occupation does [t_nn]; at ``kT = 0`` to the next level."""
+    """Uncertainty of ``mu``, how far it may move until the mean occupation does [t_nn]; at ``kT = 0`` to the next level."""
     if kT == 0:
         return float(np.abs(energies - mu).min())
     x = (mu - energies) / kT
@@ -61,7 +61,7 @@ def uncertainty(energies: Array, mu: float, kT: float) -> float:
 
 
 def potential_uncertainty(chi: float, kT: float, resolved: float = RESOLVED) -> float:
-    """How far ``mu`` may move until the mean density moves by ``resolved`` [electrons/site]; t_nn.
+    """Uncertainty of ``mu``, how far it may move until the mean density moves by ``resolved`` [electrons/site]; t_nn.
 
     ``chi = kT d(mean n)/d(mu) = mean sum_k w_k f_k (1 - f_k)`` at ``mu``.  In a gap it grows as ``cosh`` about the middle, so
     that is ``kT asinh(resolved / chi)``.

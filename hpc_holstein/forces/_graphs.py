@@ -17,7 +17,7 @@ _WARM_UP = 3  # evaluations before the recording, in which libraries choose thei
 
 
 class Recording(NamedTuple):
-    """Where the input is read and the outputs are left, and what computes these from that."""
+    """Tensors of the input and of the outputs, and a function that computes these from that."""
 
     field: Tensor
     replay: Callable[[], None]

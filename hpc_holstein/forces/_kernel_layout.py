@@ -1,4 +1,4 @@
-"""How the compiled recurrence lays out its vectors: how many at once, orders between two exchanges, width of the ghost zone.
+"""Layout of the vectors of the compiled recurrence: how many at once, orders between two exchanges, width of the ghost zone.
 
 All ranks choose alike, from the lattice and the rank grid alone.
 """
@@ -87,7 +87,7 @@ def orders_kept(numbers: int, readings: int) -> int:
 
 @dataclass(frozen=True)
 class Demand:
-    """What a sweep keeps beside its vectors, for one state on one rank.
+    """Arrays that a sweep keeps beside its vectors, for one state on one rank.
 
     entries    of ``rho`` that are read of each cell; ``functions`` that are evaluated there, ``checks`` of each site
     columns    vectors that are kept whole, in another sweep

@@ -1,4 +1,4 @@
-"""What probe vectors read of the Chebyshev recurrence in tensor operations, for GPUs."""
+"""Readings of probe vectors in the Chebyshev recurrence by tensor operations, for GPUs."""
 
 from __future__ import annotations
 

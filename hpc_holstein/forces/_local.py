@@ -136,7 +136,7 @@ class LocalForces:
         return rho
 
     def _canonical(self, q: Tensor, levels: _Levels) -> _Solution:
-        """As :meth:`_solve`, at the ``mu`` of the filling."""
+        """Solution of :meth:`_solve` at the ``mu`` of the filling."""
         ensemble = self.ensemble
         on_site = matrix_elements(self.hamiltonian, self.domain, q)[..., : q.shape[-2]]
         start = atomic_limit(on_site[None], self.domain, ensemble.filling, ensemble.kT)

@@ -1,4 +1,4 @@
-"""What memory a force provider may plan with."""
+"""Memory that a force provider may plan with."""
 
 from __future__ import annotations
 

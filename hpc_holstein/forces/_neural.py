@@ -135,7 +135,7 @@ class NeuralForces:
         )
 
     def field(self, state: State) -> Tensor:
-        """What the network reads of a state with forces, ``[*cells, basis]``: ``Q`` where it is plain, else ``Q + mu/g``.
+        """Field of a state with forces that the network reads, ``[*cells, basis]``: ``Q`` if it is plain, else ``Q + mu/g``.
 
         In the units that the network was made in (:attr:`scaling`), as its :attr:`field_range` is.
         """
@@ -195,7 +195,7 @@ class NeuralForces:
         return max(potential_uncertainty(float(one), kT) for one in chi)
 
     def _solved(self, evaluate: Density, guess: Tensor, slope: Tensor, states: Tensor) -> CanonicalDensity:
-        """Of the states of these numbers, by the iteration that always converges."""
+        """Canonical density of the states of these numbers, by the iteration that always converges."""
         return solve_chemical_potential(
             density=lambda mu, rows: evaluate(mu, states[rows]),
             mean=lambda n: site_mean(n, self.domain),
@@ -282,7 +282,7 @@ class NeuralForces:
         return out
 
     def _pieces(self, states: int, cells: tuple[int, int]) -> Iterator[tuple[bool, slice, slice, slice]]:
-        """Whether no ghosts are seen, states, rows and columns of one evaluation; as many states as small windows leave room.
+        """Pieces to evaluate: if one sees no ghosts, and its states, rows and columns; small windows leave room for more.
 
         Those without ghosts come first.
         """

@@ -54,7 +54,7 @@ class Colouring:
 
     @property
     def exact(self) -> bool:
-        """Whether no two cells share a colour."""
+        """True if no two cells share a colour."""
         return max(self.repeats) == 1
 
     def of(self, owned: Sequence[tuple[int, int]], device: torch.device, opposite: bool = False) -> Tensor:
@@ -70,7 +70,7 @@ class Colouring:
 
 @dataclass(frozen=True)
 class Readings:
-    """What is read of the vectors on one rank; every member ``[readings]``, in the order of ``vector``.
+    """Readings of the vectors on one rank; every member ``[readings]``, in the order of ``vector``.
 
     vector    in which the reading is
     source    ghosted site that starts in it, with ``sign``

@@ -159,7 +159,7 @@ class Resolvent:
         )
 
     def _potential(self, problem: _Problem, sweep: _Sweep) -> tuple[float, float, bool]:
-        """How far ``mu`` seems to lie from the centre of the poles, by how much that misses the filling, and if it is met.
+        """Distance of ``mu`` from the centre of the poles, by how much that misses the filling, and if it is met.
 
         It is met in the window of the poles, or at their centre if no site feels the difference, as in a gap.
         """
@@ -235,14 +235,14 @@ class Resolvent:
         return Solution(rho, mu, omega, {"error_estimate": problem.scale * error, "residual": residual, **cost})
 
     def _uncertainty(self, problem: _Problem, sweep: _Sweep) -> float:
-        """Of ``mu`` [t_nn], which in a gap is where the search for it ended."""
+        """Uncertainty of ``mu`` [t_nn], which in a gap is where the search for it ended."""
         centre, reach = sweep.expansion.centre, _WINDOW * self.ensemble.kT
         electrons = [self._trace(problem, sweep, sweep.expansion.fermi(centre + step)) for step in (-reach, reach)]
         chi = (electrons[1] - electrons[0]) / (2 * _WINDOW * self.domain.lattice.sites)
         return potential_uncertainty(chi, self.ensemble.kT, max(problem.tolerance, RESOLVED))
 
     def _response(self, sweep: _Sweep, mu: float) -> float:
-        """How much more than the mean density that of a single site moves with ``mu``: what an error of the filling does."""
+        """Largest change of a density with ``mu`` over that of the mean density: the effect of an error of the filling."""
         reach = _WINDOW * self.ensemble.kT
         moved = self._density(sweep, mu + reach) - self._density(sweep, mu - reach)
         mean = abs(float(moved.mean()))

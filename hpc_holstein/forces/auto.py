@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Options:
-    """What accuracy."""
+    """Accuracy that is asked for."""
 
     tolerance: Annotated[
         float,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """How it is computed."""
+    """Options of the computation."""
 
     deterministic: Annotated[
         bool,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What accuracy, and with which probe vectors."""
+    """Accuracy, and probe vectors."""
 
     tolerance: Annotated[
         float,

@@ -35,7 +35,7 @@ Precision = Literal["state", "float32", "tf32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Options:
-    """Which network, and how it is evaluated."""
+    """Network, and its evaluation."""
 
     model: Annotated[
         str, key('model file *.safetensors, or "default" for the one that comes with the package', "network", "weights", "file")

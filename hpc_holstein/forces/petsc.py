@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """What accuracy, at which sites, and how PETSc solves."""
+    """Accuracy, sites, and solvers of PETSc."""
 
     tolerance: Annotated[
         float, key("largest error of the force against exact diagonalization [t_nn/a]", "tol", "accuracy", "error")

@@ -1,4 +1,4 @@
-"""What every Hamiltonian inherits: forces as vector-Jacobian products of its matrix and of its classical energy.
+"""Base of every Hamiltonian: forces as vector-Jacobian products of its matrix and of its classical energy.
 
     F = -d/dq (V(q) + Tr[rho H(q)])  at fixed rho
 

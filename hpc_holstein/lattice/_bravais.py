@@ -1,4 +1,4 @@
-"""What all lattices share: a frozen description from which bonds and symmetry follow."""
+"""Base of all lattices: a frozen description from which bonds and symmetry follow."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def _extremes(extent: tuple[int, ...], periodic: tuple[bool, ...], basis: int, b
 
 
 def _wave_numbers(cells: int, periodic: bool, product: bool) -> list[float]:
-    """Those of an axis, radians a cell: standing waves between open edges."""
+    """Wave numbers of an axis, radians a cell: standing waves between open edges."""
     if cells > _LONGEST or not (periodic or product):
         return [2 * math.pi * j / _GRID for j in range(_GRID)]
     if periodic:

@@ -1,4 +1,4 @@
-"""What the card of a model file may hold: names, types and ranges, checked before anything is made of it."""
+"""Members that the card of a model file may hold: names, types and ranges, checked before anything is made of it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _Cells = Annotated[int, Field(ge=1, lt=_LARGEST)]
 
 
 class _Members(BaseModel):
-    """As of :class:`network.checkpoint.Card`."""
+    """Members of :class:`network.checkpoint.Card`."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

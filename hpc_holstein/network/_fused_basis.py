@@ -47,7 +47,7 @@ def characters(element: Element) -> NDArray[np.int64]:
 
 
 def is_square_group(matrices: NDArray[np.int64]) -> bool:
-    """Whether these are the elements, in whatever order."""
+    """True if these are the elements, in whatever order."""
     return sorted(m.tolist() for m in matrices) == sorted(matrix_of(element).tolist() for element in ELEMENTS)
 
 

@@ -31,7 +31,7 @@ class Dense(NamedTuple):
 
 
 def supported(matrices: NDArray[np.int64], copies: int, radii: Sequence[int], levels: int) -> bool:
-    """Whether there is compiled code for the point group and the shape of a network, on this processor."""
+    """True if there is compiled code for the point group and the shape of a network, on this processor."""
     stencils = radii[0] == 2 and all(radius <= 1 for radius in radii[1:]) and 2 * sum(radii) <= PITCH - LONGEST
     return bool(VECTOR_BYTES) and stencils and copies % 4 == 0 and levels <= 7 * copies and is_square_group(matrices)
 
@@ -78,7 +78,7 @@ class FusedLevels:
         return density, slope
 
     def _space(self) -> tuple[NDArray[np.floating], ...]:
-        """What one thread works on: ``rings``, ``parts``, ``lifted`` and ``lines`` of :func:`_fused.evaluate`."""
+        """Work space of one thread: ``rings``, ``parts``, ``lifted`` and ``lines`` of :func:`_fused.evaluate`."""
         try:
             return self._spaces.pop()
         except IndexError:  # all are in use

@@ -50,7 +50,7 @@ class Vectors:
         return self.builder.load(place, align=self._bytes)
 
     def store(self, pointer: Any, index: Any, value: Any) -> None:
-        """Where :meth:`load` reads."""
+        """Write the numbers from ``index`` on, which :meth:`load` reads."""
         self.builder.store(value, self.builder.bitcast(self.at(pointer, index), self.type.as_pointer()), align=self._bytes)
 
     def spread(self, pointer: Any, index: Any) -> Any:

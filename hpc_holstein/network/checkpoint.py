@@ -47,7 +47,7 @@ _SAME = 1e-9  # relative difference of two parameters that count as equal
 
 @dataclass(frozen=True)
 class Card:
-    """What a model file is for and where it comes from.
+    """Purpose and origin of a model file.
 
     architecture, options  file in ``network/models`` and its ``Options``
     lattice, extent        kind of lattice, and the cells it was trained on (the model runs at any size)
@@ -92,11 +92,11 @@ class Card:
 
     @property
     def of_electrons(self) -> bool:
-        """Whether the network stands for the electrons alone, in the shifted field, so that no ``g`` binds it."""
+        """True if the network stands for the electrons alone, in the shifted field, so that no ``g`` binds it."""
         return self.predicts != "force" and self.field == "shifted" and {"t", "g"} <= self.parameters.keys()
 
     def scaling(self, hamiltonian: Hamiltonian) -> Scaling:
-        """How the network sees a system that passes :func:`check_card`."""
+        """Scaling by which the network sees a system that passes :func:`check_card`."""
         return Scaling.of(hamiltonian.parameters, self.parameters) if self.of_electrons else Scaling()
 
 
@@ -257,7 +257,7 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
 
 
 def trained_elsewhere(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble) -> str:
-    """What a system that passes :func:`check_card` has other than the training data, so that its states may be others.
+    """Differences of a system that passes :func:`check_card` from the training data, so that its states may be others.
 
     One sentence, empty where there is nothing.  The classical parameters and the filling do not enter the map that the network
     has learned, but its errors were measured on the states that they make.
@@ -304,7 +304,7 @@ def describe(card: Card) -> str:
 
 
 def _valid_for(card: Card) -> str:
-    """Which systems :func:`check_card` accepts, in words."""
+    """The systems that :func:`check_card` accepts, in words."""
     ranges = {name: interval for name, interval in card.ranges.items() if not (card.of_electrons and name in _FREE)}
     told = [f"{name} from {low:g} to {high:g}" for name, (low, high) in ranges.items()]
     if not card.of_electrons:
@@ -377,7 +377,7 @@ def _over(energy: float, unit: float) -> float:
 
 
 def _fits(interval: tuple[float, ...] | None, here: Any, model: Any) -> bool:
-    """Whether the value of a run is that of the model, or in its range."""
+    """True if the value of a run is that of the model, or in its range."""
     if interval is None:
         return _same(here, model)
     low, high = interval

@@ -34,7 +34,7 @@ def neighbour_sum(field: Tensor, domain: Domain, shells: Sequence[int] = (1,)) -
 
 
 def field_range(field: Tensor, domain: Domain) -> dict[str, float]:
-    """What the card of a model keeps of its training fields ``[snapshot, *extent, basis]``, on a domain of one rank.
+    """Range of the training fields ``[snapshot, *extent, basis]`` for the card of a model, on a domain of one rank.
 
     ``field.min``, ``field.max``, ``neighbours.min``, ``neighbours.max``, and quantiles of the magnitudes, such as
     ``field.99 %``; all in the unit of ``Q``.
@@ -50,7 +50,7 @@ def field_range(field: Tensor, domain: Domain) -> dict[str, float]:
 
 
 def outside(field: Tensor, seen: Mapping[str, float], domain: Domain) -> Tensor:
-    """Which sites of an owned field ``[*cells, basis]`` lie outside of the range ``seen`` (of :func:`field_range`), bool."""
+    """Mask of the sites of an owned field ``[*cells, basis]`` outside of the range ``seen`` (of :func:`field_range`), bool."""
     found = torch.zeros_like(field, dtype=torch.bool)
     for name, values in (("field", field), ("neighbours", neighbour_sum(field, domain))):
         found |= ~((values >= seen[f"{name}.min"]) & (values <= seen[f"{name}.max"]))  # NaN is outside

@@ -133,7 +133,7 @@ class ScalarHead(nn.Module):
 
 
 class Modulation(nn.Module):
-    """What an invariant number does to a feature: scales of its even and of its odd part and a shift of the even one, a copy.
+    """Modulation of a feature by an invariant number: scales of both its parts and a shift of the even one, a copy.
 
     ``scale = 1 + a u + b u^2``, ``shift = c u + d u^2`` for ``u`` in [-1, 1]; at ``u = 0``, and where training starts, nothing.
     The same on all elements of the group, so equivariance is kept; an odd part cannot be shifted.

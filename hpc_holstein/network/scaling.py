@@ -33,7 +33,7 @@ class Scaling:
         return cls(energy, here["g"] / (energy * made_for["g"]))
 
     def in_words(self) -> str:
-        """What is said of a network at work in another system than its own; empty for its own."""
+        """A sentence for a network at work in another system than its own; empty for its own."""
         if self == Scaling():
             return ""
         energies = f", with energies in units of {self.energy:g} of its own" if self.energy != 1 else ""

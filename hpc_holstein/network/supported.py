@@ -1,4 +1,4 @@
-"""Which networks give the forces of which systems: what a run, a training, a comparison and a labelling ask before any work."""
+"""Match of networks and systems: what a run, a training, a comparison and a labelling ask before any work."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ _ERRORS = 3.0  # standard errors of that part in a lattice of few sites
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a card keeps.
+    """Record of the surroundings of the training sites on a card.
 
     seen    rows of a, columns of b, bool: cells with training sites
     g       coupling of the network
@@ -73,7 +73,7 @@ class Surroundings:
 
 
 def surroundings_of(training: Tensor, held_out: Tensor, g: float, domain: Domain) -> dict[str, Any]:
-    """What the card of a model keeps of fields ``[snapshot, *extent, basis]``, on a domain of one rank.
+    """Surroundings of fields ``[snapshot, *extent, basis]`` for the card of a model, on a domain of one rank.
 
     ``held_out``: of states that the weights were not fitted to, which tell what part of unfamiliar sites is usual.
     """
@@ -112,5 +112,5 @@ def _cells(field: Tensor, g: float, domain: Domain) -> Tensor:
 
 
 def _column(value: Tensor, count: int) -> Tensor:
-    """Of a value from 0 to 1, in ``count`` columns of one width; NaN is in the first one."""
+    """Column of a value from 0 to 1, of ``count`` of one width; NaN is in the first one."""
     return (count * value.nan_to_num()).long().clamp(0, count - 1)

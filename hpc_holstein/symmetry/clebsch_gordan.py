@@ -9,7 +9,7 @@ from hpc_holstein.symmetry.irreps import Irrep, orthonormal_copies
 
 
 def clebsch_gordan(a: Irrep, b: Irrep, c: Irrep) -> NDArray[np.float64]:
-    """How ``c`` sits in the product of ``a`` and ``b``: ``C[copies, d_a, d_b, d_c]``, with no copies where it does not.
+    """Coefficients of ``c`` in the product of ``a`` and ``b``: ``C[copies, d_a, d_b, d_c]``, with no copies where it does not.
 
     If ``x`` and ``y`` transform as ``a`` and ``b`` then ``z_l = sum_jk C_jkl x_j y_k`` transforms as ``c``:
 

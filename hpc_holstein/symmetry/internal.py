@@ -58,7 +58,7 @@ class ParticleHoleGroup:
 
 
 def is_bipartite(bonds: Sequence[Bond]) -> bool:
-    """Whether the bonds of a cell and its copies join two sublattices alone, each bond a site of one to a site of the other.
+    """True if the bonds of a cell and its copies join two sublattices alone, each bond a site of one to a site of the other.
 
     It is asked of the infinite lattice: an odd number of cells along a periodic axis breaks the sublattices only where it
     closes.  A graph is bipartite if and only if its double cover, two copies of the sites with each bond from one copy to the

@@ -73,7 +73,7 @@ class PointGroup:
         return tuple(sorted(classes))
 
     def site_permutations(self, offsets: ArrayLike) -> NDArray[np.int64]:
-        """How every element permutes a set of lattice offsets that is closed under the group.
+        """Permutation of a set of lattice offsets, closed under the group, by every element.
 
         ``offsets`` is an integer array ``[n, d]`` without repeats; the result ``perm[g, n]`` satisfies
         ``M_g offset_i = offset_perm[g, i]``, so that ``f'(r) = f(M_g^-1 r)`` reads ``f'[perm[g]] = f``.

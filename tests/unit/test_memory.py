@@ -136,8 +136,10 @@ def test_labels_that_have_no_room_are_refused_before_any_work(
 
 @pytest.mark.parametrize("model", [{"copies": 10**9}, {"levels": 10**12}, {"kind": "efnn", "widths": [10**6, 10**6]}])
 def test_a_network_that_has_no_room_is_refused_before_it_is_made(model: dict[str, Any]) -> None:
-    config = load_config(overrides={f"model.{name}": value for name, value in model.items()})
-    with pytest.raises(ConfigError, match=r"weights or more, which \[model\] asks for, need .* give fewer copies, levels or widths"):
+    config = load_config(preset_name="paper-2601.04104", overrides={f"model.{name}": value for name, value in model.items()})
+    with pytest.raises(
+        ConfigError, match=r"weights or more, which \[model\] asks for, need .* give fewer copies, levels or widths"
+    ):
         build_network(config, build_system(config))
 
 

@@ -48,7 +48,7 @@ class Enn(LevelNetwork):
         return filled.sum(dim=-1) / total, (filled * (1 - occupation)).sum(dim=-1) / (kT * total)
 
     def is_fused(self, device: torch.device) -> bool:
-        """Whether fields are evaluated by compiled code where no gradients are recorded.
+        """True if fields are evaluated by compiled code when no gradients are recorded.
 
         Any shape of window is as fast then, and the bits at a site do not depend on its place in it.
         """

@@ -1,4 +1,4 @@
-"""What networks of levels share: from the shifted field to the weights and energies of effective levels on each site.
+"""Base of the networks of levels: from the shifted field to the weights and energies of effective levels on each site.
 
 The input is ``g Q'`` in units of the hopping: the electrons know ``Q``, ``mu`` and ``g`` through ``g Q' = g Q + mu`` alone, so
 a network is exact in ``g`` by construction, and what else it must know is ``kT``.
@@ -55,7 +55,7 @@ class LevelNetwork(nn.Module):
 
     @property
     def takes_kT(self) -> bool:
-        """Whether ``kT`` is an input."""
+        """True if ``kT`` is an input."""
         return bool(self.options.kT_range)
 
     def at(self, g: float, kT: float) -> None:
@@ -112,7 +112,7 @@ class LevelNetwork(nn.Module):
         return [_Layer(_channels_last(even), _channels_last(odd), bias) for even, odd, bias in spread]
 
     def _position(self, kT: float) -> float:
-        """Of ``kT`` in its range on a logarithmic scale, from -1 to 1."""
+        """Position of ``kT`` in its range on a logarithmic scale, from -1 to 1."""
         low, high = map(math.log, self.options.kT_range)
         return (2 * math.log(kT) - low - high) / (high - low)
 
