@@ -26,11 +26,11 @@ import scipy.sparse
 import torch
 from force_rate import machine  # beside this file
 
+from hpc_holstein.compiled.chebyshev import advance
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport
 from hpc_holstein.forces import _probing, kpm
-from hpc_holstein.forces._kernel import advance
 from hpc_holstein.forces._probing import Colouring
 from hpc_holstein.forces._sweep import sweep
 from hpc_holstein.hamiltonian import holstein

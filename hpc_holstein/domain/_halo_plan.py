@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hpc_holstein.domain._copies import Block, Copies, block_of
+from hpc_holstein.compiled.copies import Block, Copies, block_of
 from hpc_holstein.domain.transport import Channel, Message, Transport
 
 _SHORT, _FEW = 1 << 12, 4  # bytes that MPI libraries send without asking the receiver first, and how often that is faster

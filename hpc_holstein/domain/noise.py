@@ -14,7 +14,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from hpc_holstein.domain._philox import fill_uniforms
+from hpc_holstein.compiled.philox import fill_uniforms
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Domain
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpc_holstein.compiling import compiled
+from hpc_holstein.compiled import compiled
 from hpc_holstein.interfaces import Domain
 
 _HIGH, _LOW = 2.0**16, 2.0**32

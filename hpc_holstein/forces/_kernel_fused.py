@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpc_holstein.compiled.chebyshev import advance, combine
 from hpc_holstein.forces._chebyshev import Interval
-from hpc_holstein.forces._kernel import advance, combine
 from hpc_holstein.forces._kernel_layout import WORTH_A_MESSAGE, Layout, orders_kept
 from hpc_holstein.forces._probing import Readings
 from hpc_holstein.forces._stencil import Hop, Stencil
@@ -166,7 +166,7 @@ def _nothing() -> None:
 
 
 def _tile(stencil: Stencil, layout: Layout) -> tuple[tuple[int, ...], bool]:
-    """``tile`` and ``alone`` of :func:`_kernel.advance`."""
+    """``tile`` and ``alone`` of :func:`compiled.chebyshev.advance`."""
     domain, reach = stencil.domain, stencil.width
     low, cells = layout.widths[0], domain.local_extent[0]
     open_edges = not domain.lattice.periodic[0]
@@ -195,7 +195,7 @@ def _ghosts(stencil: Stencil) -> NDArray[np.int64]:
 
 
 def _matrix(stencil: Stencil, interval: Interval, lanes: int, dtype: torch.dtype) -> tuple[Any, ...]:
-    """``matrix`` of :func:`_kernel.advance`: ``(H - centre) / half_width``."""
+    """``matrix`` of :func:`compiled.chebyshev.advance`: ``(H - centre) / half_width``."""
     on_site = ((stencil.on_site - interval.centre) / interval.half_width).to(dtype).reshape(-1).numpy()
     hops: list[list[Hop]] = [[hop for hop in stencil.hops if hop.source == b] for b in range(stencil.basis)]
     most = max(1, *map(len, hops))

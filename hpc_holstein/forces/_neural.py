@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from hpc_holstein.compiled.levels import LONGEST
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._canonical import (
     CanonicalDensity,
@@ -31,7 +32,6 @@ from hpc_holstein.forces._graphs import Outputs, Replayed, require_graphs
 from hpc_holstein.forces._precision import arithmetic, dtype_of
 from hpc_holstein.forces.neural import Options, Precision
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
-from hpc_holstein.network._fused import LONGEST
 from hpc_holstein.network.checkpoint import trained_elsewhere
 from hpc_holstein.network.models._enn import Enn
 from hpc_holstein.network.models._levels import LevelNetwork

@@ -1,4 +1,4 @@
-"""A network of levels on the square lattice, evaluated by compiled code on a CPU; see :mod:`hpc_holstein.network._fused`.
+"""A network of levels on the square lattice, evaluated by compiled code on a CPU; see :mod:`hpc_holstein.compiled.levels`.
 
 It computes what the PyTorch code of ``models/enn.py`` does, to round-off, without gradients.
 """
@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_holstein.network._fused import LONGEST, PITCH, TOGETHER, VECTOR_BYTES, evaluate
-from hpc_holstein.network._fused_basis import is_square_group, packed
+from hpc_holstein.compiled.basis import is_square_group, packed
+from hpc_holstein.compiled.levels import LONGEST, PITCH, TOGETHER, VECTOR_BYTES, evaluate
 
 _ELEMENTS = 8
 _LEAST_ROWS = 16  # for each thread
@@ -78,7 +78,7 @@ class FusedLevels:
         return density, slope
 
     def _space(self) -> tuple[NDArray[np.floating], ...]:
-        """Work space of one thread: ``rings``, ``parts``, ``lifted`` and ``lines`` of :func:`_fused.evaluate`."""
+        """Work space of one thread: ``rings``, ``parts``, ``lifted`` and ``lines`` of :func:`compiled.levels.evaluate`."""
         try:
             return self._spaces.pop()
         except IndexError:  # all are in use
@@ -88,7 +88,7 @@ class FusedLevels:
             return rings, parts, lifted, _aligned(4 * PITCH, self._dtype).reshape(4, PITCH)
 
     def _tables(self, layers: Sequence[Dense], matrices: NDArray[np.int64]) -> tuple[object, NDArray[np.int64]]:
-        """``tables`` and ``layers`` of :func:`_fused.evaluate`."""
+        """``tables`` and ``layers`` of :func:`compiled.levels.evaluate`."""
         weights: list[NDArray[np.float64]] = []
         starts, biases = [], [np.zeros(TOGETHER)]
         for n, layer in enumerate(layers):
@@ -102,7 +102,7 @@ class FusedLevels:
         return (flat.astype(self._dtype), np.concatenate(biases).astype(self._dtype)), np.array(starts, dtype=np.int64)
 
     def _head(self, head: Dense, kT: float) -> tuple[NDArray[np.floating], ...]:
-        """``head`` of :func:`_fused.evaluate`; the weights of all elements of a copy are one."""
+        """``head`` of :func:`compiled.levels.evaluate`; the weights of all elements of a copy are one."""
         even, odd = (np.ascontiguousarray(part.flatten(1).numpy()[:, ::_ELEMENTS]) for part in (head.even, head.odd))
         return np.array([0.5 / kT], self._dtype), np.repeat(head.bias.numpy(), self._lanes), even, odd
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hpc_holstein.compiled.levels import LONGEST, VECTOR_BYTES
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.lattice import square
 from hpc_holstein.network import _fused_levels
-from hpc_holstein.network._fused import LONGEST, VECTOR_BYTES
 from hpc_holstein.network.layers import box_offsets
 from hpc_holstein.network.models import enn
 from hpc_holstein.symmetry.internal import ParticleHoleGroup

@@ -18,7 +18,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
-from hpc_holstein.compiling import compiled
+from hpc_holstein.compiled import compiled
+from hpc_holstein.compiled.vectors import spread
 
 _PACKED = 16  # vectors of columns that are combined at a time, which fit in the cache
 _FLAGS = ("contract",)  # multiply and add in one instruction
@@ -42,13 +43,6 @@ class _VectorModel(models.PrimitiveModel):
 def _pointer(context: Any, builder: Any, array: Any, value: Any, index: Any, count: int) -> Any:
     start = builder.gep(context.make_array(array)(context, builder, value).data, [index])
     return builder.bitcast(start, ir.VectorType(context.get_data_type(array.dtype), count).as_pointer())
-
-
-def _spread(builder: Any, number: Any, vector: Any) -> Any:
-    """The same number in every place."""
-    lane = ir.IntType(32)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(lane, 0))
-    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(lane, vector.count), [0] * vector.count))
 
 
 @intrinsic
@@ -79,7 +73,7 @@ def _scaled(typing: Any, number: Any, vector: Any) -> Any:
     """``number vector``."""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fmul(_spread(builder, arguments[0], arguments[1].type), arguments[1], flags=_FLAGS)
+        return builder.fmul(spread(builder, arguments[0], arguments[1].type), arguments[1], flags=_FLAGS)
 
     return vector(vector.dtype, vector), code
 
@@ -102,7 +96,7 @@ def _with_product(typing: Any, total: Any, vector: Any, other: Any) -> Any:
     single = not isinstance(vector, _Vector)
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        left = _spread(builder, arguments[1], arguments[2].type) if single else arguments[1]
+        left = spread(builder, arguments[1], arguments[2].type) if single else arguments[1]
         return builder.fadd(builder.fmul(left, arguments[2], flags=_FLAGS), arguments[0], flags=_FLAGS)
 
     return total(total, total.dtype if single else vector, other), code
@@ -125,7 +119,7 @@ def _hopped(typing: Any, total: Any, block: Any, start: Any, shifts: Any, values
                 value = builder.load(builder.gep(entries, [builder.add(row, ir.Constant(row.type, hop))]))
             else:
                 value = builder.extract_value(strengths, hop)
-            term = builder.fmul(_spread(builder, value, result.type), neighbour, flags=_FLAGS)
+            term = builder.fmul(spread(builder, value, result.type), neighbour, flags=_FLAGS)
             result = builder.fadd(term, result, flags=_FLAGS)
         return result
 

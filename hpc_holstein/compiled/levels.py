@@ -3,7 +3,7 @@
 Rows of a feature lie channel after channel, ``PITCH`` numbers apart; the even part comes first, and channels are ``(copy,
 element)`` in the order of ``ELEMENTS``.  Neighbouring sites of a row are one vector, and every site sees the same instructions
 wherever it lies.  The last rows of each layer stay in the cache, and convolutions are in the basis of
-:mod:`hpc_holstein.network._fused_basis`.  Compiled when first used (seconds) and kept on disk where that is possible.
+:mod:`hpc_holstein.compiled.basis`.  Compiled when first used (seconds) and kept on disk where that is possible.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from hpc_holstein.compiling import compiled
-from hpc_holstein.network import _fused_basis, _fused_vectors
-from hpc_holstein.network._fused_basis import ELEMENTS, moved, taps
-from hpc_holstein.network._fused_vectors import VECTOR_BYTES, Vectors
+from hpc_holstein.compiled import basis, compiled, vectors
+from hpc_holstein.compiled.basis import ELEMENTS, moved, taps
+from hpc_holstein.compiled.vectors import VECTOR_BYTES, Vectors
 
 LONGEST = 256  # columns that are evaluated at once: the last rows of all layers then stay in the second-level cache
 PITCH = 272  # no power of two, which would map all channels to one place of the cache
@@ -31,7 +30,7 @@ TOGETHER = (
 )  # copies that are computed at once: processors of such vectors have 16 registers, else 32
 _ABREAST = 4  # channels that go through the activation in step, since one alone waits for its own results
 _WEIGHTS = 8 * TOGETHER  # of one tap
-_MADE_OF = zlib.crc32("".join(map(inspect.getsource, (_fused_basis, _fused_vectors))).encode())
+_MADE_OF = zlib.crc32("".join(map(inspect.getsource, (basis, vectors))).encode())
 """A default of all compiled functions, and so a part of their types: code on disk is told from that of other such files."""
 
 

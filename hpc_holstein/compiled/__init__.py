@@ -1,4 +1,4 @@
-"""How Python functions become machine code: when first called (seconds), and kept on disk where there is a place for it."""
+"""Compiled code for CPUs: made when first called (seconds), and kept on disk where there is a place for it."""
 
 from __future__ import annotations
 

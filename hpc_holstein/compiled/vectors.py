@@ -21,6 +21,13 @@ _ARM = binding.get_process_triple().startswith(("aarch64", "arm64"))
 VECTOR_BYTES = _vector_bytes()
 
 
+def spread(builder: Any, number: Any, vector: Any) -> Any:
+    """The same number in every place of a ``vector`` type."""
+    lane = ir.IntType(32)
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(lane, 0))
+    return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(lane, vector.count), [0] * vector.count))
+
+
 class Vectors:
     """Instructions on vectors of one type, which ``builder`` puts where it is."""
 
@@ -55,9 +62,7 @@ class Vectors:
 
     def spread(self, pointer: Any, index: Any) -> Any:
         """One number of an array in every place."""
-        lane, number = ir.IntType(32), self.builder.load(self.at(pointer, index))
-        one = self.builder.insert_element(ir.Constant(self.type, ir.Undefined), number, ir.Constant(lane, 0))
-        return self.builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(lane, self.lanes), [0] * self.lanes))
+        return spread(self.builder, self.builder.load(self.at(pointer, index)), self.type)
 
     def total(self, start: Any) -> Any:
         """A variable of a loop."""

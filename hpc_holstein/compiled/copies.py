@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_holstein.compiling import compiled
+from hpc_holstein.compiled import compiled
 
 _COLUMNS = 8  # of a table of copies
 _WORDS = (8, 4, 1)  # bytes that are moved at a time: the largest that divides what is copied

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hpc_holstein.compiling import compiled
+from hpc_holstein.compiled import compiled
 
 _M0, _M1 = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
 _K0, _K1 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBB67AE8584CAA73B)  # golden ratio, sqrt(3) - 1
