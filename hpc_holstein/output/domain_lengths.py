@@ -11,6 +11,8 @@ the lengths have the same bits on any ranks.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from itertools import combinations_with_replacement
 
 import torch
@@ -52,14 +54,14 @@ class DomainLengths:
         counts = domain.allsum((counted * twice[:, None]).sum(dim=0))[:beyond]
         self._filled, self._groups = counts > 0, beyond + 1
         self._counts = counts[self._filled].double()
-        self._twice = twice.double().to(domain.device)[:, None]
+        self._twice = twice.tolist()
         self._ring = ring.int().to(domain.device)
-        self.radii = self._ring_means(radius.to(domain.device))
+        self.radii = self._ring_means(list(radius.to(domain.device)))
         columns = (*((0, cells) for cells in extent[:-1]), self._transform.columns)
         wave_vector = shortest_images(lattice.extent, reciprocal_vectors(lattice), columns[-len(sides) :])
         self._wave_number = lengths_of(wave_vector).to(domain.device)
         turns = torch.einsum("bx,x...->b...", place, wave_vector)
-        phase = torch.polar(torch.ones_like(turns), -turns).reshape(self._basis, 1, *extent[:-1], -1)
+        phase = torch.polar(torch.ones_like(turns), -turns).reshape(self._basis, *extent[:-1], -1)
         self._phase = phase.to(domain.device) if self._basis > 1 else None
 
     def __call__(self, phi: Tensor) -> dict[str, Tensor]:
@@ -87,34 +89,45 @@ class DomainLengths:
         spectra, norm, mean_square = self._spectra(phi)
         return mean_square * self._radial(spectra, norm)
 
-    def _spectra(self, phi: Tensor) -> tuple[Tensor, float, float]:
-        """Of each site of a cell and component, ``[basis, components, *columns]``; ``N sum |phi|^2``, or 1; the mean square."""
+    def _spectra(self, phi: Tensor) -> tuple[list[list[Tensor]], float, float]:
+        """Of each component of each site of a cell, ``[*columns]``; ``N sum |phi|^2``, or 1; the mean square."""
         squares = phi.abs().double().square()
         total, sites = float(global_sum(squares[None], self._domain)), self._domain.lattice.sites
         field = phi.to(torch.complex128 if phi.is_complex() else torch.float64)
-        spectra = [torch.stack([self._transform.forward(one) for one in site.unbind(-1)]) for site in field.unbind(-2)]
-        return torch.stack(spectra), total * sites or 1.0, total / sites
+        spectra = [[self._transform.forward(one) for one in site.unbind(-1)] for site in field.unbind(-2)]
+        return spectra, total * sites or 1.0, total / sites
 
-    def _structure(self, spectra: Tensor) -> Tensor:
+    def _structure(self, spectra: list[list[Tensor]]) -> Tensor:
         """``|sum_b phi_b exp(-i q.tau_b)|^2`` of all components."""
-        whole = spectra[0] if self._phase is None else (spectra * self._phase).sum(dim=0)
-        return (whole.real.square() + whole.imag.square()).sum(dim=0)
+        components = zip(*spectra, strict=True)
+        if self._phase is None:
+            return _power(spectra[0])
+        return _power([_sum_of(one * phase for one, phase in zip(sites, self._phase, strict=True)) for sites in components])
 
-    def _radial(self, spectra: Tensor, norm: float) -> Tensor:
+    def _radial(self, spectra: list[list[Tensor]], norm: float) -> Tensor:
         """``C(r) / C(0)`` of each ring."""
         found = []
         for a, b in self._pairs:
             if a == b:
-                power = ((spectra[a].real.square() + spectra[a].imag.square()).sum(dim=0) / norm).to(torch.complex128)
+                power = (_power(spectra[a]) / norm).to(torch.complex128)
             else:
-                power = (spectra[a].conj() * spectra[b]).sum(dim=0) / norm
-            found.append(self._transform.inverse(power).real.flatten())
-        return self._ring_means(torch.stack(found) * (self._domain.lattice.sites * self._basis))
+                power = _sum_of(one.conj() * other for one, other in zip(spectra[a], spectra[b], strict=True)) / norm
+            found.append(self._transform.inverse(power).real.flatten() * (self._domain.lattice.sites * self._basis))
+        return self._ring_means(found)
 
-    def _ring_means(self, values: Tensor) -> Tensor:
-        """Of ``values [pair, displacement]``."""
-        sums = grouped_sum((self._twice * values).flatten(), self._ring.flatten(), self._groups, self._domain)[:-1]
-        return sums[self._filled] / self._counts
+    def _ring_means(self, values: list[Tensor]) -> Tensor:
+        """Of the displacements between each pair."""
+        sums = [grouped_sum(one, ring, self._groups, self._domain) for one, ring in zip(values, self._ring, strict=True)]
+        return _sum_of(twice * one for twice, one in zip(self._twice, sums, strict=True))[:-1][self._filled] / self._counts
+
+
+def _power(spectra: Sequence[Tensor]) -> Tensor:
+    return _sum_of(one.real.square() + one.imag.square() for one in spectra)
+
+
+def _sum_of(tensors: Iterable[Tensor]) -> Tensor:
+    """The sum, which of one tensor is that tensor."""
+    return reduce(torch.add, tensors)
 
 
 def first_crossing(radii: Tensor, averages: Tensor, level: float) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hpc_holstein.domain.partition import shown
 from hpc_holstein.domain.transport import Transport
-from hpc_holstein.hamiltonian import displaced
+from hpc_holstein.hamiltonian import displaced, ends
 from hpc_holstein.interfaces import Bond, Domain, Hamiltonian, Lattice
 from hpc_holstein.output.domain_lengths import DomainLengths
 from hpc_holstein.output.observables import RESOLUTION, total
@@ -165,9 +165,9 @@ def difference(values: Tensor, order: Order, domain: Domain) -> Tensor:
     summed = torch.zeros_like(values, dtype=values.dtype if order.is_real else values.dtype.to_complex())
     count = there.new_zeros((*displaced(there, reach, _zero(bonds)).shape[:-2], values.shape[-2], 1))
     for site, neighbour, offset, factor in _neighbours(bonds, order):
-        summed[..., site, :] += factor * displaced(ghosted, reach, offset)[..., neighbour, :]
+        summed[..., site, :].add_(displaced(ghosted, reach, offset)[..., neighbour, :], alpha=factor)
         count[..., site, :] += displaced(there, reach, offset)[..., 0, :]
-    return own * values + around * summed / count.clamp(min=1)
+    return summed.div_(count.clamp(min=1) / around).add_(values, alpha=own)
 
 
 def local_order(values: Tensor, order: Order, domain: Domain) -> Tensor:
@@ -192,11 +192,12 @@ def wall_density(compared: Tensor, order: Order, domain: Domain) -> Tensor:
     ghosted, there = domain.pad(compared, reach), _existing_cells(domain, compared.real, reach)
     axes = domain.local_extent
     walls, counted = torch.zeros_like(compared.real[..., 0, 0]), there.new_zeros(())
-    strong = _length(compared) > RESOLUTION
+    strong = _length(ghosted).unsqueeze(-1) > RESOLUTION
     for bond in bonds:
-        ahead = displaced(ghosted, reach, bond.offset)[..., bond.target, :]
-        aligned = (order.along(bond) * compared[..., bond.source, :].conj() * ahead).real.sum(dim=-1)
-        walls += (aligned < 0) & strong[..., bond.source] & (_length(ahead) > RESOLUTION)
+        here, ahead = ends(ghosted, reach, bond)
+        aligned = _dot(here, ahead, order.along(bond))
+        signed, signed_ahead = ends(strong, reach, bond)
+        walls += (aligned < 0) & signed[..., 0] & signed_ahead[..., 0]
         counted = counted + displaced(there, reach, bond.offset)[..., 0, 0]
     return total(walls, domain, fields=0) / total(counted.expand(axes), domain, fields=0)
 
@@ -264,11 +265,19 @@ def _length(vectors: Tensor) -> Tensor:
     return reduce(torch.hypot, vectors.abs().unbind(-1))
 
 
+def _dot(one: Tensor, other: Tensor, factor: complex) -> Tensor:
+    """``Re factor one^* . other`` along the last axis."""
+    if not one.is_complex():
+        return reduce(torch.add, (one * other).unbind(-1)) * factor.real
+    return reduce(torch.add, (one.conj() * other * factor).real.unbind(-1))
+
+
 def _phase(order: Order, domain: Domain, like: Tensor) -> Tensor:
     """``s exp(-i Q.r)`` of the owned sites, ``[*cells, basis, 1]``; the signs +-1 where it is real."""
     phase = torch.ones((), dtype=torch.float64)
     for turns, (start, stop) in zip(order.wave_vector, domain.owned, strict=True):
-        angle = -2 * math.pi * torch.tensor([float(turns * cell % 1) for cell in range(start, stop)], dtype=torch.float64)
+        part = torch.arange(start, stop) * turns.numerator % turns.denominator
+        angle = -2 * math.pi * part.double() / turns.denominator
         phase = phase.unsqueeze(-1) * (
             torch.cos(angle).round() if order.is_real else torch.polar(torch.ones_like(angle), angle)
         )
