@@ -36,7 +36,7 @@ class SiteAxes:
 
     @classmethod
     def of(cls, lattice: Lattice) -> SiteAxes:
-        """Those of a lattice."""
+        """Sites of a lattice."""
         return cls(len(lattice.extent), len(lattice.basis))
 
     @property

@@ -49,7 +49,7 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class ForceResult:
-    """What a force provider returns for the owned cells of one rank.
+    """Result of a force provider for the owned cells of one rank.
 
     force               ``[*batch, *cells, basis, components]``, total adiabatic force ``-dE/dq``
     density             ``[*batch, *cells, basis]``, electron density ``n_i = rho_ii``

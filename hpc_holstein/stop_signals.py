@@ -41,7 +41,7 @@ def note_all() -> None:
 
 
 def noted_before() -> Noted | None:
-    """Who notes the signals now."""
+    """Object that notes the signals now."""
     noted = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
     return noted if isinstance(noted, Noted) else None
 

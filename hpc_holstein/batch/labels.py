@@ -12,7 +12,7 @@ from hpc_holstein.training.dataset import LABELS, Snapshots, further_together
 
 
 def share(total: int, parts: int, part: int) -> int:
-    """How many of ``total`` pieces ``part`` gets; the first ones get one more where it does not divide."""
+    """Number of ``total`` pieces that ``part`` gets; the first ones get one more where it does not divide."""
     return total // parts + (part < total % parts)
 
 

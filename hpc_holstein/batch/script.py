@@ -21,7 +21,7 @@ _MOST = {"nodes": 10**6, "ntasks_per_node": 10**5, "cpus_per_task": 10**5, "max_
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job asks Slurm for; a rank is a task, and takes at most one GPU."""
+    """Resources that one job asks Slurm for; a rank is a task, and takes at most one GPU."""
 
     nodes: int = 1
     ntasks_per_node: int = 1

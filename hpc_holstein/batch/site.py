@@ -1,4 +1,4 @@
-"""What a cluster wants of a job: one TOML file of the user, ``$HPC_HOLSTEIN_SITE`` or ``~/.config/hpc_holstein/site.toml``."""
+"""Settings of a cluster, one TOML file of the user: ``$HPC_HOLSTEIN_SITE`` or ``~/.config/hpc_holstein/site.toml``."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ class Site(BaseModel):
 
     @property
     def by_srun(self) -> bool:
-        """Whether Slurm itself starts the ranks, and so can give each its GPU."""
+        """True if Slurm itself starts the ranks, and so can give each its GPU."""
         return self.launcher.split()[0] == "srun"
 
 
 def site_path(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where the file of the user is looked for."""
+    """Path at which the file of the user is looked for."""
     given = environment.get(VARIABLE)
     return Path(os.path.expanduser(given or "~/.config/hpc_holstein/site.toml"))  # leaves a user who is not there as written
 

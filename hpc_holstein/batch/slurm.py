@@ -27,7 +27,7 @@ class LiveJob:
 
     @property
     def waiting(self) -> bool:
-        """Whether it has not started."""
+        """True if it has not started."""
         return self.state in _WAITING
 
 

@@ -35,7 +35,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Of everything."""
+        """Path of the root folder."""
         return Path(self.config.pipeline.folder)
 
     @property
@@ -45,7 +45,7 @@ class Study:
 
     @property
     def submitted(self) -> Path:
-        """What was submitted."""
+        """Record of what was submitted."""
         return self.folder / "jobs.json"
 
     @property
@@ -90,7 +90,7 @@ class Study:
         return self.logs / f"{stage}-{job}.out"
 
     def items(self, stage: str) -> list[str]:
-        """What a stage makes: one item a task of its job array, but for analyses, which one job makes."""
+        """Items that a stage makes: one item a task of its job array, but for analyses, which one job makes."""
         wanted = self.config.pipeline
         if stage == "label":
             return [f"{_PART}{number:03d}" for number in range(wanted.label_jobs)]
@@ -102,7 +102,7 @@ class Study:
         return {item: numbers[item] if stage in ("label", "run") else None for item in items}
 
     def done(self, stage: str, item: str) -> bool:
-        """Whether an item is there, whole."""
+        """True if an item is there, whole."""
         if stage == "label":
             return self.labels(item).exists() or self.data.exists() or self.done("train", "model")
         if stage == "train":

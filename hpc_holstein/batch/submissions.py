@@ -1,4 +1,4 @@
-"""What was submitted of a study, what has become of it, and what is missing."""
+"""Submissions of a study: what has become of them, and what is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Submitted:
     tasks: dict[str, int | None]
 
     def slurm_id(self, item: str) -> str:
-        """As ``squeue`` writes it."""
+        """State of a job as ``squeue`` writes it."""
         task = self.tasks[item]
         return str(self.job) if task is None else f"{self.job}_{task}"
 

@@ -100,7 +100,7 @@ def read_folder(folder: Path) -> list[Record]:
 
 
 def machine(device: str, hosts: int, cores: int, mpi: str | None) -> dict[str, Any]:
-    """What the numbers belong to, as seen by the root; ``cores``: those that the ranks of its host may use."""
+    """The setting of the numbers, as seen by the root; ``cores``: those that the ranks of its host may use."""
     facts = provenance()
     git = facts.get("git")
     return {

@@ -39,7 +39,7 @@ class Line:
 
     @property
     def name(self) -> str:
-        """What was measured, in a few words."""
+        """The measurement in a few words."""
         setting = self.records[0].setting
         a_rank = "" if self.key["sweep"] == "strong" else " a rank"
         precision = setting.get("dtype", "")

@@ -52,7 +52,7 @@ def _system_of(trajectory: Trajectory) -> tuple[Config, Hamiltonian, list[Order]
 
 
 def _drawn_orders(orders: list[Order], hamiltonian: Hamiltonian) -> list[Order]:
-    """Those that fit the lattice, with domains."""
+    """Orders that fit the lattice, with domains."""
     return [order for order in orders if order.whole and not order.misfit(hamiltonian.lattice)]
 
 

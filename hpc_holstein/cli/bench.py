@@ -83,7 +83,7 @@ def _force_name(config: Config) -> str:
 
 
 def _common(config: Config, session: Session, how: How) -> dict[str, Any]:
-    """What every record says of its setting."""
+    """The setting of a measurement, for its record."""
     model = model_facts(config.force).get("model.sha256")
     return {
         "ranks": session.transport.size,

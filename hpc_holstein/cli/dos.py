@@ -142,7 +142,7 @@ def _write(
 
 
 def _settings(options: SpectrumOptions, found: Spectrum) -> dict[str, Any]:
-    """How the curves were made."""
+    """Description of how the curves were made."""
     return {
         "units": UNITS,
         "kernel": options.kernel,

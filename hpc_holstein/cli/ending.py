@@ -15,7 +15,7 @@ from hpc_holstein.simulation.stopping import Apart
 
 @contextmanager
 def stoppable(session: Session, walltime: float | None, output: Path) -> Iterator[Apart]:
-    """What tells the work in the block to end: SIGINT, SIGTERM and SIGUSR1 on any rank, ``walltime`` [s], the Slurm job.
+    """Reasons for the work in the block to end: SIGINT, SIGTERM and SIGUSR1 on any rank, ``walltime`` [s], the Slurm job.
 
     Ranks tell each other by a file beside ``output``.  Collective.
     """

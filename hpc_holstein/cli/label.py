@@ -128,7 +128,7 @@ def _require_consistent(args: argparse.Namespace) -> None:
 
 
 def _further(args: argparse.Namespace, config: Config, system: System, labeller: str) -> FurtherPotentials | None:
-    """Those that are asked for, or those of a diagonalization, from which a canonical network learns its electron number."""
+    """Further chemical potentials, as asked or those of a diagonalization: a canonical network learns its electron number."""
     free = MORE_MU if labeller == "exact" and system.ensemble.kind == "canonical" else 0
     number = free if args.more_mu is None else args.more_mu
     if args.mu_width is not None and not number:
@@ -147,12 +147,12 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _labeller(args: argparse.Namespace) -> str:
-    """Who labels: ``--set force.kind`` comes after ``--force``."""
+    """Force provider that labels: ``--set force.kind`` comes after ``--force``."""
     return str(overrides(args).get("force.kind", args.force))
 
 
 def _plans(args: argparse.Namespace, config: Config, system: System) -> dict[str, Any]:
-    """What to make: random snapshots, and snapshots along quenches with the dynamics of the configuration."""
+    """Plan of the states to make: random snapshots, and snapshots along quenches with the dynamics of the configuration."""
     q_std, seed, components = config.initial.q_std, config.dynamics.seed, system.hamiltonian.components
     if q_std is None:
         raise ConfigError("initial.file has no meaning for new snapshots, which start at random: give initial.q_std instead")

@@ -1,4 +1,4 @@
-"""What the environment says of the ranks that mpirun or srun started, before MPI is."""
+"""Ranks that mpirun or srun started, as the environment tells before MPI is there."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _LAUNCHER_VARIABLES = ("PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_SIZ
 
 
 def launched() -> bool:
-    """Whether a launcher of MPI started this process."""
+    """True if a launcher of MPI started this process."""
     return any(name in os.environ for name in _LAUNCHER_VARIABLES)
 
 
 def first() -> bool:
-    """Whether this is the first of the processes that a launcher started, or the only one."""
+    """True if this is the first of the processes that a launcher started, or the only one."""
     numbers = [os.environ[name] for name in _RANK_VARIABLES if name in os.environ]
     return not numbers or numbers[0] == "0"
 

@@ -100,7 +100,7 @@ class Learning:
 
     @property
     def folder(self) -> Path:
-        """Of everything."""
+        """Path of the root folder."""
         return Path(self.settings.folder)
 
     @property
@@ -113,11 +113,11 @@ class Learning:
         return self.folder / f"round-{number}"
 
     def run_folder(self, number: int, one: int) -> Folder:
-        """Of an exploration."""
+        """Folder of an exploration."""
         return Folder(self.of_round(number) / f"run-{one}")
 
     def labelled(self, number: int, one: int) -> Path:
-        """What an exploration collected, with labels."""
+        """Labelled file of what an exploration collected."""
         return self.run_folder(number, one).path / "labelled.h5"
 
     def models(self, number: int) -> list[str]:
@@ -242,7 +242,7 @@ class Learning:
         return [str(self.settings.data), *(str(path) for path in found if path.exists())]
 
     def _row(self, number: int) -> dict[str, Any]:
-        """What a round found, on the root."""
+        """Result of a round, on the root."""
         runs = [self.run_folder(number, one) for one in range(1, self.settings.runs + 1)]
         judged = [summary["trust"] for one in runs if (summary := read_summary(one.summary)) is not None]
         row: dict[str, Any] = {"round": number}
@@ -268,7 +268,7 @@ class Learning:
         return code or os.EX_OK
 
     def _on_root(self, work: Callable[[], T]) -> T:
-        """What rank 0 finds, on every rank."""
+        """Value that rank 0 finds, on every rank."""
         found: list[T] = []
         self.session.on_root(lambda: found.append(work()))
         result: T = self.session.transport.bcast(found[0] if found else None)  # type: ignore[assignment]
@@ -298,7 +298,7 @@ def _is_trained(folder: Path) -> bool:
 
 
 def _row_in(path: Path) -> dict[str, Any] | None:
-    """What a round found, on the root; None if it did not end, or its file is damaged: then it is found once more."""
+    """Result of a round, on the root; None if it did not end, or its file is damaged: then it is found once more."""
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
         return row if all(isinstance(row[name], int | float | None) for name in _COLUMNS) else None
@@ -307,7 +307,7 @@ def _row_in(path: Path) -> dict[str, Any] | None:
 
 
 def _validation_mse(folder: Path) -> float:
-    """Of a finished training, on the root."""
+    """Report of a finished training, on the root."""
     path = folder / "metrics.json"
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["validation"]["all"]["mse"])

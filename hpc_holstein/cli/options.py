@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         return found, extra
 
     def _meant(self, given: str) -> str:
-        """What a user may mean by an option that there is not, as a question; empty if that is not known."""
+        """Guess of the option that a user means by one that there is not, as a question; empty without a guess."""
         from hpc_holstein.config.loading import keys_of
         from hpc_holstein.config.messages import nearest
         from hpc_holstein.keys import other_names
@@ -156,7 +156,7 @@ def duration(text: str) -> float:
 
 
 def add_walltime(parser: argparse.ArgumentParser, kept: str) -> None:
-    """How long a command may take in all; ``kept``: what it leaves, in words."""
+    """Option for the time that a command may take in all; ``kept``: what it leaves, in words."""
     budget = f"end {kept} and exit code 75 before this time is over (default: before the Slurm job ends)"
     parser.add_argument("--max-walltime", type=duration, metavar="HH:MM:SS", help=budget)
 
@@ -178,7 +178,7 @@ def regime_steps(text: str) -> dict[str, tuple[int, int | None]]:
 
 
 def add_regimes(parser: argparse.ArgumentParser) -> None:
-    """How the states along quenches are told apart."""
+    """Option that tells the states along quenches apart."""
     regimes = "judge states of quenches apart by their steps (default: by their charge order, as hot, coarsening, ordered), "
     regimes += "such as hot=0:200,coarsening=200:800,late=800:"
     parser.add_argument("--regimes", type=regime_steps, metavar="NAME=FIRST:END,...", help=regimes)

@@ -88,7 +88,7 @@ def _submit(
 
 
 def _resources(study: Study, stage: str) -> Resources:
-    """What each job of a stage asks for."""
+    """Resources of each job of a stage."""
     key = f"{stage}_resources"
     parser = Parser(prog="hpc-holstein submit", add_help=False)
     add_resources(parser)
@@ -126,7 +126,7 @@ def _status(study: Study, found: Mapping[str, Sequence[Item]]) -> str:
 
 
 def _line(study: Study, stage: str, item: Item) -> str:
-    """What is known about one item that runs or failed."""
+    """Description of one item that runs or failed."""
     log = study.log(stage, str(item.job))
     if item.live is not None:
         return f"  {item.name} runs on {item.live.place} since {item.live.elapsed}: {log}"

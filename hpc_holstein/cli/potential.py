@@ -1,4 +1,4 @@
-"""How far a run knows its chemical potential: from the electron number that its network had wrong on its validation set."""
+"""Uncertainty of the chemical potential of a run: from the electron number that its network had wrong on its validation set."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class PotentialError:
         )
 
     def content(self) -> dict[str, Any]:
-        """What summary.json says."""
+        """Content of summary.json."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
@@ -67,7 +67,7 @@ def potential_error(config: Config, simulation: Simulation, state: State) -> Pot
 
 
 def _regime(simulation: Simulation, state: State) -> str:
-    """That of the last state, ``all`` for large lattices; collective."""
+    """Uncertainty in the last state, ``all`` for large lattices; collective."""
     domain = simulation.domain
     if domain.lattice.sites > _GATHERED:
         return "all"

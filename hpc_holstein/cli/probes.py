@@ -1,4 +1,4 @@
-"""What a probe of the machine is given and what it tells."""
+"""Arguments and results of a probe of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """Where to look: the ranks, the device of this one, a folder (without a name where none could be made in ``asked``), and
+    """Places to look at: the ranks, the device of this one, a folder (without a name if none could be made in ``asked``), and
     the configuration whose time step is meant.
     """
 

@@ -115,7 +115,7 @@ def _hdf5(place: Place) -> Finding:
 
 
 def _writing_seconds(count: int, domain: CartesianDomain, place: Place) -> float:
-    """Of a snapshot that so many ranks write, which is read again."""
+    """Check of a snapshot that so many ranks write and read again."""
     transport, path = place.session.transport, place.folder / f"writers-{count}" / "trajectory.h5"
     q = domain.global_cells().double()[..., None, None]
     forces = ForceResult(q, q[..., 0], torch.tensor(0.5, dtype=torch.float64))

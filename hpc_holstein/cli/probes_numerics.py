@@ -34,7 +34,7 @@ def _state(extent: tuple[int, int], device: str = "cpu") -> State:
 
 
 def _forces(module: ModuleType, options: object, extent: tuple[int, int], device: str = "cpu") -> ForceResult:
-    """Of :func:`_state` on this rank alone."""
+    """Forces of :func:`_state` on this rank alone."""
     lattice = square.build(extent)
     domain = CartesianDomain(lattice, SerialTransport(), device=device)
     provider = module.build(options, holstein.build(holstein.Options(), lattice), domain, _ENSEMBLE)

@@ -92,7 +92,7 @@ RunOne = Callable[[Config, Session, Company], int]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one replica ended; ``summary``: some of its summary.json."""
+    """End of one replica; ``summary``: some of its summary.json."""
 
     replica: int
     seed: int

@@ -1,4 +1,4 @@
-"""Where a run starts: at its beginning, or at a checkpoint of the run that is in the folder already."""
+"""Start of a run: at its beginning, or at a checkpoint of the run that is in the folder already."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Folder:
 
     @property
     def segments(self) -> Path:
-        """Where the fields of the trajectory are while the run goes on."""
+        """Folder of the fields of the trajectory while the run goes on."""
         return folder_of(self.trajectory)
 
     @property
     def summary(self) -> Path:
-        """What the run did, written at its end and at a stop."""
+        """Path of the summary, written at the end of a run and at a stop."""
         return self.path / "summary.json"
 
     @property
@@ -55,7 +55,7 @@ class Folder:
 
     @property
     def checkpoints(self) -> Path:
-        """Where they are."""
+        """Path of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -66,7 +66,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts; the same on all ranks but for ``stored``, which the root has.
+    """Start of a run; the same on all ranks but for ``stored``, which the root has.
 
     step       None: a new run
     stored     the checkpoint
@@ -86,12 +86,12 @@ class Start:
     told: tuple[str, ...] = ()
 
     def totals(self) -> Totals:
-        """What the sessions before this one spent."""
+        """Totals of the sessions before this one."""
         known = {field.name for field in fields(Totals)}
         return Totals(**{name: value for name, value in (self.account or {}).items() if name in known})  # type: ignore[arg-type]
 
     def health(self) -> dict[str, float]:
-        """What the health of the run is measured against."""
+        """Energies that the health of the run is measured against."""
         known = ("energy_scale", "electron_number", "electron_drift")
         return {name: value for name, value in (self.account or {}).items() if name in known}
 
@@ -191,7 +191,7 @@ def save_first(
 
 
 def gathers(config: Config, simulation: Simulation) -> bool:
-    """Whether the root holds the whole lattice to write it."""
+    """True if the root holds the whole lattice to write it."""
     return writers_of(config.output.writers, simulation.domain.lattice.sites, simulation.domain.size) == 1
 
 

@@ -196,7 +196,7 @@ def _headline(config: Config, simulation: Simulation, start: Start) -> str:
 
 
 def _account(config: Config, simulation: Simulation, summary: Summary, attributes: dict[str, Any]) -> dict[str, Any]:
-    """What summary.json says."""
+    """Content of summary.json."""
     return {
         **asdict(summary),
         "observables": {name: finite(value) for name, value in summary.observables.items()},
@@ -214,7 +214,7 @@ def _account(config: Config, simulation: Simulation, summary: Summary, attribute
 
 
 def _times(summary: Summary) -> list[str]:
-    """Where the time went, and what the halos cost where there are any."""
+    """Shares of the time, and the cost of the halos if there are any."""
     share = 100 / max(summary.wall_seconds, 1e-9)
     parts = {"forces": summary.force_seconds, "communication": summary.communication_seconds}
     parts |= {"output": summary.output_seconds, "rest": summary.other_seconds}

@@ -1,4 +1,4 @@
-"""What a command starts with: the ranks, their threads and devices, and a voice that only rank 0 has."""
+"""Start of a command: the ranks, their threads and devices, and a voice that only rank 0 has."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def start_transport() -> Transport:
 
 
 def speaks(transport: Transport) -> bool:
-    """Whether this process is the one that talks to the user; of tasks that MPI does not join, one does too."""
+    """True if this process is the one that talks to the user; of tasks that MPI does not join, one does too."""
     return transport.rank == 0 and (transport.size > 1 or launcher.first())
 
 
@@ -79,7 +79,7 @@ class Session:
 
     @property
     def is_root(self) -> bool:
-        """Whether this is rank 0, the one that prints and writes."""
+        """True if this is rank 0, the one that prints and writes."""
         return self.transport.rank == 0
 
     def say(self, text: str) -> None:
@@ -151,7 +151,7 @@ class Session:
         return name
 
     def _require_gpus(self, asked: str, chosen: str) -> int:
-        """How many GPUs that Slurm gave the job on this host stay idle; ConfigError where torch sees none, or ranks share."""
+        """Number of GPUs of the job on this host that stay idle; ConfigError if torch sees none, or ranks share one."""
         there = os.environ.get("SLURM_GPUS_ON_NODE", "0")
         if asked not in ("auto", "cuda") or not there.isdecimal() or there == "0":
             return 0
@@ -204,7 +204,7 @@ class Bar:
 
 
 def _place_of(device: str) -> str:
-    """Which GPU of all hosts a device is, since each rank may see another one as its first; empty for a CPU."""
+    """Identity of the GPU of a device among all hosts, since each rank may see another one as its first; empty for a CPU."""
     if not device.startswith("cuda"):
         return ""
     return f"{platform.node()} {torch.cuda.get_device_properties(device).uuid}"

@@ -1,4 +1,4 @@
-"""Who is judged and who judges: the two sides of ``validate`` from its options, and the providers of its error budget."""
+"""The judged force and its judge: the two sides of ``validate`` from its options, and the providers of its error budget."""
 
 from __future__ import annotations
 

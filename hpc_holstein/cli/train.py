@@ -184,7 +184,7 @@ def _free(snapshots: Snapshots) -> list[str]:
 
 
 def _options_of(how: FitOptions) -> dict[str, Any]:
-    """What the card says of a training: all that decides its result, the seed apart."""
+    """Description of a training for the card: all that decides its result, the seed apart."""
     return {name: value for name, value in asdict(how).items() if name not in ("device", "threads", "seed")}
 
 
@@ -199,7 +199,7 @@ def _ranges(snapshots: Snapshots) -> dict[str, tuple[float, float]]:
 
 
 def can_start(model: str, config: Config) -> bool:
-    """Whether a training of ``config`` can start from the weights of ``model``, a path or ``default``."""
+    """True if a training of ``config`` can start from the weights of ``model``, a path or ``default``."""
     module, options = build_network(config, build_system(config))
     return not _differences(read_card(model_path(model)), module, config.model.kind, options)
 
@@ -240,19 +240,19 @@ def _differences(card: Card, module: torch.nn.Module, architecture: str, options
 
 
 def _fields(result: FitResult, name: str, snapshots: Snapshots, system: System) -> torch.Tensor:
-    """What the network reads of a set, ``[snapshot, *extent, basis]``."""
+    """Fields of a set that the network reads, ``[snapshot, *extent, basis]``."""
     seen, g = snapshots.select(result.sets[name]), system.hamiltonian.parameters["g"]
     return FieldData(seen, result.model, g, torch.float64, torch.device("cpu")).inputs[..., None]
 
 
 def _surroundings(result: FitResult, snapshots: Snapshots, system: System, whole: CartesianDomain) -> dict[str, Any]:
-    """Those of the training sites, against the states that were held out."""
+    """Surroundings of the training sites, against the states that were held out."""
     training, held_out = (_fields(result, name, snapshots, system) for name in ("training", "validation"))
     return surroundings_of(training, held_out, system.hamiltonian.parameters["g"], whole)
 
 
 def card_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """What the card of a model says: ``test.hot.mse`` and so on for each set and regime, and how long it trained."""
+    """Metrics for the card of a model: ``test.hot.mse`` and so on for each set and regime, and how long it trained."""
     sets = {name: regimes for name, regimes in metrics.items() if isinstance(regimes, Mapping)}
     errors = {
         f"{name}.{regime}.{key}": row[key]

@@ -1,4 +1,4 @@
-"""What judges the network of a run: from ``[trust]`` and the models to the observer of the loop."""
+"""Judges of the network of a run: from ``[trust]`` and the models to the observer of the loop."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def limits_with(config: Config, committee: bool, ranged: bool, surrounded: bool)
 
 
 def trained_elsewhere(simulation: Simulation) -> str:
-    """What is other here than where the network of the run was trained, in one sentence; empty where nothing is."""
+    """Difference of this system from that of the training of its network, in one sentence; empty without one."""
     return simulation.forces.trained_elsewhere if isinstance(simulation.forces, NeuralForces) else ""
 
 
 def unlike_training(section: KindSection, system: System, judged: Snapshots) -> dict[str, float]:
-    """How many of the states that a network judged, at its own ``mu``, are unlike its training; empty where nobody knows."""
+    """Number of the states that a network judged, at its own ``mu``, unlike its training; empty if nobody knows."""
     forces = forces_maker(system, section)(CartesianDomain(system.lattice, SerialTransport()))
     if not isinstance(forces, NeuralForces) or judged.chemical_potential is None:
         return {}

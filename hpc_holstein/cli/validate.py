@@ -148,7 +148,7 @@ def _evenly(count: int, wanted: int) -> list[int]:
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of the configuration of the judged side."""
+    """Settings of the command line for the configuration of the judged side."""
     return {**(force_overrides(args.force) if args.force else {}), **overrides(args)}
 
 

@@ -139,7 +139,7 @@ def _bytes_of(options: Any) -> float:
 
 
 def stated_physics(attributes: Mapping[str, Any]) -> Physics:
-    """What the attributes of a file say of its physics: those of a trajectory hold the configuration of its run."""
+    """Physics that the attributes of a file state: those of a trajectory hold the configuration of its run."""
     said = Physics.stated(attributes)
     if "config" not in attributes:
         return said

@@ -292,7 +292,7 @@ def _require_size(domain: Domain, sampled: bool) -> None:
 
 
 def _hold(domain: Domain, needed: float) -> bool:
-    """Whether each rank can hold ``needed`` bytes, though all may share a host; the same answer on all of them."""
+    """True if each rank can hold ``needed`` bytes, though all may share a host; the same answer on all of them."""
     short = domain.size * needed > 0.5 * usable_bytes(torch.device("cpu"))
     return float(domain.allsum(torch.tensor(float(short), dtype=torch.float64))) == 0
 

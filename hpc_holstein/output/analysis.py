@@ -1,4 +1,4 @@
-"""What a stored run says: order maps, correlations, structure factor, growth of the domains."""
+"""Analysis of a stored run: order maps, correlations, structure factor, growth of the domains."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LENGTHS = ("first_zero", "half_height", "inverse_moment")
 
 @dataclass(frozen=True)
 class OrderFrames:
-    """What follows from one order.
+    """Results for one order.
 
     phi                ``[frame, *cells, basis, components]``, the local order, complex unless it is real
     radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``; without rings where edges are open
@@ -234,7 +234,7 @@ def figure_names(orders: Sequence[Order], lattice: Lattice) -> list[tuple[str, s
 
 
 def state_of(trajectory: Trajectory) -> dict[str, Any]:
-    """How far a run is, for records of what is derived from it, and the version of the package that derives it."""
+    """State of a run, for records of what is derived from it, and the version of the package that derives it."""
     rows = len(trajectory.series()["time"])
     return {"snapshots": len(trajectory), "step": int(trajectory.steps[-1]), "rows": rows, "version": hpc_holstein.__version__}
 

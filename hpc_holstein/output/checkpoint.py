@@ -246,7 +246,7 @@ def listed(folder: Path) -> list[Path]:
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """Path of the checkpoint of a step."""
     return folder / f"step-{step:012d}.h5"
 
 

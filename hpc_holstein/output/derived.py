@@ -21,7 +21,7 @@ from hpc_holstein.output.provenance import write_json
 
 @dataclass(frozen=True)
 class Made:
-    """How a result is made: ``command``, ``options``, the identity of its source (``of``) and the ``state`` of that."""
+    """The making of a result: ``command``, ``options``, the identity of its source (``of``) and the ``state`` of that."""
 
     command: str
     of: str
@@ -38,7 +38,7 @@ class Derived:
         self._old: list[Path] = []
 
     def is_up_to_date(self) -> bool:
-        """Whether the result is there, of the source as it is.  DataError where it cannot be made: another one is there."""
+        """True if the result is there, of the source as it is.  DataError where it cannot be made: another one is there."""
         before = self._before()
         if before is None:
             require_writable(self._record, *self._figures)
@@ -61,7 +61,7 @@ class Derived:
         return [self._record, *drawn]
 
     def _before(self) -> dict[str, Any] | None:
-        """What the record that is there says of its making; None where there is none, or it says nothing."""
+        """The making that a record states; None without a record, or if it says nothing."""
         try:
             made = json.loads(self._record.read_text(encoding="utf-8"))["made"]
         except (OSError, ValueError, KeyError, TypeError):

@@ -36,7 +36,7 @@ _SAME = 1e-9
 
 @dataclass(frozen=True)
 class Order:
-    """What alternates, and how.
+    """An order: the quantity that alternates, and its wave vector.
 
     wave_vector  in reciprocal lattice vectors, of each array axis: ``(1/2, 1/2)`` is (pi, pi) on the square lattice
     signs        of the sites of a cell
@@ -71,7 +71,7 @@ class Order:
         return sign * ((-1) ** int(2 * turns) if self.is_real else cmath.exp(-2j * math.pi * turns))
 
     def weights(self, lattice: Lattice) -> tuple[float, float] | None:
-        """Of a site and of the mean over its neighbours, both times ``c``; None where neighbours are not out of phase."""
+        """Weights of a site and of the mean over its neighbours, times ``c``; None if neighbours are not out of phase."""
         means: list[list[complex]] = [[] for _ in lattice.basis]
         for site, _, _, factor in _neighbours(lattice.bonds(1), self):
             means[site].append(factor)
@@ -95,7 +95,7 @@ class Order:
         )
 
     def in_words(self) -> str:
-        """What is compared with what."""
+        """The order in words."""
         signs = f" with the signs ({', '.join(f'{sign:+d}' for sign in self.signs)})" if len(set(self.signs)) > 1 else ""
         return f"the order of {self.field} at ({', '.join(map(str, self.wave_vector))}) reciprocal lattice vectors{signs}"
 

@@ -98,7 +98,7 @@ def force_errors(path: Path, steps: Array, mse: Array, regimes: Mapping[str, NDA
 
 @_styled
 def error_histogram(path: Path, errors: Array, names: tuple[str, str]) -> Figure:
-    """How many sites have which ``|dF|``: equal bins of its logarithm, and how many have more than a value."""
+    """Histogram of ``|dF|`` over the sites: equal bins of its logarithm, and how many have more than a value."""
     figure = Figure(figsize=(5.2, 3.2))
     axes = figure.add_subplot()
     positive = errors[errors > 0]

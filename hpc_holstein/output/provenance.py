@@ -1,4 +1,4 @@
-"""Where a result comes from: versions of the libraries, revision of the sources, machine and time."""
+"""Provenance of a result: versions of the libraries, revision of the sources, machine and time."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Thermodynamics:
-    """What an ensemble makes of a spectrum; energies in ``t_nn``, extensive ones per site.
+    """Thermodynamics of a spectrum in an ensemble; energies in ``t_nn``, extensive ones per site.
 
     ``free_energy = grand_potential + chemical_potential * filling`` is the electronic energy whose derivatives at fixed
     filling are the forces; an error of ``mu`` enters it in second order only, and ``grand_potential`` in first.

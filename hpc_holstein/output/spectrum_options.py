@@ -1,4 +1,4 @@
-"""How a density of states is computed; apart from what computes it, so that the command line loads nothing else."""
+"""Options of a density of states; apart from what computes it, so that the command line loads nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class SpectrumOptions:
-    """How finely, and how well.
+    """Resolution and accuracy.
 
     kernel          ``"jackson"``: near-Gaussian peaks, never negative; ``"lorentz"``: near-Lorentzian ones
     resolution      energy width of a peak in the middle of the spectrum [t_nn], its standard deviation (jackson) or half

@@ -14,7 +14,7 @@ from hpc_holstein.storage.whole_files import IDENTITY
 
 
 def finished(folder: Path, steps: int, seed: int) -> bool:
-    """Whether the run of ``seed`` in ``folder`` was done to its end, ``steps``, as its summary, checkpoint and trajectory say.
+    """True if the run of ``seed`` in ``folder`` was done to its end, ``steps``, as its summary, checkpoint and trajectory say.
 
     A summary alone may be damaged, or have come from elsewhere; what is not finished goes on from its last checkpoint.
     """

@@ -1,4 +1,4 @@
-"""Where the time of a run went, over all sessions of it, and in each row of observables since the row before."""
+"""Shares of the time of a run, over all sessions of it, and in each row of observables since the row before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hpc_holstein.domain.transport import Channel, Message, Transport
 
 @dataclass(frozen=True)
 class Totals:
-    """What a run has spent, up to its last checkpoint in sessions that were killed; seconds are those of rank 0.
+    """Time and work of a run, up to its last checkpoint in sessions that were killed; seconds are those of rank 0.
 
     Forces and output (observables, trajectory, checkpoints) without the communication in them, communication (halo exchanges
     and sums, waiting included) and the rest add up to ``wall_seconds``; checkpoints are a part of the output, halos of the
@@ -37,7 +37,7 @@ class Totals:
 
 @dataclass
 class _Spent:
-    """What a transport has done so far: seconds in exchanges, in sums, and between the parts of an exchange; bytes sent."""
+    """Work of a transport so far: seconds in exchanges, in sums, and between the parts of an exchange; bytes sent."""
 
     exchanges: float = 0.0
     sums: float = 0.0

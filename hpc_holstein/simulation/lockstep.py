@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 def takes_batches(forces: ForceProvider) -> bool:
-    """Whether ``forces`` computes the forces of many states at a lower cost than one after another, and says so."""
+    """True if ``forces`` computes the forces of many states at a lower cost than one after another, and says so."""
     return bool(getattr(forces, "takes_batches", False))
 
 
@@ -42,7 +42,7 @@ class _Question:
 
 
 class Member:
-    """What one run of a lock step asks for forces, and a clock that stands still while the other runs work."""
+    """Force provider of one run of a lock step, and a clock that stands still while the other runs work."""
 
     def __init__(self, lockstep: Lockstep, forces: ForceProvider, transport: MeteredTransport) -> None:
         self.reach, self.tolerance = forces.reach, forces.tolerance
@@ -82,7 +82,7 @@ class Lockstep(Generic[T]):
 
     @property
     def joined(self) -> bool:
-        """Whether a run has joined."""
+        """True if a run has joined."""
         return self._forces is not None
 
     def join(self, forces: ForceProvider, transport: MeteredTransport, most: int = 1) -> Member:
@@ -128,7 +128,7 @@ class Lockstep(Generic[T]):
         self._main.switch(question)
 
     def _answer(self, questions: Sequence[_Question]) -> None:
-        """Those that are alike together."""
+        """Answer the questions, those that are alike together."""
         groups: dict[object, list[_Question]] = {}
         for question in questions:
             groups.setdefault(_likeness(question.state), []).append(question)

@@ -19,7 +19,7 @@ from hpc_holstein.simulation.trust import Trust, TrustCheck
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did in all its sessions; seconds and bytes as in :class:`Totals`.
+    """Outcome of a run over all its sessions; seconds and bytes as in :class:`Totals`.
 
     ``stopped`` says why it ended before its last step, ``trust`` how far its network was trusted (:meth:`Trust.account`).
     """

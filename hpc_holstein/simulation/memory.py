@@ -1,4 +1,4 @@
-"""What memory a run will need, said before the start and refused where it cannot be had.
+"""Memory that a run will need, said before the start and refused if it cannot be had.
 
     rank = program + held a + max(working a, forces, gathered N),    a sites of the tile; on rank 0 N of the lattice, else 0
 
@@ -85,7 +85,7 @@ def require_memory(
 def most_together(
     domain: Domain, transport: Transport, dtype: torch.dtype, forces: ForceProvider, gathers: bool, wanted: int
 ) -> int:
-    """How many of ``wanted`` runs in lock step have memory enough, at least 1; the same on all ranks.  Collective."""
+    """Number of the ``wanted`` runs in lock step that have memory enough, at least 1; the same on all ranks.  Collective."""
 
     def too_many(together: int) -> bool:
         needs = [need for of_rank in transport.allgather(_needs(domain, dtype, forces, gathers, together)) for need in of_rank]
@@ -98,7 +98,7 @@ def most_together(
 
 
 def _needs(domain: Domain, dtype: torch.dtype, forces: ForceProvider | None, gathers: bool, together: int = 1) -> list[Need]:
-    """Of this rank where it computes, and on its host where that is another place."""
+    """Memory of this rank on its device, and on its host if that is another place."""
     sites, width = math.prod(domain.local_extent) * len(domain.lattice.basis), dtype.itemsize
     held = together * (_HELD_NUMBERS * width + _HELD_BYTES) * sites
     of_forces = getattr(forces, "memory_bytes", None)

@@ -1,4 +1,4 @@
-"""What looks at a run at its own cadence: scalars, snapshots, progress."""
+"""Observers of a run at their own cadence: scalars, snapshots, progress."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Observer(Protocol):
 
 
 class Physics(Protocol):
-    """What the scalars of a state depend on."""
+    """Arguments of the scalars of a state."""
 
     domain: Domain
     hamiltonian: Hamiltonian
@@ -45,11 +45,11 @@ class Physics(Protocol):
 
 
 class RunPhysics(Physics, Protocol):
-    """That, and what carries a reduction."""
+    """A domain, and the transport of its reductions."""
 
     @property
     def transport(self) -> Transport:
-        """That of the domain."""
+        """Transport of the domain."""
 
 
 class Recorder:

@@ -1,4 +1,4 @@
-"""How a run ends before its last step: signals, a wall-clock budget, the end of the Slurm job, a file named STOP.
+"""End of a run before its last step: signals, a wall-clock budget, the end of the Slurm job, a file named STOP.
 
 Any rank may be told; all ranks agree at a step that every one of them knows beforehand, by one small sum twice a second or so.
 Of several runs in one process a file STOP in the folder of one ends that one; everything else ends them all.
@@ -54,7 +54,7 @@ class StopSignals(Noted):
 
     @property
     def reason(self) -> str | None:
-        """What has arrived, in words."""
+        """Signals that have arrived, in words."""
         return next((f"{number.name} arrived" for number, count in self.arrived.items() if count), None)
 
 
@@ -68,7 +68,7 @@ class Deadline:
 
     @classmethod
     def earliest(cls, budget: float | None, started: float, environment: Mapping[str, str]) -> Deadline | None:
-        """That of a budget of seconds since ``started``, or of the Slurm job in ``environment``; None without either."""
+        """Deadline of a budget of seconds since ``started``, or of the Slurm job in ``environment``; None without either."""
         ends = [] if budget is None else [(started + budget, "the wall-clock budget is used up")]
         with suppress(KeyError, ValueError):
             ends.append((float(environment["SLURM_JOB_END_TIME"]), "the Slurm job is about to end"))
@@ -109,7 +109,7 @@ class Apart:
 
 
 class Verdict(NamedTuple):
-    """What all ranks do now: end the run for a reason, or write a checkpoint because it is time."""
+    """Decision of all ranks: end the run for a reason, or write a checkpoint because it is time."""
 
     stop: str | None
     checkpoint: bool
@@ -145,7 +145,7 @@ class Watch:
         ]
 
     def due(self, step: int) -> bool:
-        """Whether the ranks look at this step; at once where another run of theirs has found that all are to stop."""
+        """True if the ranks look at this step; at once where another run of theirs has found that all are to stop."""
         return step >= self._next or self._signals.stopped
 
     def saved(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""How far the network that drives a run is trusted: its committee, and what it was trained on.
+"""Trust in the network that drives a run: its committee, and what it was trained on.
 
 At the multiples of ``every`` and at the last step four numbers are found, the same on all ranks: rms over the sites and
 largest value of the deviation of the force over the committee (:mod:`hpc_holstein.forces._committee`), the part of the sites
@@ -40,7 +40,7 @@ class Collector(Protocol):
 
 @dataclass(frozen=True)
 class Limits:
-    """What is still trusted, and what happens beyond.
+    """Limits of the trust, and what happens beyond.
 
     every               steps between two looks
     max_deviation       of ``committee_rms`` [t_nn/a]
@@ -64,7 +64,7 @@ class Limits:
         return [name for name in every if getattr(self, name) is not None]
 
     def beyond(self, values: Mapping[str, float]) -> list[str]:
-        """What is beyond its limit (NaN is), in words."""
+        """Numbers beyond their limits (NaN is), in words."""
         checks = [
             ("committee_rms", "rms deviation of the force over the committee", "max_deviation", " t_nn/a"),
             ("committee_max", "deviation of the force on a site over the committee", "max_site_deviation", " t_nn/a"),
@@ -127,7 +127,7 @@ class Trust:
         return self._values if step == self._step else {}
 
     def deviation(self, state: State) -> Tensor | None:
-        """Of the force over the committee, ``[*cells, basis]``; None without one.  Collective."""
+        """Deviation of the force over the committee, ``[*cells, basis]``; None without one.  Collective."""
         if self._deviation is not None and state.step == self._step:
             return self._deviation
         return None if self._forces.committee is None else self._forces.committee.deviation(state)
@@ -168,7 +168,7 @@ class Trust:
             )
 
     def account(self) -> dict[str, float]:
-        """What was found in all sessions: limits that are set, looks, those beyond a limit, at states unlike the training, the
+        """Findings of all sessions: limits that are set, looks, those beyond a limit, at states unlike the training, the
         first of these, largest values, states kept.
         """
         kept = {} if self.collector is None else {"collected": float(self.collector.count)}

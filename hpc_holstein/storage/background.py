@@ -62,7 +62,7 @@ class Pace:
         self._seconds, self._last, self._budget = seconds, -math.inf, budget or Budget()
 
     def due(self) -> bool:
-        """Whether it is time."""
+        """True if it is time."""
         now = time.monotonic()
         return now - self._last > self._seconds and now > self._budget.free
 

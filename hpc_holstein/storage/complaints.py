@@ -1,4 +1,4 @@
-"""What is said of a trajectory that cannot be written or read: one sentence, with a remedy."""
+"""Complaints about a trajectory that cannot be written or read: one sentence, with a remedy."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Index:
 
     @classmethod
     def read(cls, path: Path, level: int) -> Index:
-        """That of a file, which may hold the fields itself: it is then a segment.  DataError if it is damaged."""
+        """Index of a file, which may hold the fields itself: it is then a segment.  DataError if it is damaged."""
         with opened(path) as file:
             index = cls(path, Form(sites_of(file), file.layout("q")[1], level), file.attributes())
             for names, numbers in ((list(index._scalars), index._scalars), (of_rows(file), index._rows)):
@@ -183,7 +183,7 @@ class Index:
             return np.asarray(file[name][number - tile.first])
 
     def _numbers(self, count: int) -> tuple[Numbers, Numbers]:
-        """Of so many snapshots, and of all rows."""
+        """Numbers of so many snapshots, and of all rows."""
         scalars = {name: np.array(values[:count]) for name, values in self._scalars.items()}
         return scalars, {name: np.array(values) for name, values in self._rows.items()}
 

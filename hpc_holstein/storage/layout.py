@@ -1,4 +1,4 @@
-"""What a trajectory file holds: names, dimensions, units, the shape of its chunks and how they are packed.
+"""Layout of a trajectory file: names, dimensions, units, the shape of its chunks and how they are packed.
 
 Fields are cut into chunks of one time and at most 128 x 128 cells of equal size, so that a map reads all of one time and the
 history of a site reads a small part of each time.  A chunk went through the filters ``shuffle`` and ``gzip``, which every HDF5
@@ -45,7 +45,7 @@ _NOISE = 1.1
 
 
 class Sites(NamedTuple):
-    """What the fields of a trajectory are on: cells along each axis, sites of a cell, components of a coordinate."""
+    """Sites of the fields of a trajectory: cells along each axis, sites of a cell, components of a coordinate."""
 
     extent: tuple[int, ...]
     basis: int = 1
@@ -65,7 +65,7 @@ class Sites(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How fields are stored: of what ``sites``, as what ``number``, packed at which ``level``."""
+    """Form of the stored fields: of what ``sites``, as what ``number``, packed at which ``level``."""
 
     sites: Sites
     number: np.dtype[Any]
@@ -167,7 +167,7 @@ def copy_chunks(source: h5py.Dataset, index: int, target: h5py.Dataset, to: int)
 
 
 def _packed(block: NDArray[Any], level: int) -> bytes:
-    """As the filters shuffle and gzip leave it: the first bytes of all numbers, then the second ones, ...
+    """Bytes that the filters shuffle and gzip leave: the first bytes of all numbers, then the second ones, ...
 
     Those that are noise, as the last digits are, go into the zlib stream as they are, which takes a third of the time and no
     more space.
@@ -183,7 +183,7 @@ def _packed(block: NDArray[Any], level: int) -> bytes:
 
 
 def _is_noise(plane: NDArray[np.uint8]) -> bool:
-    """Whether all values are about as frequent: the sum of the squares of their counts is that of random bytes."""
+    """True if all values are about as frequent: the sum of the squares of their counts is that of random bytes."""
     counts = np.bincount(plane, minlength=256)
     return bool(counts @ counts < len(plane) + _NOISE * len(plane) ** 2 / 256)
 

@@ -65,7 +65,7 @@ class Segment:
 
     @property
     def index(self) -> tuple[slice, ...]:
-        """Of the box in a field of the lattice."""
+        """Index of the box in a field of the lattice."""
         return tuple(slice(*span) for span in self.box)
 
 

@@ -1,4 +1,4 @@
-"""Who writes which cells: a few ranks have slabs of the lattice, so that files are not tiny, or each rank has what it owns."""
+"""Shares of the writing ranks: a few have slabs of the lattice, for files that are not tiny, or each has what it owns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CELLS = 2**22
 
 
 def writers_of(asked: int, sites: int, ranks: int) -> int:
-    """How many ranks write: as many as are ``asked`` for and are there, 0: one for each :data:`CELLS`."""
+    """Number of ranks that write: as many as are ``asked`` for and are there, 0: one for each :data:`CELLS`."""
     return min(asked or -(-sites // CELLS), ranks)
 
 

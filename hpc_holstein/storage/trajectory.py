@@ -192,7 +192,7 @@ def opened(path: Path) -> Iterator[InputFile]:
 
 
 def is_trajectory(path: Path) -> bool:
-    """Whether ``path`` is a trajectory file, of whatever content."""
+    """True if ``path`` is a trajectory file, of whatever content."""
     if not path.is_file():
         return False
     try:
@@ -203,7 +203,7 @@ def is_trajectory(path: Path) -> bool:
 
 
 def sites_of(file: InputFile) -> Sites:
-    """What the fields of a trajectory are on; for a damaged file those of a part of it."""
+    """Sites of the fields of a trajectory; for a damaged file those of a part of it."""
     cells, coordinates = file.layout("density")[0][1:], file.layout("q")[0][1:]
     said = file.attributes().get("extent")
     dimension = len(said) if isinstance(said, list) else 2  # files are older than the attribute
@@ -212,7 +212,7 @@ def sites_of(file: InputFile) -> Sites:
 
 
 def segments_of(file: InputFile) -> list[Segment]:
-    """Where the fields of a trajectory are, nothing if they are in the file itself.
+    """Segments of the fields of a trajectory, nothing if they are in the file itself.
 
     Raises DataError for what no run writes: a trajectory refers to files in the folder beside it only.
     """

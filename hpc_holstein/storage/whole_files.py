@@ -30,7 +30,7 @@ LARGE = 2**26  # bytes of a file that is not made in memory
 
 
 class Stamp(NamedTuple):
-    """What tells a file from another one that has taken its name."""
+    """Stamp that tells a file from another one that has taken its name."""
 
     device: int
     inode: int
@@ -38,7 +38,7 @@ class Stamp(NamedTuple):
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """That of a plain file, of a folder without its size; None for a link, for anything else, and where there is nothing."""
+    """Stamp of a plain file, of a folder without its size; None for a link, for anything else, and where there is nothing."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -104,7 +104,7 @@ def create(
 
 
 def belongs(path: Path, run: str) -> bool:
-    """Whether a plain file carries the identity of ``run``."""
+    """True if a plain file carries the identity of ``run``."""
     if stamp_of(path) is None or path.is_dir():
         return False
     try:

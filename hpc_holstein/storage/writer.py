@@ -40,7 +40,7 @@ _BUDGET = Budget()  # of all runs of a process
 
 @dataclass(frozen=True)
 class Storage:
-    """How a trajectory is stored.
+    """Options of the storage of a trajectory.
 
     compression  0 (none) to 9
     writers      ranks that write, 0: as many as the lattice is large
@@ -54,7 +54,7 @@ class Storage:
     components: int = 1
 
     def form(self, domain: Domain, dtype: torch.dtype) -> Form:
-        """How the fields are stored."""
+        """Form of the stored fields."""
         lattice = domain.lattice
         square = len(lattice.basis) == 1 and bool(np.array_equal(np.array(lattice.vectors)[::-1], np.eye(len(lattice.extent))))
         sites = Sites(tuple(lattice.extent), len(lattice.basis), self.components, square)
@@ -162,7 +162,7 @@ class TrajectoryWriter:
                 _remove_others(index)
 
     def _begin(self) -> None:
-        """What each rank writes with, once the index is there."""
+        """Writer of each rank, once the index is there."""
         index = self._index
         told = ("", 0, []) if index is None else (index.run, index.covered, index.segments)
         run, self._count, segments = self._transport.bcast(told)
@@ -257,7 +257,7 @@ class TrajectoryWriter:
             self._seal()
 
     def _failure(self) -> str | None:
-        """What the thread of this rank says."""
+        """State of the thread of this rank."""
         try:
             self._worker.wait()
         except HolsteinError as error:

@@ -60,7 +60,7 @@ class FieldData:
         return self._scale[index.to(self._scale.device)] * (self._outputs(model, inputs, index)[0] - targets)
 
     def canonical_loss(self, model: nn.Module, index: Tensor) -> Tensor:
-        """What whole snapshots cost in the canonical ensemble, summed over ``index``, for a model that knows its response.
+        """Loss of whole snapshots in the canonical ensemble, summed over ``index``, for a model that knows its response.
 
         An electron number that is off by ``mean e`` shifts ``mu``, and so each force by ``s_i mean e / mean s``, where ``s_i =
         dn_i/dmu``: ``mean e^2 + (mean s^2 / (mean s)^2) (mean e)^2``, the second factor at most the number of sites.
@@ -77,7 +77,7 @@ class FieldData:
         return self.errors(model, index, *self._everywhere(index))
 
     def _outputs(self, evaluate: Evaluate, inputs: Tensor, index: Tensor) -> tuple[Tensor, ...]:
-        """What a model says of ghosted ``inputs``, at the temperature of each snapshot if it takes that."""
+        """Predictions of a model for ghosted ``inputs``, at the temperature of each snapshot if it takes that."""
         if self._kT is None:
             return _as_tuple(evaluate(inputs))
         own = self._kT[index.cpu().numpy()]

@@ -52,7 +52,7 @@ class Parts:
             path.unlink()
 
     def _found(self, pattern: str) -> list[Path]:
-        """Those that :meth:`save` writes; files of other names are not ours."""
+        """Parts that :meth:`save` writes; files of other names are not ours."""
         start, end = f".{self._output.name}.", ".part"
         every = self._output.parent.glob(f"{glob.escape(start)}{pattern}{end}")
         return sorted(path for path in every if _NAME.fullmatch(path.name.removeprefix(start).removesuffix(end)))

@@ -1,4 +1,4 @@
-"""How a training goes: its loss curve, the detection of a collapse, what is shown, and the file that continues it."""
+"""Record of a training: its loss curve, the detection of a collapse, what is shown, and the file that continues it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _NOT_IN_KEY = frozenset({"epochs", "time_limit_s", "device", "threads"})  # may 
 
 @dataclass
 class Record:
-    """Where a training stands; plain values only, so that it can be stored.
+    """State of a training; plain values only, so that it can be stored.
 
     stage        :data:`MAIN` or :data:`LAST`, 0 before the first one
     baseline     validation loss of a prediction that needs no training: what a collapsed network falls back to
@@ -88,7 +88,7 @@ class Record:
         return improved
 
     def collapsed(self, patience: int) -> bool:
-        """Whether the last ``patience`` validations stayed above the baseline, or ten times the best, with no new best.
+        """True if the last ``patience`` validations stayed above the baseline, or ten times the best, with no new best.
 
         The best is that of the epochs of the stage: weights that a training starts from may be far better than what it passes
         through.  The threshold is at least twice the best, so that a network that never beats the baseline is left to learn.
@@ -116,7 +116,7 @@ class Record:
 
     @property
     def useful(self) -> bool:
-        """Whether the best weights of the stage beat the prediction that needs no training, up to round-off."""
+        """True if the best weights of the stage beat the prediction that needs no training, up to round-off."""
         return self.best_mse <= self.baseline * (1 + _ROUND_OFF)
 
     def restart(self) -> str:
@@ -133,7 +133,7 @@ class Record:
         )
 
     def summary(self) -> dict[str, Any]:
-        """What a model card says about the training."""
+        """Description of the training for a model card."""
         return {
             "best_epoch": self.best_epoch,
             "epochs": self.epoch,

@@ -1,4 +1,4 @@
-"""Where the error of a force comes from, each part measured as the difference of two computed forces.
+"""Budget of the error of a force, each part measured as the difference of two computed forces.
 
 Between the judged force and the reference stand providers that each remove one cause of error: for a network
 

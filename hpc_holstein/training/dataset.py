@@ -108,7 +108,7 @@ class Snapshots:
     def on(
         cls, lattice: Lattice, q: NDArray[np.floating], quench: ArrayLike = -1, step: ArrayLike = 0, **members: Any
     ) -> Snapshots:
-        """As :meth:`of`, of coordinates ``[snapshot, *cells, basis, components]`` of a lattice, or as they are stored."""
+        """Snapshots of coordinates ``[snapshot, *cells, basis, components]`` of a lattice, or as they are stored."""
         shape = stored_shape(lattice.extent, len(lattice.basis), q.size // (len(q) * lattice.sites))
         return cls.of(q.reshape(len(q), *shape), quench, step, axes=SiteAxes.of(lattice), **members)
 
@@ -132,7 +132,7 @@ class Snapshots:
 
     @property
     def labelled(self) -> bool:
-        """Whether force, density and chemical potential are all there."""
+        """True if force, density and chemical potential are all there."""
         return all(getattr(self, name) is not None for name in LABELS)
 
     def fields(self, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -238,7 +238,7 @@ def read_together(paths: Sequence[Path | str]) -> Snapshots:
 
 
 def _agreed(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all parts say alike."""
+    """Attributes that all parts have alike."""
     return {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
 
 

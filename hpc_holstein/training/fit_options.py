@@ -1,4 +1,4 @@
-"""How a network is trained, apart from what trains it, so that a configuration is checked without it."""
+"""Options of a training, apart from what trains it, so that a configuration is checked without it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpc_holstein.keys import key
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How to train."""
+    """Options of a training."""
 
     epochs: Annotated[
         int,

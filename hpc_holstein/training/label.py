@@ -99,7 +99,7 @@ class _KnowsSpectrum(Protocol):
     """A provider that gives densities at further chemical potentials."""
 
     def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
-        """As of :class:`~hpc_holstein.forces._exact.ExactForces`."""
+        """Answers of :class:`~hpc_holstein.forces._exact.ExactForces`."""
         ...
 
 
@@ -133,7 +133,7 @@ class Work:
 
     @property
     def keeps(self) -> bool:
-        """Whether this rank is the one that hands on the labels that it has."""
+        """True if this rank is the one that hands on the labels that it has."""
         return self.domain.size == 1 or self.domain.rank == 0
 
     def mine(self, snapshots: int) -> Iterable[int]:

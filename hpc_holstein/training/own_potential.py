@@ -32,7 +32,7 @@ _SAME_FILLING = 1e-6  # electrons per site: labels are kept to far less
 
 
 def is_canonical(model: nn.Module, ensemble: Ensemble) -> bool:
-    """Whether a run of ``ensemble`` finds ``mu`` from the density of ``model``."""
+    """True if a run of ``ensemble`` finds ``mu`` from the density of ``model``."""
     return ensemble.kind == "canonical" and model.field == "shifted" and model.predicts != "force"
 
 

@@ -59,7 +59,7 @@ class RandomPlan:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What a data file says about these states."""
+        """Description of these states for a data file."""
         return {"random.count": self.count, "random.q_std": self.q_std, "random.seed": self.seed}
 
 
@@ -90,7 +90,7 @@ class QuenchPlan:
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """What a data file says about these states."""
+        """Description of these states for a data file."""
         plain = {name: getattr(self, name) for name in ("count", "q_std", "velocity_std", "seed", "path")}
         return {**{f"quench.{name}": value for name, value in plain.items()}, "quench.integrator": repr(self.integrator)}
 
@@ -233,7 +233,7 @@ def _batched_noise(plan: QuenchPlan, ids: Sequence[int], domain: Domain, kind: i
 
 
 def _stored(state: State) -> dict[str, NDArray[Any]]:
-    """What continues quenches: the states and their forces, with the scalars that the next search for ``mu`` starts from."""
+    """State that continues quenches: the states and their forces, with the scalars that the next search for ``mu`` needs."""
     members: dict[str, Tensor] = {"q": state.q, "velocity": state.velocity}
     told: dict[str, NDArray[Any]] = {}
     if state.forces is not None:
@@ -256,7 +256,7 @@ def _stored_quenches(parts: Parts | None) -> _Stored:
 
 
 def _together(kept: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """As one batch ``[quench, ...]``."""
+    """The states as one batch ``[quench, ...]``."""
     return {name: np.stack([one[name] for one in kept]) for name in kept[0]}
 
 

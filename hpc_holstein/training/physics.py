@@ -52,7 +52,7 @@ class Physics:
 
     @classmethod
     def stated(cls, attributes: Mapping[str, Any]) -> Physics:
-        """What the attributes of a file, or of its labels, say."""
+        """Physics that the attributes of a file, or of its labels, state."""
         said = {name: _plain(value) for name, value in attributes.items() if name in _KEYS or name.startswith(_PARAMETER)}
         if isinstance(said.get("periodic"), bool):  # of a chain
             said["periodic"] = [said["periodic"]]
@@ -65,11 +65,11 @@ class Physics:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """What is said, by key of the configuration."""
+        """The statements, by key of the configuration."""
         return {_KEYS.get(name, name): value for name, value in self.values.items()}
 
     def joined(self, other: Physics) -> Physics:
-        """What either says, ``other`` before this."""
+        """The statements of both, ``other`` before this."""
         return Physics({**self.values, **other.values})
 
     def without(self, *names: str) -> Physics:

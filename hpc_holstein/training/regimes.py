@@ -42,7 +42,7 @@ _FORMED = 0.5  # part of the sites that have half of the rms difference, at leas
 
 @dataclass(frozen=True)
 class Regimes:
-    """Which snapshots belong to which regime, on ``lattice``: by the ``steps`` of each, or, if these are None, by the state."""
+    """Masks of the snapshots of each regime, on ``lattice``: by the ``steps`` of each, or, if these are None, by the state."""
 
     lattice: Lattice
     steps: Steps | None = None
@@ -75,7 +75,7 @@ class Regimes:
 
     @property
     def definition(self) -> str:
-        """How regimes are told apart, for records: ``by state``, or steps such as ``hot=0:200,late=200:``."""
+        """Definition of the regimes, for records: ``by state``, or steps such as ``hot=0:200,late=200:``."""
         if self.steps is None:
             return "by state"
         return ",".join(f"{name}={first}:{'' if end is None else end}" for name, (first, end) in self.steps.items())

@@ -204,7 +204,7 @@ class _Run:
 
 
 def _knows_potential(found: Evaluation) -> bool:
-    """Whether the chemical potential of a whole-lattice provider, or of stored labels, can stand for the exact one."""
+    """True if the chemical potential of a whole-lattice provider, or of stored labels, can stand for the exact one."""
     mu = found.snapshots.chemical_potential
     stored = bool(np.isnan(found.seconds).all())
     return mu is not None and bool(np.isfinite(mu).all()) and (stored or found.tolerance is not None)

@@ -22,7 +22,7 @@ _ONE_SIGN = 0.7  # part of the rms of an error that its mean is where it has one
 
 @dataclass(frozen=True)
 class Subject:
-    """Who is judged, in words: ``name``, and the remedies ``of_potential`` and ``of_force`` for the two parts of its error."""
+    """The judged force in words: ``name``, and remedies ``of_potential`` and ``of_force`` for both parts of its error."""
 
     name: str
     of_potential: str = ""
