@@ -108,7 +108,7 @@ def gathered(state: State, domain: Domain) -> Checkpoint | None:
     fields, numbers, info = fields_of(state)
     arrays = {}
     for name, owned in fields.items():
-        whole = domain.gather(owned)
+        whole = domain.gather(owned) if domain.size > 1 else owned.detach()
         if whole is not None:
             arrays[name] = whole.cpu().numpy()
     return Checkpoint(state.step, arrays | numbers, info) if domain.rank == 0 else None
@@ -172,9 +172,12 @@ def write(folder: Path, stored: Checkpoint, kept: int) -> Path:
 def write_file(path: Path, stored: Checkpoint) -> str:
     """One file, whole and on the disk or not there; the SHA-256 of its content.  DataError where it cannot be written."""
     content = _packed(stored)
-    with replaced(path) as temporary:
-        temporary.write_bytes(content)
-    return _told(bytes(content[:_BLOCK]))
+    with replaced(path) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(1) as pool:
+        block = pool.submit(_block, content[_BLOCK:])  # while the rest is written
+        file.write(content)
+        file.seek(0)
+        file.write(block.result())
+    return _told(block.result())
 
 
 def read(path: Path) -> Checkpoint:
@@ -312,7 +315,7 @@ def _told(block: bytes) -> str:
 
 
 def _packed(stored: Checkpoint) -> memoryview:
-    """The bytes of the file."""
+    """The bytes of the file, without its user block."""
     stream = io.BytesIO()
     with h5py.File(stream, "w", userblock_size=_BLOCK) as file:
         for name, array in stored.arrays.items():
@@ -324,9 +327,7 @@ def _packed(stored: Checkpoint) -> memoryview:
             file.attrs["shapes"] = json.dumps(stored.shapes)
             table = [[f"{tile.path.parent.name}/{tile.path.name}", tile.box, tile.sha256] for tile in stored.tiles]
             file["tiles"] = json.dumps(table)  # too long for an attribute
-    content = stream.getbuffer()
-    content[:_BLOCK] = _block(content[_BLOCK:])
-    return content
+    return stream.getbuffer()
 
 
 def _unpacked(path: Path, content: bytes) -> Checkpoint:

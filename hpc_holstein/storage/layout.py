@@ -174,7 +174,7 @@ def _packed(block: NDArray[Any], level: int) -> bytes:
     """
     planes = np.ascontiguousarray(block.reshape(-1).view(np.uint8).reshape(block.size, block.itemsize).T)
     parts, first = [_ZLIB_HEAD], 0
-    for noise, alike in groupby(map(_is_noise, planes)):
+    for noise, alike in groupby(map(_is_noise, planes) if level else [True] * len(planes)):
         last = first + len(list(alike))
         packer = zlib.compressobj(0 if noise else level, zlib.DEFLATED, -zlib.MAX_WBITS)
         parts += [packer.compress(planes[first:last].data), packer.flush(zlib.Z_FULL_FLUSH)]
