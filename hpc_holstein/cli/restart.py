@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hpc_holstein.output.tiles import saved_state
 from hpc_holstein.simulation import Simulation, Totals
 from hpc_holstein.storage.segments import folder_of
 from hpc_holstein.storage.shares import writers_of
+from hpc_holstein.storage.trajectory import opened
 from hpc_holstein.storage.whole_files import IDENTITY
 from hpc_holstein.storage.writer import Storage, TrajectoryWriter, discard
 
@@ -128,6 +130,8 @@ def _find(config: Config, restart: str, folder: Folder) -> Start:
         )
     if own and stored.step and not folder.trajectory.exists():
         told.append(f"{folder.trajectory} is not there: a new one starts at step {stored.step}")
+    if own:
+        _require_own_trajectory(config, folder)
     run = (_identity(folder, stored) if own else None) or uuid4().hex
     done = own and stored.step == config.dynamics.steps and finished(folder.path, config.dynamics.steps, config.dynamics.seed)
     return Start(stored.step, stored, stored.account, own, done, run, tuple(told))
@@ -147,6 +151,15 @@ def _identity(folder: Folder, stored: Checkpoint) -> str | None:
             f"--restart {foreign[0]} --output and another folder"
         )
     return run
+
+
+def _require_own_trajectory(config: Config, folder: Folder) -> None:
+    """ConfigError for a trajectory of other settings; one that is too old to carry an identity says no more than these."""
+    attributes: dict[str, Any] = {}
+    with suppress(DataError), opened(folder.trajectory) as file:  # a damaged one is told when it is to be gone on with
+        attributes = file.attributes()
+    if IDENTITY not in attributes and "config" in attributes:
+        require_same_run(config, attributes, folder.trajectory)
 
 
 def _load(path: Path) -> tuple[Checkpoint, list[str]]:

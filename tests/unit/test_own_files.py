@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import pytest
 
 from hpc_holstein.cli import main
@@ -136,3 +137,18 @@ def test_summary_and_checkpoints_of_a_longer_run_do_not_end_a_shorter_one() -> N
     assert not finished(Path("r"), 30, 0)
     assert run(30) == 0
     assert finished(Path("r"), 30, 0)
+
+
+def test_a_trajectory_of_another_run_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """By its identity; by its settings if it is too old to have one."""
+    assert run(20) == 0
+    assert run(20, "--seed", "7", output="seven") == 0
+    checkpoints = sorted(Path("r/checkpoints").iterdir())
+    for words in ("is of another run than the rest of r", "dynamics.seed = 7 and here it is 0"):
+        shutil.copy("seven/trajectory.h5", "r/trajectory.h5")
+        assert run(40) == 2
+        assert words in capsys.readouterr().err
+        assert Path("r/trajectory.h5").read_bytes() == Path("seven/trajectory.h5").read_bytes()
+        assert sorted(Path("r/checkpoints").iterdir()) == checkpoints
+        with h5py.File("seven/trajectory.h5", "r+") as file:
+            del file.attrs["run"]

@@ -159,6 +159,21 @@ def test_segments_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ex
     require_equal(contents(path), expected(steps))
 
 
+def test_large_files_are_not_made_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Any) -> None:
+    """Those that are merged, shortened and packed."""
+    monkeypatch.setattr(segment_writer, "MOST", 4)
+    for room in ("segments", "index"):
+        monkeypatch.setattr(f"hpc_holstein.storage.{room}.LARGE", 0)
+    path = tmp_path / "r" / "trajectory.h5"
+    write(path, SerialTransport(), range(0, 30, EVERY))
+    domain = CartesianDomain(square.build(EXTENT), SerialTransport())
+    with opened(path, SerialTransport(), 20) as writer:
+        for step in range(20, 120, EVERY):
+            append(writer, range(step, step + 1), domain)
+            writer.flush()
+    require_equal(contents(path), expected(range(0, 120, EVERY)))
+
+
 def test_no_rank_holds_the_lattice_where_all_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a run with checkpoints, and when it goes on."""
 
