@@ -5,111 +5,38 @@ from __future__ import annotations
 import h5py
 import numpy as np
 import pytest
-import torch
+from small_labels import (
+    ENSEMBLE,
+    HAMILTONIAN,
+    LATTICE,
+    WIDE,
+    InterruptedJobError,
+    counting,
+    exactly_batched,
+    make,
+    make_atomic,
+    make_exact,
+    make_local,
+    plan,
+    reference_labels,
+    stopping,
+)
 
-from hpc_holstein.cli import main
 from hpc_holstein.config import load_config
 from hpc_holstein.config.builders import build_system, forces_maker
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
-from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError, StoppedError
-from hpc_holstein.forces import atomic, exact, local
-from hpc_holstein.hamiltonian import holstein
-from hpc_holstein.interfaces import Ensemble
-from hpc_holstein.lattice import square
 from hpc_holstein.training import dataset
 from hpc_holstein.training._parts import Parts
 from hpc_holstein.training.dataset import LABELS, Snapshots
-from hpc_holstein.training.label import Work, evaluate, label, label_file, make_file
+from hpc_holstein.training.label import label, label_file, make_file
 from hpc_holstein.training.paths import (
-    QuenchPlan,
     RandomPlan,
     early_dense_steps,
     even_steps,
     quench_snapshots,
     random_snapshots,
 )
-
-LATTICE = square.build((4, 6))
-HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
-ENSEMBLE = Ensemble("canonical", kT=0.1)
-INTEGRATOR = langevin.build("verlet-ou", mass=5.0, gamma=0.2, dt=0.05, kT=0.1)
-
-
-def make_exact(domain):
-    return exact.build(exact.Options(), HAMILTONIAN, domain, ENSEMBLE)
-
-
-def make_atomic(domain):
-    return atomic.build(atomic.Options(), HAMILTONIAN, domain, Ensemble("grand-canonical", kT=0.1))
-
-
-class InterruptedJobError(Exception):
-    """Stands for the end of a job's time."""
-
-
-class Watched:
-    """A provider that does something else before each call."""
-
-    def __init__(self, forces, before):
-        self.reach, self.tolerance = forces.reach, forces.tolerance
-        self._forces, self._before = forces, before
-
-    def __call__(self, state):
-        self._before()
-        return self._forces(state)
-
-
-def stopping(make_forces, calls):
-    """The provider of ``make_forces``, which fails after so many calls."""
-    left = [calls]
-
-    def count():
-        left[0] -= 1
-        if left[0] < 0:
-            raise InterruptedJobError
-
-    return lambda domain: Watched(make_forces(domain), count)
-
-
-def counting(make_forces, log):
-    return lambda domain: Watched(make_forces(domain), lambda: log.append(1))
-
-
-def exactly_batched(domain):
-    """Exact forces, for labels, and for quenches that move together."""
-    forces = make_exact(domain)
-    forces.batches_exactly = True
-    return forces
-
-
-def plan(**changes):
-    values = {"count": 3, "steps": (0, 1, 4, 9), "q_std": 5.27, "velocity_std": 1.0, "seed": 7, "integrator": INTEGRATOR}
-    return QuenchPlan(**{**values, "make_forces": make_atomic, "path": "atomic", **changes})
-
-
-def reference_labels(q):
-    """Force, density and mu by plain loops and bisection, one snapshot."""
-    ny, nx = q.shape
-    h = np.diag(-3.5 * q.reshape(-1))
-    elastic = np.zeros_like(q)
-    for y in range(ny):
-        for x in range(nx):
-            for dy, dx in ((0, 1), (1, 0)):
-                b = ((y + dy) % ny, (x + dx) % nx)
-                i, j = y * nx + x, b[0] * nx + b[1]
-                h[i, j] -= 1.0
-                h[j, i] -= 1.0
-                elastic[y, x] += q[b]
-                elastic[b] += q[y, x]
-    e, v = np.linalg.eigh(h)
-    low, high = e[0] - 1, e[-1] + 1
-    for _ in range(100):
-        mu = (low + high) / 2
-        f = 0.5 * (1 - np.tanh((e - mu) / 0.2))
-        low, high = (mu, high) if f.sum() < q.size / 2 else (low, mu)
-    n = (v**2 @ f).reshape(q.shape)
-    return 3.5 * (n - 0.5) - q - 0.18 * elastic, n, mu
 
 
 def test_labels_agree_with_an_independent_diagonalization():
@@ -224,20 +151,6 @@ def test_quenches_that_a_network_drives_move_together_bit_for_bit(monkeypatch):
     np.testing.assert_array_equal(quenches().q, together.q)
 
 
-def make(target, transport=None, make_forces=make_exact, stop=None, **changes):
-    return make_file(
-        target,
-        LATTICE,
-        transport or SerialTransport(),
-        make_forces,
-        dataset.physics_attributes(LATTICE, HAMILTONIAN, ENSEMBLE),
-        {"provider": "exact"},
-        RandomPlan(5, 5.27, seed=2),
-        plan(**changes),
-        stop=stop,
-    )
-
-
 def test_made_file_says_how_it_was_made(tmp_path):
     seen = []
     make_file(
@@ -343,112 +256,3 @@ def test_external_file_is_labelled_on_ranks_and_otherwise_unchanged(tmp_path):
         run_in_process(2, lambda t: label_file(tmp_path / "in.h5", tmp_path / "out.h5", LATTICE, t, make_exact, {}))
     with pytest.raises(DataError, match="holds force"):
         label_file(tmp_path / "out.h5", tmp_path / "again.h5", LATTICE, SerialTransport(), make_exact, {})
-
-
-# --- fewer states than ranks --------------------------------------------------------------------------------------------
-
-WIDE = square.build((8, 9))
-
-
-def make_local(domain, **options):
-    return local.build(local.Options(reach=2, **options), holstein.build(holstein.Options(), WIDE), domain, ENSEMBLE)
-
-
-@pytest.mark.parametrize("ranks", [2, 3, 4])
-def test_ranks_share_a_state_when_there_are_more_of_them(ranks):
-    states = random_snapshots(RandomPlan(1, 2.0, seed=1), WIDE)
-    alone = label(states, WIDE, SerialTransport(), make_local, {})
-    tiles = []
-
-    def make(domain):
-        tiles.append(domain.local_extent)
-        return make_local(domain)
-
-    for made in run_in_process(ranks, lambda t: label(states, WIDE, t, make, {})):
-        for name in LABELS:
-            np.testing.assert_allclose(getattr(made, name), getattr(alone, name), atol=1e-11, rtol=0)
-    assert sum(rows * columns for rows, columns in tiles) == 72  # all of them work
-
-
-def test_states_that_cannot_be_decomposed_are_dealt():
-    """Tiles of 4 cells are too thin for a halo of 5."""
-    states = random_snapshots(RandomPlan(1, 2.0, seed=1), WIDE)
-    alone = label(states, WIDE, SerialTransport(), lambda domain: make_local(domain, core=4), {})
-    tiles = []
-
-    def make(domain):
-        forces = make_local(domain, core=4)
-        tiles.append(domain.local_extent)
-        return forces
-
-    for made in run_in_process(2, lambda t: label(states, WIDE, t, make, {})):
-        np.testing.assert_allclose(made.force, alone.force, atol=1e-12, rtol=0)
-    assert tiles == [(8, 9), (8, 9)]
-
-
-def test_shared_states_continue_after_an_interruption(tmp_path, monkeypatch):
-    monkeypatch.setattr("hpc_holstein.training.label._SAVE_EVERY", 1)
-    states = random_snapshots(RandomPlan(2, 2.0, seed=1), WIDE)
-    parts = Parts(tmp_path / "a.h5", {})
-    stopped = stopping(make_local, 1)
-
-    def first_rank_stops(domain):
-        return stopped(domain) if domain.rank == 0 else make_local(domain)
-
-    with pytest.raises(InterruptedJobError):
-        run_in_process(3, lambda t: label(states, WIDE, t, first_rank_stops, {}, parts))
-    log = []
-    made = run_in_process(3, lambda t: label(states, WIDE, t, counting(make_local, log), {}, parts))[0]
-    assert len(log) == 3  # each rank once: the other state was kept
-    alone = label(states, WIDE, SerialTransport(), make_local, {})
-    np.testing.assert_allclose(made.force, alone.force, atol=1e-11, rtol=0)
-
-
-def test_what_a_provider_says_and_costs_is_collected():
-    states = random_snapshots(RandomPlan(3, 2.0, seed=1), WIDE)
-    seen = []
-    work = Work.of(states, WIDE, SerialTransport(), make_local)
-    found = evaluate(states, work, progress=lambda *report: seen.append(report), stage="force local")
-    assert found.info["clusters"].tolist() == [72, 72, 72]
-    assert (found.seconds > 0).all()
-    assert (found.tolerance, found.reach) == (None, 2)
-    assert seen == [("force local", done, 3) for done in (1, 2, 3)]
-
-
-def test_sampled_forces_are_no_labels():
-    states = random_snapshots(RandomPlan(1, 2.0, seed=1), WIDE)
-    with pytest.raises(ConfigError, match="needs the chemical potential of the whole lattice"):
-        label(states, WIDE, SerialTransport(), lambda domain: make_local(domain, sites=5), {})
-    fixed = Ensemble("grand-canonical", kT=0.1)
-
-    def make(domain):
-        return local.build(local.Options(sites=5), holstein.build(holstein.Options(), WIDE), domain, fixed)
-
-    with pytest.raises(DataError, match="67 forces of 72 are not finite"):
-        label(states, WIDE, SerialTransport(), make, {})
-
-
-def test_damaged_part_is_named(tmp_path):
-    (tmp_path / ".a.h5.labels-0-0.part").write_bytes(b"PK damaged")
-    with pytest.raises(DataError, match=r"labels-0-0\.part cannot be read"):
-        make(tmp_path / "a.h5")
-
-
-def test_states_keep_the_precision_of_the_path():
-    made = quench_snapshots(plan(count=1), LATTICE, SerialTransport())
-    assert made.q.dtype == np.float64
-    assert made.fields().dtype == torch.float64
-
-
-def test_options_that_are_set_are_of_who_labels(tmp_path, monkeypatch):
-    """Whoever drives the quenches has none of them."""
-    monkeypatch.chdir(tmp_path)
-    quench = ["label", "--lattice", "12x10", "--quenches", "1", "--per-quench", "2", "--quench-steps", "2"]
-    local = ["--force", "local", "--set", "force.core=4"]
-    assert main([*quench, *local, "--path-force", "neural", "--output", "neural.h5"]) == 0
-    assert main([*quench, *local, "--output", "local.h5"]) == 0
-    one, other = (dataset.read(name) for name in ("neural.h5", "local.h5"))
-    assert one.label_attributes["provider.core"] == other.label_attributes["provider.core"] == 4
-    assert [found.attributes["quench.path"] for found in (one, other)] == ["neural", "local"]
-    assert np.array_equal(one.q[0], other.q[0])
-    assert not np.array_equal(one.q[1], other.q[1])
