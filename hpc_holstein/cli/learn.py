@@ -20,6 +20,7 @@ from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_with
 from hpc_holstein.config import Config, config_of_text, fit_options, load_config
 from hpc_holstein.config.builders import build_system, provider_facts, require_dynamics, require_forces
+from hpc_holstein.config.kinds import site_axes
 from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.config.sections import require_seeds
 from hpc_holstein.errors import ConfigError, DataError, SpectrumError, TrainingError
@@ -136,7 +137,7 @@ class Learning:
     def check(self) -> None:
         """On the root: raise what would end a later part, before any work."""
         data, text = Path(self.settings.data), self.config.toml()
-        snapshots = dataset.read(data, require_labels=True)
+        snapshots = dataset.read(data, True, site_axes(self.config.lattice.kind))
         config = config_of_text(text, {"lattice.extent": list(snapshots.extent)})
         require_dynamics(config)
         system = build_system(config)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from hpc_holstein.cli.ending import stoppable
-from hpc_holstein.cli.options import default_preset, overrides
+from hpc_holstein.cli.options import default_preset, overrides, site_axes
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, fit_options, load_config
 from hpc_holstein.config.builders import System, build_network, build_system
@@ -55,7 +55,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 
 def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     data, args.config = _sorted(args.files)
-    snapshots = dataset.read_together(data)
+    snapshots = dataset.read_together(data, site_axes(args, _overrides(args)))
     config = load_config(args.config, default_preset(args), {"lattice.extent": list(snapshots.extent), **_overrides(args)})
     config = with_kT_range(config, snapshots)
     system = build_system(config)

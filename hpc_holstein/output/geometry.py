@@ -84,7 +84,7 @@ class Raster:
         vectors, places = np.asarray(lattice.vectors)[-2:, :2], positions(lattice)[..., :2]
         number = np.arange(lattice.sites).reshape(places.shape[:-1])
         for cells in planes:
-            number, places = number[cells // 2], places[cells // 2]
+            number, places = number[cells // 2], places[cells // 2][..., :2]
         if len(vectors) == 1:  # a chain is a plane of one row
             vectors, places = (
                 np.array([[0.0, 1.0], [vectors[0, 0], 0.0]]),

@@ -202,14 +202,14 @@ def _agreed_labels(labels: Mapping[str, Mapping[str, Any]], path: Path) -> dict[
     return {name: value for label in reversed(LABELS) for name, value in labels.get(label, {}).items()}
 
 
-def read_together(paths: Sequence[Path | str]) -> Snapshots:
+def read_together(paths: Sequence[Path | str], axes: SiteAxes | None = None) -> Snapshots:
     """The labelled snapshots of one or several files; quenches of several are numbered anew.
 
     With several, ``kT`` and ``g`` are those of the file of each snapshot, and ``attributes`` are what the files agree on.
     Errors: :class:`DataError` as of :func:`read`, where extents differ, or where a file of several does not say its ``kT`` or
     ``g``.
     """
-    parts = [read(path, require_labels=True) for path in paths]
+    parts = [read(path, require_labels=True, axes=axes) for path in paths]
     if len(parts) == 1:
         return parts[0]
     for path, part in zip(paths, parts, strict=True):
