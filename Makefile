@@ -16,7 +16,7 @@ export OMP_NUM_THREADS := 1
 # Tests start commands of their own: those of this environment.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install install-petsc demo clean-demo test lint types contracts shellcheck docs test-serial test-mpi test-docs test-slow test-slurm test-faults clean
+.PHONY: help install install-petsc demo clean-demo test lint types contracts shellcheck docs test-serial test-mpi lattices test-docs test-slow test-slurm test-faults clean
 .NOTPARALLEL:
 
 help:
@@ -24,7 +24,7 @@ help:
 	@echo "make test        lint, types, import contract, all tests, MPI tests on 2 and 4 ranks"
 	@echo "make test-docs   the commands of README.md and docs/; make test-slow: tests of minutes"
 	@echo "make install     only the install; make install-petsc: with the tests and PETSc, built from source in some 10 minutes"
-	@echo "make lint|types|contracts|shellcheck|test-serial|test-mpi: one part of make test"
+	@echo "make lint|types|contracts|shellcheck|test-serial|test-mpi|lattices: one part of make test"
 	@echo "make clean-demo  remove demo/; make clean: remove $(VENV) and all caches"
 
 # ---- install -------------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ clean-demo:
 
 # ---- tests ---------------------------------------------------------------------------------------------------------------
 
-test: lint types contracts shellcheck docs test-serial test-mpi
+test: lint types contracts shellcheck docs test-serial test-mpi lattices
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
@@ -115,6 +115,10 @@ test-serial: $(VENV)/.installed-petsc
 test-mpi: $(VENV)/.installed-petsc
 	$(MPIRUN) -n 2 $(PYTEST_MPI)
 	$(MPIRUN) -n 4 $(PYTEST_MPI)
+
+# Every command on every lattice and Hamiltonian: the table of docs/lattices.md, made anew and compared.
+lattices: $(VENV)/.installed-test
+	PYTHONPATH=tests $(BIN)/python tests/lattices_by_commands.py --check docs/lattices.md
 
 test-slow: $(VENV)/.installed-petsc
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -1,7 +1,7 @@
 """The table of lattices and commands: every command on every lattice and Hamiltonian, periodic and open, on one and two ranks.
 
-``python tests/lattices_by_commands.py`` runs all of it in this process, ranks being threads, prints the table as Markdown and
-exits with 1 if a cell fails; with ``--check FILE`` also if the table in FILE, a page of docs/, is another one.
+``python tests/lattices_by_commands.py`` runs all of it, a process for each core and ranks as threads, prints the table as
+Markdown and exits with 1 if a cell fails; with ``--check FILE`` also if the table in FILE, a page of docs/, is another one.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import io
 import itertools
 import json
 import os
-import shutil
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import h5py
@@ -32,7 +33,7 @@ from hpc_holstein.errors import ModelError
 
 CELLS = {1: (8,), 2: (6, 6), 3: (4, 2, 2)}  # by the dimension of the lattice
 SETTINGS = {"holstein": ["hamiltonian.kappa=0.1"], "peierls": ["initial.q_std=0.1"]}
-TRAINED = ["model.copies=1", "model.radii=[1,1]", "model.levels=2"]
+TRAINED = ["model.copies=1", "model.radii=[1,1]", "model.levels=2", "training.validate_every=10"]
 NO_NETWORK = "no network"
 
 
@@ -44,6 +45,11 @@ class Case:
     hamiltonian: str
     periodic: bool
     folder: Path
+
+    @property
+    def other_ranks(self) -> int:
+        """Ranks of a command that is not run on both numbers of them: one for periodic edges, two for open ones."""
+        return 1 if self.periodic else 2
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -105,23 +111,22 @@ def label(case: Case) -> None:
 
 
 def validate(case: Case) -> None:
-    """Labels and a run, judged on one and two ranks, at all sites and at some."""
+    """Labels at all sites, and, with periodic edges on two ranks, a run at some sites."""
     made, run = case.folder / "made.h5", case.folder / "run"
     kpm = ["--force", "kpm", "--reference", "labels"]
-    case.call(1, "validate", "--input", made, *case.of_file(), *kpm, "--output", case.folder / "judged")
-    sites = ["--reference", "kpm", "--sites", 3, "--states", 2]
-    case.call(2, "validate", "--run", run, *sites, "--output", case.folder / "judged-run")
+    case.call(case.other_ranks, "validate", "--input", made, *case.of_file(), *kpm, "--output", case.folder / "judged")
     content = json.loads((case.folder / "judged" / "validation.json").read_text())
     assert content["all"]["max_error"] < 1e-3, content["all"]
+    if case.periodic:
+        sites = ["--reference", "kpm", "--sites", 3, "--states", 2]
+        case.call(2, "validate", "--run", run, *sites, "--output", case.folder / "judged-run")
 
 
 def dos(case: Case) -> None:
-    """Of a run and of a file, with a local density of states."""
-    axes = site_axes(case.lattice)
-    site = ",".join(["1"] * axes.number)
-    case.call(1, "dos", "--run", case.folder / "run", "--at", site, "--resolution", 2, "--output", case.folder / "dos")
-    file = ["--input", case.folder / "made.h5", *case.of_file()]
-    case.call(2, "dos", *file, "--resolution", 2, "--output", case.folder / "dos-of-file")
+    """Of a run, with a local density of states, or of a file on two ranks."""
+    source = ["--run", case.folder / "run"] if case.periodic else ["--input", case.folder / "made.h5", *case.of_file()]
+    site = ",".join(["1"] * site_axes(case.lattice).number)
+    case.call(case.other_ranks, "dos", *source, "--at", site, "--resolution", 2, "--output", case.folder / "dos")
 
 
 def show(case: Case) -> None:
@@ -138,9 +143,13 @@ def initial_file(case: Case) -> None:
 
 def train(case: Case) -> str | None:
     """A network where there is one, else one sentence that there is none; ``learn`` asks the same question."""
-    arguments = ["train", case.folder / "made.h5", *case.of_file(*TRAINED), "--epochs", 1, "--output", case.folder / "model"]
+    data, physics = case.folder / "training.h5", case.of_file()
+    lattice = "x".join(["10"] * len(case.extent)) if len(case.extent) < 3 else "4x4x4"
+    random = ["--random", 8, "--lattice", lattice]
+    case.call(2, "label", *random, *physics, "--force", "exact", "--output", data)
+    options = case.of_file("training.test=0.0", *TRAINED)
     try:
-        case.call(2, *arguments)
+        case.call(case.other_ranks, "train", data, *options, "--epochs", 60, "--output", case.folder / "model")
     except ModelError as error:
         if "network" not in str(error) or "\n" in str(error):
             raise
@@ -185,18 +194,23 @@ def cell(command: Callable[[Case], str | None], case: Case) -> str:
         return "FAILED"
 
 
-def table(root: Path) -> list[str]:
+def cells(lattice: str, hamiltonian: str, periodic: bool) -> list[str]:
+    """The cells of a system; in a process of its own."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        case = Case(lattice, hamiltonian, periodic, Path(folder))
+        return [cell(command, case) for command in COMMANDS.values()]
+
+
+def table() -> list[str]:
     """Lines of the table; a cell is of both edges."""
+    systems = list(itertools.product(available("lattice"), available("hamiltonian")))
     lines = [f"| lattice | Hamiltonian | {' | '.join(COMMANDS)} |", "|---" * (len(COMMANDS) + 2) + "|"]
-    for lattice, hamiltonian in itertools.product(available("lattice"), available("hamiltonian")):
-        rows = []
-        for periodic in (True, False):
-            case = Case(lattice, hamiltonian, periodic, root / f"{lattice}-{hamiltonian}-{periodic}")
-            case.folder.mkdir()
-            rows.append([cell(command, case) for command in COMMANDS.values()])
-            shutil.rmtree(case.folder)
-        cells = [one if one == other else f"{one}; open edges: {other}" for one, other in zip(*rows, strict=True)]
-        lines.append(f"| {lattice} | {hamiltonian} | {' | '.join(cells)} |")
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        rows = pool.map(cells, *zip(*((*system, edges) for system in systems for edges in (True, False)), strict=True))
+        for system, closed, opened in zip(systems, rows, rows, strict=True):
+            both = [one if one == other else f"{one}; open: {other}" for one, other in zip(closed, opened, strict=True)]
+            lines.append(f"| {' | '.join((*system, *both))} |")
     return lines
 
 
@@ -205,11 +219,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run every command on every lattice and Hamiltonian; print the table.")
     parser.add_argument("--check", type=Path, metavar="FILE", help="a page that holds this table")
     args = parser.parse_args()
-    torch.set_num_threads(1)
     os.environ["MPLBACKEND"] = "Agg"
-    with tempfile.TemporaryDirectory() as folder:
-        lines = table(Path(folder))
-    text = "\n".join(lines)
+    text = "\n".join(table())
     print(text)
     if args.check is not None and text not in args.check.read_text(encoding="utf-8"):
         print(f"{args.check} holds another table: put this one there", file=sys.stderr)
