@@ -51,6 +51,9 @@ def dmda(domain: CartesianDomain, width: int, numbers: int) -> Action | None:
         PETSc = _petsc._petsc()
     except ConfigError:
         return None
+    from mpi4py import MPI  # which PETSc has started
+
+    communicator: Any = getattr(domain.transport, "communicator", None)
     grid = PETSc.DMDA().create(
         dim=2,
         sizes=domain.lattice.extent[::-1],  # x first
@@ -59,7 +62,7 @@ def dmda(domain: CartesianDomain, width: int, numbers: int) -> Action | None:
         boundary_type=("periodic", "periodic"),
         stencil_type="box",
         stencil_width=width,
-        comm=getattr(domain.transport, "communicator", None) or PETSc.COMM_SELF,
+        comm=PETSc.COMM_SELF if communicator is None else MPI.Intracomm(communicator),
     )
     owned, local, other = grid.createGlobalVec(), grid.createLocalVec(), grid.createLocalVec()
     cells = _cells(domain, numbers)

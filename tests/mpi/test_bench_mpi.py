@@ -8,9 +8,11 @@ import pytest
 from commands import execute
 
 from hpc_holstein.bench.record import Record, read_folder
+from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.partition import choose_grid
 from hpc_holstein.domain.transport import MPITransport
 from hpc_holstein.errors import DataError
+from hpc_holstein.lattice import square
 
 pytestmark = pytest.mark.mpi
 
@@ -40,3 +42,14 @@ def test_a_weak_point(transport: MPITransport, together: Path) -> None:
     assert found.setting["lattice"] == [8 * rows, 10 * columns]
     assert found.setting["sites"] == 80 * transport.size
     assert found.setting["lattice_per_rank"] == [8, 10]
+
+
+def test_yardsticks_of_halos_move_what_the_exchange_does(transport: MPITransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DMDA compares the ghosts itself."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks" / "machine")
+    yardsticks = __import__("yardsticks")
+    domain = CartesianDomain(square.build((4 * transport.size, 8)), transport, (transport.size, 1))
+    for make in (yardsticks.exchange, *yardsticks.YARDSTICKS.values()):
+        action = make(domain, 2, 3)
+        assert action is not None
+        action()
