@@ -99,7 +99,7 @@ def _table(section: type[BaseModel], without: tuple[str, ...] = ()) -> str:
         return "No other keys.\n"
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in rows:
-        default = "required" if field.is_required() else _toml(field.default)
+        default = "required" if field.is_required() else _toml(None if field.default_factory else field.default)
         meaning = _escaped(field.description or "").replace("|", "\\|")
         lines.append(f"| `{name}` | {_type(field.annotation)} | `{default}` | {meaning} |")
     return "\n".join(lines) + "\n"

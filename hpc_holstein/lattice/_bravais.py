@@ -41,7 +41,8 @@ class BravaisLattice:
         if len(self.extent) != dimension or any(n < 1 for n in self.extent):
             shown = "x".join(map(str, self.extent))
             raise ConfigError(
-                f"lattice extent {shown} does not fit the {self.name} lattice: give {dimension} positive numbers of cells"
+                f"lattice extent {shown} does not fit the {self.name} lattice: give a positive number of cells for each of its "
+                f"{dimension} axes"
             )
         if len(self.periodic) != dimension:
             raise ConfigError(
