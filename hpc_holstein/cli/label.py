@@ -92,7 +92,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
 
 def _require_memory(args: argparse.Namespace, config: Config, system: System, session: Session) -> None:
     """Raise ConfigError where the snapshots that are asked for, or their further potentials, do not fit into memory."""
-    sites, more = system.lattice.sites, args.more_mu or 0
+    sites, more = system.lattice.sites * system.hamiltonian.components, args.more_mu or 0
     if args.input is None:
         steps = args.quench_steps or _QUENCH_STEPS
         along = (args.quenches or 0) * min(args.per_quench or _PER_QUENCH, steps + 1)

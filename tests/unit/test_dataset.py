@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from hpc_holstein.errors import DataError
+from hpc_holstein.fields import SiteAxes
+from hpc_holstein.lattice import honeycomb
 from hpc_holstein.training import dataset
 from hpc_holstein.training.dataset import Snapshots
 
@@ -224,3 +226,24 @@ def test_output_that_cannot_be_written_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         dataset.write(tmp_path / "file" / "a.h5", labelled())
+
+
+def test_axes_are_named_and_a_file_of_another_lattice_is_refused(tmp_path):
+    lattice = honeycomb.build((3, 4))
+    made = Snapshots.on(lattice, np.random.default_rng(0).normal(size=(2, 3, 4, 2, 2)))
+    dataset.write(tmp_path / "a.h5", made)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert [axis.label for axis in file["q"].dims] == ["snapshot", "y", "x", "site", "component"]
+        assert file.attrs["index_order"] == "q[snapshot, y, x, site, component]"
+    back = dataset.read(tmp_path / "a.h5")
+    assert (back.extent, back.components, back.fields().shape) == ((3, 4), 2, (2, 3, 4, 2, 2))
+    assert back.axes == SiteAxes.of(lattice)
+    with pytest.raises(DataError, match=r"has the axes snapshot, y, x, site, component \(2 site\(s\) a cell\)"):
+        dataset.read(tmp_path / "a.h5", axes=SiteAxes(2, 1))
+    with h5py.File(tmp_path / "bare.h5", "w") as file:
+        file["q"] = np.zeros((2, 3, 4, 2))
+    assert dataset.read(tmp_path / "bare.h5", axes=SiteAxes(2, 2)).components == 1
+    assert dataset.read(tmp_path / "bare.h5", axes=SiteAxes(3, 1)).extent == (3, 4, 2)
+    assert dataset.read(tmp_path / "bare.h5").components == 2
+    with pytest.raises(DataError, match=r"shape \[2, 3, 4, 2\]: give \[snapshot, y, x, site\] with 3 sites a cell"):
+        dataset.read(tmp_path / "bare.h5", axes=SiteAxes(2, 3))
