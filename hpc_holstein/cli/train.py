@@ -38,8 +38,9 @@ from hpc_holstein.training import dataset
 from hpc_holstein.training._fields import FieldData
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
-from hpc_holstein.training.fit import FitResult, electron_number_part, fit
+from hpc_holstein.training.fit import FitResult, fit
 from hpc_holstein.training.fit_options import FitOptions
+from hpc_holstein.training.own_potential import electron_number_part
 from hpc_holstein.training.paths import Stop
 from hpc_holstein.training.regimes import Regimes
 from hpc_holstein.training.validation import POTENTIAL_ERRORS, summary

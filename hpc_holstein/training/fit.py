@@ -36,15 +36,13 @@ from hpc_holstein.training._fields import FieldData, split, with_further
 from hpc_holstein.training._record import LAST, MAIN, Record, Report, TrainingFile
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.fit_options import FitOptions
-from hpc_holstein.training.own_potential import OwnPotential, is_canonical
+from hpc_holstein.training.own_potential import OwnPotential, electron_number_part, is_canonical
 from hpc_holstein.training.paths import Stop, require_going
 from hpc_holstein.training.regimes import Masks
 from hpc_holstein.training.validation import add_potential_metrics, force_metrics
 
 _ENDLESS_EPOCHS = 10**9
 _START = (0, 0.0, 0)  # of an epoch: the place in its order, the sum of the errors so far and how many
-_LAST_PART = 0.3
-_ELECTRON_NUMBER_NEEDS = "whole snapshots (crop = 0) and a model that knows its response to mu, such as enn"
 _VALIDATION_CELLS = 1 << 15  # cells evaluated at once without gradients: enough to amortise the call, small enough for caches
 
 
@@ -60,24 +58,6 @@ class FitResult:
     history: list[dict[str, float]]
     sets: dict[str, NDArray[np.int64]]
     refused: str | None = None
-
-
-def electron_number_part(options: FitOptions, model: nn.Module, ensemble: Ensemble) -> tuple[float, str]:
-    """The part of the budget that trains the electron number, and why there is none if ``"auto"`` finds it impossible.
-
-    Errors: :class:`ConfigError` where a part is asked for that is impossible.
-    """
-    possible = not options.crop and hasattr(model, "response")
-    asked = options.electron_number
-    if asked == "auto":
-        wanted = is_canonical(model, ensemble)
-        left_out = (
-            f"the electron number is not trained, which needs {_ELECTRON_NUMBER_NEEDS}" if wanted and not possible else ""
-        )
-        return (_LAST_PART if wanted and possible else 0.0), left_out
-    if asked and not possible:
-        raise ConfigError(f"training.electron_number = {str(asked).lower()} needs {_ELECTRON_NUMBER_NEEDS}: set it to 0")
-    return float(asked), ""
 
 
 def fit(

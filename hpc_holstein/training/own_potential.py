@@ -17,23 +17,44 @@ from torch import nn
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
-from hpc_holstein.errors import SpectrumError
+from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces._atomic import AtomicForces
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.forces._precision import Precision
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, State
 from hpc_holstein.training.dataset import Snapshots
+from hpc_holstein.training.fit_options import FitOptions
 
 Array = NDArray[np.float64]
 Forces = AtomicForces | NeuralForces
 
 _CELLS = 1 << 15  # evaluated at once
+_LAST_PART = 0.3
+_ELECTRON_NUMBER_NEEDS = "whole snapshots (crop = 0) and a model that knows its response to mu, such as enn"
 _SAME_FILLING = 1e-6  # electrons per site: labels are kept to far less
 
 
 def is_canonical(model: nn.Module, ensemble: Ensemble) -> bool:
     """True if a run of ``ensemble`` finds ``mu`` from the density of ``model``."""
     return ensemble.kind == "canonical" and model.field == "shifted" and model.predicts != "force"
+
+
+def electron_number_part(options: FitOptions, model: nn.Module, ensemble: Ensemble) -> tuple[float, str]:
+    """The part of the budget that trains the electron number, and why there is none if ``"auto"`` finds it impossible.
+
+    Errors: :class:`ConfigError` where a part is asked for that is impossible.
+    """
+    possible = not options.crop and hasattr(model, "response")
+    asked = options.electron_number
+    if asked == "auto":
+        wanted = is_canonical(model, ensemble)
+        left_out = (
+            f"the electron number is not trained, which needs {_ELECTRON_NUMBER_NEEDS}" if wanted and not possible else ""
+        )
+        return (_LAST_PART if wanted and possible else 0.0), left_out
+    if asked and not possible:
+        raise ConfigError(f"training.electron_number = {str(asked).lower()} needs {_ELECTRON_NUMBER_NEEDS}: set it to 0")
+    return float(asked), ""
 
 
 class OwnPotential:

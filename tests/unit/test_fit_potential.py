@@ -16,8 +16,7 @@ from hpc_holstein.domain.transport import run_in_process
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.training._fields import FieldData
-from hpc_holstein.training.fit import electron_number_part
-from hpc_holstein.training.own_potential import OwnPotential
+from hpc_holstein.training.own_potential import OwnPotential, electron_number_part
 
 
 def test_what_a_wrong_electron_number_costs():
