@@ -46,10 +46,10 @@ class Background:
 
 
 class Budget:
-    """The time that several together may take: when the hundredth of what they have taken is over."""
+    """What several, ``users``, may take together; ``free``: when the hundredth of the time that they have taken is over."""
 
     def __init__(self) -> None:
-        self.free = -math.inf
+        self.free, self.users = -math.inf, 0
 
 
 class Pace:

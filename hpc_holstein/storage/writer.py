@@ -32,7 +32,7 @@ from hpc_holstein.storage.whole_files import IDENTITY, refuse_link, remove, remo
 COMMIT_SECONDS = 10.0
 """Between two commits of rows, and between two of snapshots, at least."""
 
-_FULL = 2**26  # bytes that wait in the memory of one rank, at most
+_FULL = 2**26  # bytes that wait in the memory of one rank, of all its runs, at most
 _PACKED = 2**30  # bytes of a trajectory that becomes one file when the run ends
 _ARRIVAL_SECONDS = 5.0
 _BUDGET = Budget()  # of all runs of a process
@@ -135,6 +135,8 @@ class TrajectoryWriter:
         self._form = self._storage.form(domain, dtype)
         self._shares = Shares(domain, transport, self._storage.writers)
         self._index, self._pen = None, None
+        self._open = 1
+        _BUDGET.users += self._open
         self.gathers = writers_of(self._storage.writers, domain.lattice.sites, domain.size) == 1  # all is on the root
         self._worker, self._index_pace, self._pace = Background(), Pace(COMMIT_SECONDS, _BUDGET), Pace(COMMIT_SECONDS, _BUDGET)
 
@@ -220,6 +222,8 @@ class TrajectoryWriter:
     def close(self) -> None:
         """End the thread; what was not flushed is left out."""
         self._worker.end()
+        _BUDGET.users -= self._open
+        self._open = 0
 
     def __enter__(self) -> TrajectoryWriter:
         return self
@@ -243,7 +247,9 @@ class TrajectoryWriter:
         """Collective: when all ranks have done what they were to do, refer to what is new, and write what is due."""
         error = self._failure()
         news: list[News] = self._pen.take_news() if self._pen is not None else []
-        due = (self._pen is not None and self._pen.bytes > _FULL) or (self._index is not None and self._pace.due())
+        due = (self._pen is not None and self._pen.bytes * _BUDGET.users > _FULL) or (
+            self._index is not None and self._pace.due()
+        )
         everyone = self._transport.allgather((error, news, due and self._count > self._sealed))
         first = next((told for told, _, _ in everyone if told is not None), None)
         if first is not None:
