@@ -5,7 +5,8 @@
 Bytes a site, with ``w`` bytes a number of the state: *held* ``12 w + 20`` (state and forces ``4 w``, noise ``8 w + 8``, rings
 and wave numbers of the observables 12), *working* 64 (a step or a row of observables, whichever is larger), *gathered* ``9 w``
 (a checkpoint being read or written).  Forces: ``memory_bytes`` of the provider.  A snapshot on its way to the disk, ``3 w`` of
-what the rank writes, comes to what it works with.  Measured at 2048x2048.  Where all ranks write, none gathers.
+what the rank writes, comes to what it works with; packed ones that wait, 64 MiB of a process at most, do not count.  Measured
+at 2048x2048.  Where all ranks write, none gathers.
 
 Runs that advance in lock step hold their fields side by side, have snapshots on their way together, and their forces are one
 evaluation, ``R`` times what one needs and ``4 w`` for the fields that are put together; they integrate one after another.
