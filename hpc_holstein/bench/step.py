@@ -58,7 +58,8 @@ def measure_step(
     """``setting`` and ``result`` of a record.  Collective."""
     simulation = build_simulation(config, transport, device)
     domain = simulation.domain
-    say(require_memory(domain, transport, config.parallel.torch_dtype, simulation.forces, gathers=False))
+    dtype, components = config.parallel.torch_dtype, simulation.hamiltonian.components
+    say(require_memory(domain, transport, dtype, simulation.forces, gathers=False, components=components))
     setting = {
         "grid": list(domain.grid),
         "lattice": list(domain.lattice.extent),

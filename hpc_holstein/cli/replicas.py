@@ -67,8 +67,9 @@ class Company:
             simulation.together = self.lockstep.join(forces, simulation.transport)
             return
         with_files = min(session.transport.allgather(_runs_with_files()))
-        most = most_together(*of_one, min(wanted, with_files)) if batched else 1
-        told = [require_memory(*of_one, most)]
+        components = simulation.hamiltonian.components
+        most = most_together(*of_one, min(wanted, with_files), components) if batched else 1
+        told = [require_memory(*of_one, most, components)]
         if batched:
             simulation.together = self.lockstep.join(forces, simulation.transport, most)
         if most > 1:

@@ -201,7 +201,8 @@ def build_simulation(config: Config, transport: Transport, device: str) -> Simul
     parallel = config.parallel
     metered = MeteredTransport(connected(parallel.transport, transport, device, parallel.gpu_buffers))
     domain = CartesianDomain(system.lattice, metered, grid=config.parallel.grid, device=device)
-    require_memory(domain, metered, config.parallel.torch_dtype, gathers=False)
+    components = system.hamiltonian.components
+    require_memory(domain, metered, config.parallel.torch_dtype, gathers=False, components=components)
     section = config.dynamics
     noise = NoiseField(section.seed, Stream.DYNAMICS, domain, system.hamiltonian.components, config.parallel.torch_dtype)
     return Simulation(

@@ -17,14 +17,15 @@ _DEFINED = (("shifted", "density"), ("shifted", "grand_potential"), ("plain", "d
 
 def model_for(model: str, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice: Lattice) -> tuple[torch.nn.Module, Card]:
     """The network of ``model``, a path or ``default``, and its card; ModelError where it cannot give forces of this system."""
+    require_readable(hamiltonian, lattice)
     module, card = load_model(model_path(model), lattice)
     check_card(card, hamiltonian, ensemble, lattice)
     require_supported(module, hamiltonian, lattice, ensemble)
     return module, card
 
 
-def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice: Lattice, ensemble: Ensemble) -> None:
-    """Raise ModelError where ``module`` cannot give, or learn, the forces of this system."""
+def require_readable(hamiltonian: Hamiltonian, lattice: Lattice) -> None:
+    """Raise ModelError for a system whose coordinates no network reads."""
     if hamiltonian.components != 1 or "g" not in hamiltonian.parameters:
         raise ModelError(
             f"networks read one coordinate a site, which shifts the level of the site by g, and the {hamiltonian.name} "
@@ -35,6 +36,11 @@ def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice
             f"networks see lattices of two dimensions with one site a cell, which the {lattice.name} lattice is not: "
             "use force kind 'exact' or 'kpm'"
         )
+
+
+def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice: Lattice, ensemble: Ensemble) -> None:
+    """Raise ModelError if ``module`` cannot give, or learn, the forces of this system."""
+    require_readable(hamiltonian, lattice)
     if module.predicts == "force" and not hasattr(hamiltonian, "density"):
         raise ModelError(
             f"the force of the {hamiltonian.name} Hamiltonian does not tell its density: use a model that predicts the density"

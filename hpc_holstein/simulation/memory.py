@@ -2,14 +2,16 @@
 
     rank = program + held a + max(working a, forces, gathered N),    a sites of the tile; on rank 0 N of the lattice, else 0
 
-Bytes a site, with ``w`` bytes a number of the state: *held* ``12 w + 20`` (state and forces ``4 w``, noise ``8 w + 8``, rings
-and wave numbers of the observables 12), *working* 64 (a step or a row of observables, whichever is larger), *gathered* ``9 w``
-(a checkpoint being read or written).  Forces: ``memory_bytes`` of the provider.  A snapshot on its way to the disk, ``3 w`` of
-what the rank writes, comes to what it works with; packed ones that wait, 64 MiB of a process at most, do not count.  Measured
-at 2048x2048.  Where all ranks write, none gathers.
+Bytes a site, with ``c`` coordinates of ``w`` bytes: *held* ``(11 c + 1) w + 8 c + r`` (state and forces ``(3 c + 1) w``, noise
+``c (8 w + 8)``, rings and wave numbers of the observables ``r = 12``, or 36 if a cell has several numbers), *working* ``64 c``
+(a step or a row of observables, whichever is larger), *gathered* ``9 c w`` (a checkpoint being read or written).  Forces:
+``memory_bytes`` of the provider.  A snapshot on its way to the disk, ``(2 c + 1) w`` of what the rank writes, comes to what it
+works with; packed ones that wait, 64 MiB of a process at most, do not count.  Measured at 2048x2048.  Where all ranks write,
+none gathers.
 
 Runs that advance in lock step hold their fields side by side, have snapshots on their way together, and their forces are one
-evaluation, ``R`` times what one needs and ``4 w`` for the fields that are put together; they integrate one after another.
+evaluation, ``R`` times what one needs and ``(3 c + 1) w`` for the fields that are put together; they integrate one after
+another.
 """
 
 from __future__ import annotations
@@ -30,11 +32,10 @@ from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Domain, ForceProvider
 from hpc_holstein.memory import host_bytes, shown_bytes
 
-_HELD_NUMBERS, _HELD_BYTES = 12, 20
+_NOISE_NUMBERS, _NOISE_BYTES = 8, 8
+_RINGS = {False: 12, True: 36}  # of the observables, by whether a cell has several numbers
 _WORKING = 64
 _GATHERED_NUMBERS = 9
-_SNAPSHOT_NUMBERS = 3
-_STACKED_NUMBERS = 4
 _MOST_FIXED = 0.5  # of the memory, for the programs of the ranks
 
 
@@ -65,13 +66,14 @@ def require_memory(
     forces: ForceProvider | None = None,
     gathers: bool = True,
     together: int = 1,
+    components: int = 1,
 ) -> str:
     """One line that says what each rank needs of what there is; DomainError, on all ranks, where it cannot fit.  Collective.
 
     ``forces`` None: before there are any; they need more than nothing.  ``gathers``: rank 0 holds the lattice for output.
-    ``together``: runs that advance in lock step.
+    ``together``: runs that advance in lock step; ``components``: coordinates of a site.
     """
-    everyone = transport.allgather(_needs(domain, dtype, forces, gathers, together))
+    everyone = transport.allgather(_needs(domain, dtype, forces, gathers, together, components))
     for number in range(len(everyone[0])):
         needs = [of_rank[number] for of_rank in everyone]
         for place in dict.fromkeys(need.place for need in needs):
@@ -84,12 +86,19 @@ def require_memory(
 
 
 def most_together(
-    domain: Domain, transport: Transport, dtype: torch.dtype, forces: ForceProvider, gathers: bool, wanted: int
+    domain: Domain,
+    transport: Transport,
+    dtype: torch.dtype,
+    forces: ForceProvider,
+    gathers: bool,
+    wanted: int,
+    components: int = 1,
 ) -> int:
     """Number of the ``wanted`` runs in lock step that have memory enough, at least 1; the same on all ranks.  Collective."""
 
     def too_many(together: int) -> bool:
-        needs = [need for of_rank in transport.allgather(_needs(domain, dtype, forces, gathers, together)) for need in of_rank]
+        everyone = transport.allgather(_needs(domain, dtype, forces, gathers, together, components))
+        needs = [need for of_rank in everyone for need in of_rank]
         return any(
             sum(need.bytes for need in needs if need.place == place) > min(need.there for need in needs if need.place == place)
             for place in {need.place for need in needs}
@@ -98,16 +107,21 @@ def most_together(
     return max(1, bisect_left(range(1, wanted + 1), True, key=too_many))
 
 
-def _needs(domain: Domain, dtype: torch.dtype, forces: ForceProvider | None, gathers: bool, together: int = 1) -> list[Need]:
+def _needs(
+    domain: Domain, dtype: torch.dtype, forces: ForceProvider | None, gathers: bool, together: int, components: int
+) -> list[Need]:
     """Memory of this rank on its device, and on its host if that is another place."""
-    sites, width = math.prod(domain.local_extent) * len(domain.lattice.basis), dtype.itemsize
-    held = together * (_HELD_NUMBERS * width + _HELD_BYTES) * sites
+    basis, width = len(domain.lattice.basis), dtype.itemsize
+    sites = math.prod(domain.local_extent) * basis
+    state, noise = 3 * components + 1, components * (_NOISE_NUMBERS * width + _NOISE_BYTES)
+    held = together * (state * width + noise + _RINGS[basis * components > 1]) * sites
     of_forces = getattr(forces, "memory_bytes", None)
     of_one = of_forces(dtype) if of_forces is not None else 0.0
-    working = max(_WORKING * sites, together * (of_one + _STACKED_NUMBERS * width * sites) if together > 1 else of_one)
+    of_all = together * (of_one + state * width * sites) if together > 1 else of_one
+    working = max(_WORKING * components * sites, of_all)
     written = (domain.lattice.sites if domain.rank == 0 else 0) if gathers else sites
-    snapshot = float(together * _SNAPSHOT_NUMBERS * width * written)
-    whole = float(_GATHERED_NUMBERS * width * written)
+    snapshot = float(together * (2 * components + 1) * width * written)
+    whole = float(_GATHERED_NUMBERS * components * width * written)
     host = platform.node()
     if domain.device.type == "cpu":
         return [Need(host, host_bytes(), _resident(), held, working + snapshot, whole)]

@@ -38,10 +38,17 @@ sys.exit(code)
 """
 
 
-@pytest.mark.parametrize(("force", "dtype"), [("atomic", "mixed"), pytest.param("neural", "float32", marks=pytest.mark.slow)])
-def test_the_estimate_is_what_a_run_takes(tmp_path: Path, force: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("preset", "force", "dtype"),
+    [
+        ("paper-2601.04104", "atomic", "mixed"),
+        ("paper-2510.20659", "atomic", "mixed"),
+        pytest.param("paper-2601.04104", "neural", "float32", marks=pytest.mark.slow),
+    ],
+)
+def test_the_estimate_is_what_a_run_takes(tmp_path: Path, preset: str, force: str, dtype: str) -> None:
     """Freed memory goes back to the system, as that of larger tiles does anyway."""
-    given = ["run", "--preset", "paper-2601.04104", "--lattice", "1200x1200", "--steps", "3", "--output", "r", "--threads", "1"]
+    given = ["run", "--preset", preset, "--lattice", "1200x1200", "--steps", "3", "--output", "r", "--threads", "1"]
     given += ["--force", force, "--dtype", dtype, "--set", "ensemble.kind=grand-canonical"]
     given += ["--set", "output.snapshot_every=1"]  # one is on its way while forces are computed
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}

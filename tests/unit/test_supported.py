@@ -189,3 +189,9 @@ def test_a_network_of_another_lattice_is_refused_from_python() -> None:
     module, domain = enn.build(enn.Options(), lattice), CartesianDomain(lattice, SerialTransport())
     with pytest.raises(ModelError, match="joins sites of one"):
         NeuralForces(module, hamiltonian, domain, dataclasses.replace(ENSEMBLE, filling=0.4))
+
+
+def test_a_hamiltonian_that_no_network_reads_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "run", "--preset", "paper-2510.20659", "--lattice", "12x12", "--force", "default", "--steps", "2")
+    assert "networks read one coordinate a site" in message
+    assert "the peierls Hamiltonian has others: use force kind 'exact' or 'kpm'" in message
