@@ -3,6 +3,14 @@
 Every class derives from :class:`HolsteinError`; the command line prints the message alone and exits with its ``exit_code``.
 """
 
+LONGEST = 60
+"""Characters of a value that are shown."""
+
+
+def shortened(text: str) -> str:
+    """``text`` for a sentence, with its middle left out if it is long."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 13]}...{text[-10:]}"
+
 
 class HolsteinError(Exception):
     """Base of all errors that a user can cause."""

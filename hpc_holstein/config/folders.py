@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 
-from hpc_holstein.errors import ConfigError
+from hpc_holstein.errors import ConfigError, shortened
 
 FOLDERS = {
     "lattice": "hpc_holstein.lattice",
@@ -34,4 +34,4 @@ def require_choice(name: str, value: str, choices: Iterable[str]) -> str:
         return value
     near = difflib.get_close_matches(value, choices, n=1, cutoff=0.5)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    raise ConfigError(f"{name} = '{value}' is not known: {hint}choose from {', '.join(choices)}")
+    raise ConfigError(f"{name} = '{shortened(value)}' is not known: {hint}choose from {', '.join(choices)}")

@@ -17,7 +17,7 @@ from hpc_holstein.config.folders import WITH_OPTIONS
 from hpc_holstein.config.messages import complaints, sentence, shown
 from hpc_holstein.config.presets import PRESETS, preset
 from hpc_holstein.config.schema import Config
-from hpc_holstein.errors import ConfigError
+from hpc_holstein.errors import ConfigError, shortened
 from hpc_holstein.files import read_text
 from hpc_holstein.training.fit_options import FitOptions
 
@@ -107,7 +107,7 @@ def nested(flat: Mapping[str, Any]) -> Layer:
     for name, value in flat.items():
         *sections, last = name.split(".")
         if not all((*sections, last)):
-            raise ConfigError(f"'{name}' is no key: give section.key, for instance dynamics.dt")
+            raise ConfigError(f"'{shortened(name)}' is no key: give section.key, for instance dynamics.dt")
         table = layer
         for section in sections:
             table = table.setdefault(section, {})

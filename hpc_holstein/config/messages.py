@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from hpc_holstein.config import kinds
 from hpc_holstein.config.folders import WITH_OPTIONS
-from hpc_holstein.errors import ConfigError
+from hpc_holstein.errors import LONGEST, ConfigError, shortened
 from hpc_holstein.keys import other_names
 
 _MISSING = ("missing", "union_tag_not_found")
@@ -25,7 +25,6 @@ _WORDS = {
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
 }
-_LONGEST = 60  # characters of a value that are shown
 _ALIKE, _ALIKE_ELSEWHERE = 0.75, 0.8  # spelling, in the section where it was looked for and in another one
 
 
@@ -135,11 +134,6 @@ def shown(value: Any) -> str:
     """A value as in TOML, shortened."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:
+    if isinstance(value, int) and value.bit_length() > 4 * LONGEST:
         return f"a number of {value.bit_length()} bits"
     return shortened(repr(value))
-
-
-def shortened(text: str) -> str:
-    """``text``, with its middle left out where it is long."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 13]}...{text[-10:]}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from hpc_holstein.config.sections import Section
-from hpc_holstein.errors import ConfigError
+from hpc_holstein.errors import ConfigError, shortened
 from hpc_holstein.keys import key
 
 if TYPE_CHECKING:  # a configuration is checked without NumPy
@@ -66,7 +66,9 @@ def orders_of(sections: Sequence[ObservableSection], hamiltonian: Hamiltonian) -
     names = [section.name for section in sections]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"observable.name = '{name}' is given {names.count(name)} times: give each its own name")
+            raise ConfigError(
+                f"observable.name = '{shortened(name)}' is given {names.count(name)} times: give each its own name"
+            )
     return [*default_orders(hamiltonian), *given]
 
 
@@ -88,7 +90,7 @@ def _order(number: int, section: ObservableSection, hamiltonian: Hamiltonian) ->
     parts = [f"q_{axis}" for axis in "xyz"[: hamiltonian.components]]
     if section.field not in ("density", "q", *(parts if hamiltonian.coordinates.representation == "vector" else [])):
         raise ConfigError(
-            f"{of}.field = '{section.field}' is none of the {hamiltonian.name} model, whose coordinate is a "
+            f"{of}.field = '{shortened(section.field)}' is none of the {hamiltonian.name} model, whose coordinate is a "
             f"{hamiltonian.coordinates.representation} of {hamiltonian.components} component(s): give density or q"
         )
     return Order(tuple(Fraction(str(turns)) % 1 for turns in section.wave_vector), signs, section.field, section.name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from hpc_holstein.dynamics.langevin import SCHEMES
-from hpc_holstein.errors import ConfigError
+from hpc_holstein.errors import ConfigError, shortened
 from hpc_holstein.files import usable_path
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.keys import key
@@ -32,7 +32,7 @@ def _temperature(kT: float) -> float:
 
 def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda|cuda:[0-9]{1,4}", name):
-        raise ValueError(f"'{name}' is no device: give auto, cpu, cuda or cuda:N")
+        raise ValueError(f"'{shortened(name)}' is no device: give auto, cpu, cuda or cuda:N")
     return name
 
 

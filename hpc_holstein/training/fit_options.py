@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
-from hpc_holstein.errors import ConfigError
+from hpc_holstein.errors import ConfigError, shortened
 from hpc_holstein.keys import key
 
 
@@ -80,4 +80,4 @@ class FitOptions:
         if self.epochs == 0 and self.time_limit_s == 0:
             raise ConfigError("epochs = 0 and time_limit_s = 0 would train forever: limit at least one of them")
         if self.dtype not in ("float32", "float64"):
-            raise ConfigError(f'dtype = "{self.dtype}" cannot train a network: use "float32" or "float64"')
+            raise ConfigError(f'dtype = "{shortened(self.dtype)}" cannot train a network: use "float32" or "float64"')

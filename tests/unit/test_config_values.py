@@ -70,6 +70,13 @@ def test_any_value_of_any_key_is_checked_or_refused_in_a_sentence(number: int) -
             assert config_of_text(found.toml()) == found
 
 
+@pytest.mark.parametrize("value", ["x" * 5000, "../" * 900, "a b " * 900])
+def test_a_long_value_of_any_key_is_shortened(value: str) -> None:
+    for key in KEYS:
+        found = checked({key: value})
+        assert not isinstance(found, str) or len(found) < 700, found
+
+
 def test_any_values_of_several_keys_at_once() -> None:
     draw = random.Random(7)
     for _ in range(300):
