@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +18,11 @@ from hpc_holstein.forces._canonical import (
     require_filling,
     site_mean,
 )
-from hpc_holstein.forces._filling import potential_uncertainty
+from hpc_holstein.forces._filling import fill, potential_uncertainty, uncertainty
 from hpc_holstein.forces._gap import FLAT, Levels, balanced
 from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+
+_SORTED = 4096  # sites of lattices whose levels one rank sorts
 
 
 class AtomicForces:
@@ -68,17 +71,31 @@ class AtomicForces:
 
     def _potentials(self, levels: Tensor, solved: CanonicalDensity) -> tuple[Tensor, float]:
         """``mu [batch]``, in a gap as :mod:`forces._gap` defines it, and the largest uncertainty of them."""
-        ensemble, mu = self.ensemble, solved.chemical_potential
-        chi = site_mean(solved.density * (1 - solved.density), self.domain)
-        flat = torch.nonzero(chi < FLAT)[:, 0].tolist()
-        uncertain = [potential_uncertainty(float(one), ensemble.kT) for i, one in enumerate(chi) if i not in flat]
-        mu = mu.clone() if flat else mu
-        for i in flat:
-            of_state = Levels.of_sites(levels[i].double(), self.domain)
-            electrons = ensemble.filling * self.domain.lattice.sites
-            mu[i], width = balanced(of_state, float(mu[i]), electrons, ensemble.kT)
-            uncertain.append(width)
+        chi, mu = site_mean(solved.density * (1 - solved.density), self.domain), solved.chemical_potential
+        flat = torch.nonzero(chi < FLAT)[:, 0]
+        uncertain = [potential_uncertainty(float(one), self.ensemble.kT) for one in chi[chi >= FLAT]]
+        if len(flat):
+            found = self._balanced(levels[flat.to(levels.device)].double(), mu[flat])
+            mu = mu.index_copy(0, flat, found[:, 0])
+            uncertain.append(float(found[:, 1].max()))
         return mu, max(uncertain)
+
+    def _balanced(self, levels: Tensor, guesses: Tensor) -> Tensor:
+        """``mu`` in a gap and its uncertainty, ``[batch, 2]``; small lattices are sorted on the root, which is far cheaper."""
+        kT, electrons = self.ensemble.kT, self.ensemble.filling * self.domain.lattice.sites
+        if self.domain.lattice.sites > _SORTED:
+            found = [
+                balanced(Levels.of_sites(one, self.domain), float(guess), electrons, kT)
+                for one, guess in zip(levels, guesses, strict=True)
+            ]
+            return torch.tensor(found, dtype=torch.float64)
+        of_root = torch.zeros((len(levels), 2), dtype=torch.float64)
+        whole = self.domain.gather(levels.movedim(0, -1).contiguous())
+        if whole is not None:
+            for row, energies in zip(of_root, np.sort(whole.reshape(-1, len(levels)).cpu().numpy(), axis=0).T, strict=True):
+                mu = fill(energies, electrons, kT)[0]
+                row[0], row[1] = mu, uncertainty(energies, mu, kT)
+        return self.domain.allsum(of_root)
 
     def _grand_potential(self, levels: Tensor, mu: Tensor) -> Tensor:
         """``Omega = -kT sum_i ln(1 + exp((mu - e_i) / kT))`` of the whole lattice, ``[batch]``."""

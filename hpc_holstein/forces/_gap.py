@@ -88,7 +88,15 @@ def balanced(levels: Levels, mu: float, electrons: float, kT: float) -> tuple[fl
             mu = 0.5 * (top + bottom)
     if kT == 0:
         return mu, max(0.0, min(bottom - mu, mu - top))
-    return mu, potential_uncertainty(levels.total(derivative((mu - levels.energies) / kT)) / sites, kT)
+    return mu, potential_uncertainty(_slope(levels, mu, kT) / sites, kT)
+
+
+def _slope(levels: Levels, mu: float, kT: float) -> float:
+    """``kT dN/d(mu) = sum_k w_k f_k (1 - f_k)``, counted from its largest term: sums over ranks drop what is below 2^-49."""
+    x = (mu - levels.energies) / kT
+    logs = _log_fermi(x) + _log_fermi(-x)
+    largest = all_max((logs[levels.present].max() if levels.present.any() else logs.new_tensor(-math.inf)).cpu(), levels.domain)
+    return math.exp(float(largest)) * levels.total(torch.exp(logs - largest.to(logs)))
 
 
 def _balance(
@@ -120,8 +128,3 @@ def _balance(
 def _log_fermi(x: Tensor) -> Tensor:
     """``ln(1 / (1 + exp(-x)))``."""
     return x.clamp_max(0) - torch.log1p(torch.exp(-x.abs()))
-
-
-def derivative(x: Tensor) -> Tensor:
-    """``f (1 - f)`` with ``f = 1 / (1 + exp(-x))``, also where it underflows in the one or the other."""
-    return torch.exp(_log_fermi(x) + _log_fermi(-x))

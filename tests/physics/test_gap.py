@@ -120,3 +120,16 @@ def test_validate_does_not_count_a_potential_that_the_density_does_not_tell() ->
 
     assert error(gapped) == 0
     assert error(hot) > 0.01
+
+
+@pytest.mark.parametrize("kT", [0.05, 0.0])
+@pytest.mark.parametrize("kind", [atomic, local])
+def test_sorted_and_summed_levels_agree(kind, kT, monkeypatch):
+    """In a gap of hundreds of kT ``f (1 - f)`` is below what a sum over ranks keeps, and counts all the same."""
+    q = ordered((6, 8))
+    options = {"reach": 8} if kind is local else {}
+    wanted = result(atomic if kind is atomic else exact, q, kT)
+    monkeypatch.setattr("hpc_holstein.forces._atomic._SORTED", 0)
+    found = result(kind, q, kT, **options)
+    assert float(found.chemical_potential) == pytest.approx(float(wanted.chemical_potential), abs=1e-9)
+    assert found.info["mu_uncertainty"] == pytest.approx(wanted.info["mu_uncertainty"], rel=1e-6)
