@@ -27,7 +27,7 @@ radii = [1, 0]
 levels = 3
 
 [training]
-epochs = 2
+epochs = 60
 """
 TWO = ["--ntasks-per-node=2"]
 ATOMIC = ["--force", "atomic"]

@@ -46,15 +46,14 @@ def ended(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     """All of them at once: most of their time is spent waiting for requeues."""
     folder = tmp_path_factory.mktemp("sessions")
     jobs = {name: cluster.sbatch(_script(folder, name)) for name in WORK}
-    log = folder / "told.out"
+    log = folder / f"told-{jobs['told']}.out"
     wait_for(lambda: log.exists() and "== job" in log.read_text(), "the job that is told")
     wait_for((folder / "cancelled.started").exists, "the job that is cancelled")
     cluster.signal(jobs["told"])
     os.system(f"scancel {jobs['cancelled']}")
-    found = {name: cluster.ended(job) for name, job in jobs.items() if name != "array"}
-    for task in (0, 1):
-        found[f"array-{task}"] = cluster.ended(f"{jobs['array']}_{task}")
-    return {name: Ended(job, (folder / f"{name}.out").read_text()) for name, job in found.items()}
+    array = jobs.pop("array")
+    ids = {**{name: str(job) for name, job in jobs.items()}, **{f"array-{task}": f"{array}_{task}" for task in (0, 1)}}
+    return {name: Ended(cluster.ended(job), next(folder.glob(f"*-{job}.out")).read_text()) for name, job in ids.items()}
 
 
 def _script(folder: Path, name: str) -> Path:
@@ -65,7 +64,7 @@ def _script(folder: Path, name: str) -> Path:
     script = Script(
         origin="a test",
         name=name,
-        log=folder / ("array-%a.out" if name == "array" else f"{name}.out"),
+        log=folder / name,
         folder=folder,
         resources=Resources(ntasks_per_node=2, time="00:10:00", max_requeues=1),
         site=Site(environment=str(folder / name), launcher=LAUNCHERS.get(name, "srun")),

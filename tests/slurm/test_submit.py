@@ -101,7 +101,7 @@ def test_a_run_that_is_told_to_stop_is_requeued_and_ends_as_if_it_had_not_been(
 def test_a_run_in_a_folder_of_any_name(cluster: Cluster, capfd: pytest.CaptureFixture[str], name: str) -> None:
     Path(f"in {name}").mkdir()
     os.chdir(f"in {name}")  # goes back with the test
-    job = submit(capfd, "--set", "lattice.extent=[16,16]", "--steps", "2", f"--output={name}", "--sbatch=--comment='a b'")
+    job = submit(capfd, "--lattice", "16x16", "--steps", "2", f"--output={name}", "--sbatch=--comment='a b'")
     found, log = cluster.ended(job), Path(f"{name}-{job}.out")
     assert (found.state, found.code) == ("COMPLETED", 0)
     assert "2 steps of 256 sites" in log.read_text()
