@@ -367,7 +367,7 @@ def test_as_many_as_there_is_memory_for(
     domain = CartesianDomain(square.build((12, 12)), SerialTransport())
     made, _ = simulation({"force.kind": "neural", "force.model": "small.safetensors"})
     assert memory.most_together(domain, SerialTransport(), torch.float64, made.forces, True, 4) == 4
-    of_two = inner(domain, torch.float64, made.forces, True, 2)[0].bytes
+    of_two = inner(domain, torch.float64, made.forces, True, 2, 1)[0].bytes
     monkeypatch.setattr(memory, "host_bytes", lambda: of_two * 1.01)
     assert memory.most_together(domain, SerialTransport(), torch.float64, made.forces, True, 4) == 2
     capsys.readouterr()
