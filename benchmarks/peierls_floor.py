@@ -28,9 +28,9 @@ KT_ELASTIC, KT = 0.025, 1e-3
 WHOLE = 23  # cells along the edge of the largest embedded cluster
 
 
-def start(hamiltonian: peierls.Peierls, cells: int, seed: int) -> torch.Tensor:
+def start(options: peierls.Options, cells: int, seed: int) -> torch.Tensor:
     """Thermal displacements of the elastic system, ``[y, x, 1, component]`` [a]."""
-    options, k = hamiltonian.options, 2 * np.pi * np.arange(cells) / cells
+    k = 2 * np.pi * np.arange(cells) / cells
     stiffness = options.k0 + 2 * options.kappa * (np.cos(k)[:, None] + np.cos(k))
     noise = np.fft.fft2(np.random.default_rng(seed).normal(size=(2, cells, cells)))
     u = np.fft.ifft2(noise * np.sqrt(KT_ELASTIC / stiffness)).real
@@ -48,7 +48,7 @@ def main() -> None:
         parser.error(f"{args.record} exists: remove it or choose another file")
     lattice = square.build((args.cells, args.cells))
     hamiltonian, domain = peierls.build(peierls.Options(), lattice), CartesianDomain(lattice, SerialTransport())
-    ensemble, q = Ensemble("canonical", KT), start(peierls.build(peierls.Options(), lattice), args.cells, args.seed)
+    ensemble, q = Ensemble("canonical", KT), start(hamiltonian.options, args.cells, args.seed)
     reference = exact.build(exact.Options(), hamiltonian, domain, ensemble)(State.at_rest(q))
     state, rows = State(q=q, velocity=torch.zeros_like(q), forces=reference), []
     for reach in (2, 3, 4):

@@ -36,7 +36,7 @@ class SiteAxes:
 
     @classmethod
     def of(cls, lattice: Lattice) -> SiteAxes:
-        """Sites of a lattice."""
+        """Axes of the fields of a lattice."""
         return cls(len(lattice.extent), len(lattice.basis))
 
     @property

@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured with all ranks at work at once: memory, matrices, messages."""
+"""Best rates of this machine, measured with all ranks at work at once: memory, matrices, messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Of what the time of one halo exchange consists, for sizes that ``kernels.py`` leaves out.
+"""Parts of the time of one halo exchange, for sizes that ``kernels.py`` leaves out.
 
     mpirun -n 2 python -m mpi4py benchmarks/machine/halo.py halo.json
 

@@ -34,7 +34,7 @@ LARGE = (1e9, 1e11)
 
 @dataclass(frozen=True)
 class Point:
-    """What the model knows of a record: sites of a rank, and seconds of a step without output and of its parts."""
+    """Members of a record that the model reads: sites of a rank, and seconds of a step without output and of its parts."""
 
     ranks: int
     sites: float
@@ -103,7 +103,7 @@ class Model:
         return max(0.0, halo) + math.log2(ranks) * self.t_sum
 
     def efficiency(self, sites: float, ranks: int) -> float:
-        """Of weak scaling, against one rank."""
+        """Efficiency of weak scaling, against one rank."""
         return self.seconds(sites, 1) / self.seconds(sites, ranks)
 
     def efficient_from(self, ranks: int) -> float:

@@ -19,7 +19,7 @@ from hpc_holstein.domain.transport import MPITransport, Transport
 Action = Callable[[], object]
 
 ROUND_SECONDS = 2e-3
-"""How long an action is repeated within a round, at least once: short, so that some rounds have the machine to themselves."""
+"""Seconds of one round, in which an action runs at least once: short, so that some rounds have the machine to themselves."""
 
 BUDGET_SECONDS, MOST_ROUNDS = 2.0, 100
 """Rounds of fast actions are added while they take no longer than this, all together."""
@@ -72,7 +72,7 @@ def row(name: str, yardstick: str, seconds: dict[str, float], against: float, ra
 
 
 def options(text: str | None) -> argparse.ArgumentParser:
-    """What the scripts of this folder have in common."""
+    """Options that the scripts of this folder have in common."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="JSON record to write")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each time, at least")

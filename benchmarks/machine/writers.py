@@ -26,7 +26,7 @@ _FIELDS = {"checkpoint": 4, "snapshot of a trajectory": 3}  # numbers a site
 
 
 def _checkpoint(state: State, domain: Domain, transport: Transport, folder: Path, gathers: bool) -> None:
-    """As a run does it, gathering included."""
+    """A snapshot written as a run writes it, gathering included."""
     stored = saved_state(folder, state, domain, transport, gathers)
     with agreed(transport):
         if stored is not None:

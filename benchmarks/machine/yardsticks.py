@@ -1,4 +1,4 @@
-"""What a halo exchange is measured against: PETSc's DMDA with the same stencil, and MPI with the same bytes."""
+"""Yardsticks of a halo exchange: PETSc's DMDA with the same stencil, and MPI with the same bytes."""
 
 from __future__ import annotations
 

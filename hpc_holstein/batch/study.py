@@ -35,7 +35,7 @@ class Study:
 
     @property
     def folder(self) -> Path:
-        """Path of the root folder."""
+        """Root folder of the study."""
         return Path(self.config.pipeline.folder)
 
     @property

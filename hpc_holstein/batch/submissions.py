@@ -22,7 +22,7 @@ class Submitted:
     tasks: dict[str, int | None]
 
     def slurm_id(self, item: str) -> str:
-        """State of a job as ``squeue`` writes it."""
+        """Number of the job, or of the task, of an item as ``squeue`` writes it."""
         task = self.tasks[item]
         return str(self.job) if task is None else f"{self.job}_{task}"
 

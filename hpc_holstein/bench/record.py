@@ -100,7 +100,7 @@ def read_folder(folder: Path) -> list[Record]:
 
 
 def machine(device: str, hosts: int, cores: int, mpi: str | None) -> dict[str, Any]:
-    """The setting of the numbers, as seen by the root; ``cores``: those that the ranks of its host may use."""
+    """Facts of the machine that numbers belong to, as seen by the root; ``cores``: those that the ranks of its host may use."""
     facts = provenance()
     git = facts.get("git")
     return {

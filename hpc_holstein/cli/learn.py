@@ -101,7 +101,7 @@ class Learning:
 
     @property
     def folder(self) -> Path:
-        """Path of the root folder."""
+        """Root folder of the rounds."""
         return Path(self.settings.folder)
 
     @property
@@ -118,7 +118,7 @@ class Learning:
         return Folder(self.of_round(number) / f"run-{one}")
 
     def labelled(self, number: int, one: int) -> Path:
-        """Labelled file of what an exploration collected."""
+        """File of the labelled states that an exploration collected."""
         return self.run_folder(number, one).path / "labelled.h5"
 
     def models(self, number: int) -> list[str]:
@@ -243,7 +243,7 @@ class Learning:
         return [str(self.settings.data), *(str(path) for path in found if path.exists())]
 
     def _row(self, number: int) -> dict[str, Any]:
-        """Result of a round, on the root."""
+        """Row of a round in the table, on the root."""
         runs = [self.run_folder(number, one) for one in range(1, self.settings.runs + 1)]
         judged = [summary["trust"] for one in runs if (summary := read_summary(one.summary)) is not None]
         row: dict[str, Any] = {"round": number}
@@ -269,7 +269,7 @@ class Learning:
         return code or os.EX_OK
 
     def _on_root(self, work: Callable[[], T]) -> T:
-        """Value that rank 0 finds, on every rank."""
+        """Result of ``work`` on rank 0, on every rank."""
         found: list[T] = []
         self.session.on_root(lambda: found.append(work()))
         result: T = self.session.transport.bcast(found[0] if found else None)  # type: ignore[assignment]
@@ -299,7 +299,7 @@ def _is_trained(folder: Path) -> bool:
 
 
 def _row_in(path: Path) -> dict[str, Any] | None:
-    """Result of a round, on the root; None if it did not end, or its file is damaged: then it is found once more."""
+    """Row of a round in the table, on the root; None if it did not end, or its file is damaged: then it is found once more."""
     try:
         row = json.loads(path.read_text(encoding="utf-8"))
         return row if all(isinstance(row[name], int | float | None) for name in _COLUMNS) else None
@@ -308,7 +308,7 @@ def _row_in(path: Path) -> dict[str, Any] | None:
 
 
 def _validation_mse(folder: Path) -> float:
-    """Report of a finished training, on the root."""
+    """Validation error of a finished training, on the root."""
     path = folder / "metrics.json"
     try:
         return float(json.loads(path.read_text(encoding="utf-8"))["validation"]["all"]["mse"])

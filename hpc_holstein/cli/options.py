@@ -156,7 +156,7 @@ def duration(text: str) -> float:
 
 
 def add_walltime(parser: argparse.ArgumentParser, kept: str) -> None:
-    """Option for the time that a command may take in all; ``kept``: what it leaves, in words."""
+    """Add the option for the time that a command may take in all; ``kept``: what it leaves, in words."""
     budget = f"end {kept} and exit code 75 before this time is over (default: before the Slurm job ends)"
     parser.add_argument("--max-walltime", type=duration, metavar="HH:MM:SS", help=budget)
 
@@ -178,7 +178,7 @@ def regime_steps(text: str) -> dict[str, tuple[int, int | None]]:
 
 
 def add_regimes(parser: argparse.ArgumentParser) -> None:
-    """Option that tells the states along quenches apart."""
+    """Add the option that tells the states along quenches apart."""
     regimes = "judge states of quenches apart by their steps (default: by their charge order, as hot, coarsening, ordered), "
     regimes += "such as hot=0:200,coarsening=200:800,late=800:"
     parser.add_argument("--regimes", type=regime_steps, metavar="NAME=FIRST:END,...", help=regimes)

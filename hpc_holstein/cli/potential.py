@@ -67,7 +67,7 @@ def potential_error(config: Config, simulation: Simulation, state: State) -> Pot
 
 
 def _regime(simulation: Simulation, state: State) -> str:
-    """Uncertainty in the last state, ``all`` for large lattices; collective."""
+    """Regime of the last state, ``all`` for large lattices; collective."""
     domain = simulation.domain
     if domain.lattice.sites > _GATHERED:
         return "all"

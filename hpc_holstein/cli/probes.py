@@ -22,7 +22,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Place:
-    """Places to look at: the ranks, the device of this one, a folder (without a name if none could be made in ``asked``), and
+    """Place of the probes: the ranks, the device of this one, a folder (without a name if none could be made in ``asked``), and
     the configuration whose time step is meant.
     """
 

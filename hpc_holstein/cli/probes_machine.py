@@ -115,7 +115,7 @@ def _hdf5(place: Place) -> Finding:
 
 
 def _writing_seconds(count: int, domain: CartesianDomain, place: Place) -> float:
-    """Check of a snapshot that so many ranks write and read again."""
+    """Seconds that a snapshot takes so many ranks to write; RuntimeError if another one is read again."""
     transport, path = place.session.transport, place.folder / f"writers-{count}" / "trajectory.h5"
     q = domain.global_cells().double()[..., None, None]
     forces = ForceResult(q, q[..., 0], torch.tensor(0.5, dtype=torch.float64))

@@ -64,7 +64,7 @@ def trained_elsewhere(simulation: Simulation) -> str:
 
 
 def unlike_training(section: KindSection, system: System, judged: Snapshots) -> dict[str, float]:
-    """Number of the states that a network judged, at its own ``mu``, unlike its training; empty if nobody knows."""
+    """Record of how many of the states that a network judged, at its own ``mu``, are unlike its training; empty if unknown."""
     forces = forces_maker(system, section)(CartesianDomain(system.lattice, SerialTransport()))
     if not isinstance(forces, NeuralForces) or judged.chemical_potential is None:
         return {}

@@ -122,7 +122,7 @@ def _like(given: str, expected: str) -> str:
 
 
 def _said(message: str) -> str:
-    """The value that pydantic expected, in the words of TOML and in the middle of a sentence."""
+    """Expectation of pydantic, in the words of TOML and in the middle of a sentence."""
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
     if message.startswith("Input should be "):

@@ -86,8 +86,8 @@ class Clusters:
     pairs    entries of ``rho`` between a site of the core and another one: each of ``moving``, as one that starts in a cell of
              the core, then as one that ends there
 
-    ``moving``: off-diagonal entries of the pattern that are wanted; ``chosen``: whether a cell is wanted, ``[*cells]`` of the
-    owned cells; clusters without one are left out.
+    ``size``: ``reach``, ``core``, ``embedding``; ``moving``: off-diagonal entries of the pattern that are wanted; ``chosen``:
+    mask of the owned cells that are wanted, ``[*cells]``; clusters without one are left out.
     """
 
     def __init__(
@@ -122,15 +122,15 @@ class Clusters:
         self._first_cells = _table(windows.T - np.asarray(shape.window_start), device)
         self._cells = _table(shape.cells([0] * len(ghosted), shape.width).T, device)
         self._inside = _table(_inside(shape, hamiltonian.reach), device)
-        self._centre_rows = _table(self._rows(shape.core_start), device)
+        self._centre_rows = _table(self._core_rows(), device)
         ends = [self._pair_rows(hamiltonian.pattern[entry]) for entry in moving]
         self._pair_rows_of = _table(np.stack(ends, axis=2).reshape(2, -1) if ends else np.zeros((2, 0), np.int64), device)
         self._owners = _table(owners, device)
         self._bonds = _bonds(shape, hamiltonian.pattern, self._basis, device)
 
-    def _rows(self, first: Sequence[int]) -> Integers:
-        """Rows of the matrix of the sites in a box as large as the core."""
-        cells, _ = self._shape.places(self._shape.cells(first, self._shape.core))
+    def _core_rows(self) -> Integers:
+        """Rows of the matrix of the sites in the core."""
+        cells, _ = self._shape.places(self._shape.cells(self._shape.core_start, self._shape.core))
         return (np.ravel_multi_index(tuple(cells), self._shape.width)[:, None] * self._basis + np.arange(self._basis)).ravel()
 
     def _pair_rows(self, bond: Bond) -> Integers:

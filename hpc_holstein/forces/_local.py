@@ -205,9 +205,8 @@ def _require_options(options: Options) -> None:
 
 def _require_memory(clusters: Clusters, domain: Domain) -> None:
     """Refuse levels that do not fit, on all ranks alike; the temporary arrays of one cluster count too."""
-    levels = (
-        2 * clusters.number * clusters.sites * (1 + clusters.centres + clusters.pairs)
-    )  # twice: functions of the levels beside them
+    rows = 1 + clusters.centres + clusters.pairs
+    levels = 2 * clusters.number * clusters.sites * rows  # twice: functions of the levels beside them
     needed = _BYTES * (levels + _MATRICES * clusters.sites**2)
     of_ranks = torch.zeros((domain.size, 2), dtype=torch.float64)
     of_ranks[domain.rank] = torch.tensor([needed, usable_bytes(domain.device)])

@@ -35,7 +35,7 @@ _LENGTHS = ("first_zero", "half_height", "inverse_moment")
 
 @dataclass(frozen=True)
 class OrderFrames:
-    """Results for one order.
+    """Maps and correlations of one order in some snapshots.
 
     phi                ``[frame, *cells, basis, components]``, the local order, complex unless it is real
     radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``; without rings where edges are open

@@ -90,7 +90,7 @@ class DomainLengths:
         return mean_square * self._radial(spectra, norm)
 
     def _spectra(self, phi: Tensor) -> tuple[list[list[Tensor]], float, float]:
-        """Order of each component of each site of a cell, ``[*columns]``; ``N sum |phi|^2``, or 1; the mean square."""
+        """Spectra of each component of each site of a cell, ``[*columns]``; ``N sum |phi|^2``, or 1; the mean square."""
         squares = phi.abs().double().square()
         total, sites = float(global_sum(squares[None], self._domain)), self._domain.lattice.sites
         field = phi.to(torch.complex128 if phi.is_complex() else torch.float64)
@@ -116,7 +116,7 @@ class DomainLengths:
         return self._ring_means(found)
 
     def _ring_means(self, values: list[Tensor]) -> Tensor:
-        """Distances of the displacements between each pair."""
+        """Means over the rings of values at the displacements between each pair of sites of a cell."""
         sums = [grouped_sum(one, ring, self._groups, self._domain) for one, ring in zip(values, self._ring, strict=True)]
         return _sum_of(twice * one for twice, one in zip(self._twice, sums, strict=True))[:-1][self._filled] / self._counts
 

@@ -46,7 +46,7 @@ class Background:
 
 
 class Budget:
-    """What several, ``users``, may take together; ``free``: when the hundredth of the time that they have taken is over."""
+    """Time that several ``users`` may take together; ``free``: when the hundredth of the time that they have taken is over."""
 
     def __init__(self) -> None:
         self.free, self.users = -math.inf, 0

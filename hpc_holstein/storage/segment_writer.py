@@ -57,7 +57,7 @@ class SegmentWriter:
             self._merge()
 
     def take_news(self) -> list[News]:
-        """News since the last call, in their order; then the index refers to it."""
+        """News since the last call, in their order; the caller then refers to them in the index."""
         news, self._news = self._news, []
         return news
 

@@ -164,7 +164,7 @@ class TrajectoryWriter:
                 _remove_others(index)
 
     def _begin(self) -> None:
-        """Writer of each rank, once the index is there."""
+        """Make the writer of each rank, once the index is there."""
         index = self._index
         told = ("", 0, []) if index is None else (index.run, index.covered, index.segments)
         run, self._count, segments = self._transport.bcast(told)
@@ -263,7 +263,7 @@ class TrajectoryWriter:
             self._seal()
 
     def _failure(self) -> str | None:
-        """State of the thread of this rank."""
+        """Sentence about what failed in the thread of this rank; None if nothing did."""
         try:
             self._worker.wait()
         except HolsteinError as error:

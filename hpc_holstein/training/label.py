@@ -99,7 +99,7 @@ class _KnowsSpectrum(Protocol):
     """A provider that gives densities at further chemical potentials."""
 
     def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
-        """Answers of :class:`~hpc_holstein.forces._exact.ExactForces`."""
+        """Result and densities of :meth:`~hpc_holstein.forces._exact.ExactForces.with_densities`."""
         ...
 
 

@@ -42,7 +42,7 @@ _FORMED = 0.5  # part of the sites that have half of the rms difference, at leas
 
 @dataclass(frozen=True)
 class Regimes:
-    """Masks of the snapshots of each regime, on ``lattice``: by the ``steps`` of each, or, if these are None, by the state."""
+    """Assignment of snapshots on ``lattice`` to regimes: by the ``steps`` of each, or, if these are None, by the state."""
 
     lattice: Lattice
     steps: Steps | None = None
