@@ -10,6 +10,9 @@ from pathlib import Path
 
 from hpc_holstein.errors import ConfigError
 
+WAITING_BYTES = 2**26
+"""Packed output that waits in the memory of one process, of all its runs, at most."""
+
 _GIB = 2**30
 
 

@@ -6,8 +6,8 @@ Bytes a site, with ``c`` coordinates of ``w`` bytes: *held* ``(11 c + 1) w + 8 c
 ``c (8 w + 8)``, rings and wave numbers of the observables ``r = 12``, or 36 if a cell has several numbers), *working* ``64 c``
 (a step or a row of observables, whichever is larger), *gathered* ``9 c w`` (a checkpoint being read or written).  Forces:
 ``memory_bytes`` of the provider.  A snapshot on its way to the disk, ``(2 c + 1) w`` of what the rank writes, comes to what it
-works with; packed ones that wait, 64 MiB of a process at most, do not count.  Measured at 2048x2048.  Where all ranks write,
-none gathers.
+works with, and so do packed ones that wait, which are no larger than one and 64 MiB of a process at most.  Measured at
+1200x1200 and 2048x2048.  Where all ranks write, none gathers.
 
 Runs that advance in lock step hold their fields side by side, have snapshots on their way together, and their forces are one
 evaluation, ``R`` times what one needs and ``(3 c + 1) w`` for the fields that are put together; they integrate one after
@@ -30,7 +30,7 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import DomainError
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Domain, ForceProvider
-from hpc_holstein.memory import host_bytes, shown_bytes
+from hpc_holstein.memory import WAITING_BYTES, host_bytes, shown_bytes
 
 _NOISE_NUMBERS, _NOISE_BYTES = 8, 8
 _RINGS = {False: 12, True: 36}  # of the observables, by whether a cell has several numbers
@@ -120,7 +120,8 @@ def _needs(
     of_all = together * (of_one + state * width * sites) if together > 1 else of_one
     working = max(_WORKING * components * sites, of_all)
     written = (domain.lattice.sites if domain.rank == 0 else 0) if gathers else sites
-    snapshot = float(together * (2 * components + 1) * width * written)
+    packed = (2 * components + 1) * width * written
+    snapshot = float(together * packed + min(together * packed, WAITING_BYTES))
     whole = float(_GATHERED_NUMBERS * components * width * written)
     host = platform.node()
     if domain.device.type == "cpu":

@@ -20,6 +20,7 @@ import torch
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import DataError, HolsteinError
 from hpc_holstein.interfaces import Domain, State
+from hpc_holstein.memory import WAITING_BYTES
 from hpc_holstein.storage.background import Background, Budget, Pace
 from hpc_holstein.storage.complaints import cannot_write, damage_before, refused_in_words
 from hpc_holstein.storage.index import Index
@@ -32,7 +33,6 @@ from hpc_holstein.storage.whole_files import IDENTITY, refuse_link, remove, remo
 COMMIT_SECONDS = 10.0
 """Between two commits of rows, and between two of snapshots, at least."""
 
-_FULL = 2**26  # bytes that wait in the memory of one rank, of all its runs, at most
 _PACKED = 2**30  # bytes of a trajectory that becomes one file when the run ends
 _ARRIVAL_SECONDS = 5.0
 _BUDGET = Budget()  # of all runs of a process
@@ -247,7 +247,7 @@ class TrajectoryWriter:
         """Collective: when all ranks have done what they were to do, refer to what is new, and write what is due."""
         error = self._failure()
         news: list[News] = self._pen.take_news() if self._pen is not None else []
-        due = (self._pen is not None and self._pen.bytes * _BUDGET.users > _FULL) or (
+        due = (self._pen is not None and self._pen.bytes * _BUDGET.users > WAITING_BYTES) or (
             self._index is not None and self._pace.due()
         )
         everyone = self._transport.allgather((error, news, due and self._count > self._sealed))
