@@ -204,7 +204,7 @@ def test_a_full_disk_of_one_rank_is_the_same_error_on_all(
         return real(descriptor, data, offset)
 
     monkeypatch.setattr("hpc_holstein.storage.whole_files.os.pwrite", limited)
-    monkeypatch.setattr("hpc_holstein.storage.writer._FULL", 50_000)
+    monkeypatch.setattr("hpc_holstein.storage.writer.WAITING_BYTES", 50_000)
 
     def body(transport: Transport) -> str:
         with pytest.raises(DataError) as caught:
