@@ -212,7 +212,7 @@ class Resolvent:
         values = self.team.allsum(torch.from_numpy((weights.poles @ sweep.values).real))
         pattern = len(self.hamiltonian.pattern)
         rho = torch.zeros(math.prod(self.domain.lattice.extent) * pattern, dtype=torch.float64)
-        rho[self._columns.output] = values + weights.constant * torch.from_numpy(self._columns.diagonal)
+        rho[self._columns.output] = values + weights.constant * torch.from_numpy(self._columns.diagonal.astype(float))
         return rho.view(-1, pattern)
 
     def _density(self, sweep: _Sweep, mu: float) -> Tensor:

@@ -115,11 +115,15 @@ def provider(
     cells: tuple[int, ...] = (10, 10),
     transport: Transport | None = None,
     grid: tuple[int, ...] | None = None,
+    **given: Any,
 ) -> Any:
-    """The :class:`ForceProvider` for Holstein on the square lattice; its ``domain`` and ``hamiltonian`` are public members."""
+    """The :class:`ForceProvider` for Holstein on the square lattice; its ``domain`` and ``hamiltonian`` are public members.
+
+    ``given``: options of the kind of forces.
+    """
     on = load(lattice, "square").build(cells)
     module = load(forces, case.kind)
-    options = module.Options(model=str(model_file(case.network))) if case.network else module.Options()
+    options = module.Options(**({"model": str(model_file(case.network))} if case.network else {}), **given)
     domain = CartesianDomain(on, transport or SerialTransport(), grid=grid)
     return module.build(options, build_hamiltonian("holstein", on), domain, ensemble)
 

@@ -79,6 +79,7 @@ def test_a_training_is_that_of_one_rank(transport: MPITransport, together: Path)
         one32, many32 = (curve(together / name) for name in ("one32", "many32"))
         # The order of a sum over ranks is round-off, 1e-7 in the first steps, which Adam enlarges a hundredfold in ten epochs.
         np.testing.assert_allclose(many32[:2], one32[:2], rtol=1e-6)
+        np.testing.assert_allclose(many32[:3], one32[:3], rtol=1e-5)
         np.testing.assert_allclose(many32, one, rtol=1e-4)
         models = [load_model(together / name / "model.safetensors") for name in ("one", "many")]
         assert models[0][1].data_hash == models[1][1].data_hash

@@ -49,6 +49,15 @@ def test_tolerance_is_met(name, tolerance):
     assert float(result.density.mean()) == pytest.approx(0.5, abs=1e-12)
 
 
+@pytest.mark.parametrize("tolerance", [1e-5, 1e-7, 1e-9])
+@pytest.mark.parametrize("mu", [-2.3, 0.7])
+def test_stated_error_at_a_given_potential(tolerance, mu):
+    """The filling does not set the mean of the density here: an error of the expansion's constant is seen."""
+    ensemble = Ensemble("grand-canonical", 0.1, chemical_potential=mu)
+    result = forces("4", ensemble, tolerance=tolerance)
+    assert difference(result, "4", ensemble) <= 2 * result.info["error_estimate"] <= 2 * tolerance
+
+
 def test_smallest_tolerance():
     assert difference(forces("4", tolerance=1e-9), "4") <= 1e-9
 
