@@ -243,7 +243,8 @@ def _differences(card: Card, module: torch.nn.Module, architecture: str, options
 def _fields(result: FitResult, name: str, snapshots: Snapshots, system: System) -> torch.Tensor:
     """Fields of a set that the network reads, ``[snapshot, *extent, basis]``."""
     seen, g = snapshots.select(result.sets[name]), system.hamiltonian.parameters["g"]
-    return FieldData(seen, result.model, g, torch.float64, torch.device("cpu")).inputs[..., None]
+    inputs = FieldData(seen, result.model, g, torch.float64, torch.device("cpu")).inputs
+    return inputs.reshape(len(seen), *system.lattice.extent, len(system.lattice.basis))
 
 
 def _surroundings(result: FitResult, snapshots: Snapshots, system: System, whole: CartesianDomain) -> dict[str, Any]:

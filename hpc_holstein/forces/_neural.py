@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
 from typing import Any, Protocol, cast
@@ -83,7 +83,7 @@ class NeuralForces:
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
         self.reach: int = module.reach  # type: ignore[assignment]
         self._width = max(self.reach, hamiltonian.reach)
-        self._module = module
+        self._module, self._basis = module, len(domain.lattice.basis)
         self._precision, self._replayed = precision, replayed
         self._following = following if hasattr(module, "response") else 0.0
         self.scaling = scaling
@@ -101,18 +101,20 @@ class NeuralForces:
                 "PyTorch computes depend on the place of a site, so use such a model, or leave deterministic out"
             )
         longest = LONGEST if self.batches_exactly else _LONGEST[domain.device.type]
+        longest = round(longest ** (2 / len(domain.local_extent)))  # as many cells in any dimension
         self._window = tuple(_window(cells, longest) for cells in domain.local_extent)
 
     @torch.no_grad()
     def __call__(self, state: State) -> ForceResult:
-        """Force, density and ``mu`` of a state ``[*batch, y, x, 1, 1]``.
+        """Force, density and ``mu`` of a state ``[*batch, *cells, basis, 1]``.
 
         ``info``: ``evaluations`` of the network per state, ``residual`` of the filling, ``filling_slope`` (its derivative
         by ``mu``) and ``mu_drift`` (change of ``mu`` since the previous forces), both as a mean over the batch; the largest
         ``mu_uncertainty`` where there are no previous forces.
         """
-        batch = state.q.shape[:-4]
-        q = state.q.reshape(-1, *state.q.shape[-4:])
+        axes = len(self._window) + 2
+        batch = state.q.shape[:-axes]
+        q = state.q.reshape(-1, *state.q.shape[-axes:])
         ghosted = _Arriving(q, self.domain, self._width)
         omega, of_states = None, list[dict[str, float]]()
         if self._module.predicts == "force":
@@ -152,12 +154,12 @@ class NeuralForces:
         Measured, where ``mu`` is iterated.
         """
         judging = 0 if self.committee is None else 5 * dtype.itemsize  # sums, a difference and the deviation
-        return (7 * dtype.itemsize + 42 + judging) * math.prod(self.domain.local_extent)
+        return (7 * dtype.itemsize + 42 + judging) * math.prod(self.domain.local_extent) * self._basis
 
     def _density(
         self, q: Tensor, ghosted: _Arriving, evaluate: Density, previous: ForceResult | None
     ) -> tuple[Tensor, Tensor, dict[str, float], list[dict[str, float]]]:
-        """``n [batch, y, x, 1]``, ``mu [batch]``, info and that of each state."""
+        """``n [batch, *cells, basis]``, ``mu [batch]``, info and that of each state."""
         every = torch.arange(len(q))
         if self._module.field == "plain":
             zero = torch.zeros(len(q))
@@ -253,52 +255,61 @@ class NeuralForces:
         return RecordedPotential(both, self.domain, len(ghosted.field))
 
     def _evaluate(self, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> Tensor:
-        """Network output ``[m, y, x, 1]`` for the states ``rows [m]`` at ``mu [m]``."""
+        """Network output ``[m, *cells, basis]`` for the states ``rows [m]`` at ``mu [m]``."""
         return self._apply(_prediction, ghosted, mu, rows)[0]
 
     def _apply(self, function: Outputs, ghosted: _Arriving, mu: Tensor, rows: Tensor) -> list[Tensor]:
-        """Outputs of ``function(network, shifted field)``, ``[m, y, x, 1]`` each, piece by piece of the tile.
+        """Outputs of ``function(network, shifted field)``, ``[m, *cells, basis]`` each, piece by piece of the tile.
 
         Pieces that need no ghosts come first, while these are on their way.
         """
-        halo, spare, whole_field = 2 * self.reach, self._width - self.reach, ghosted.field[..., 0, 0]
-        field = whole_field[:, spare : whole_field.shape[1] - spare, spare : whole_field.shape[2] - spare]
-        cells = field.shape[1] - halo, field.shape[2] - halo
+        halo, spare, axes = 2 * self.reach, self._width - self.reach, len(self._window)
+        field = ghosted.field[..., 0] if self._basis > 1 else ghosted.field[..., 0, 0]
+        for axis in range(1, 1 + axes):
+            field = field.narrow(axis, spare, field.shape[axis] - 2 * spare)
+        cells = [edge - halo for edge in field.shape[1 : 1 + axes]]
         dtype = dtype_of(self._precision, field.dtype)
         network = self._network(dtype, field.device)
-        shift = (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, 1, 1)
+        shift = (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, *(1,) * (field.ndim - 1))
         out: list[Tensor] = []
         with torch.inference_mode(), arithmetic(self._precision, field.device):
-            for inside, states, y, x in self._pieces(len(rows), cells):
+            for inside, states, part in self._pieces(len(rows), cells):
                 if not inside:
                     ghosted.arrived()
-                seen = field[rows[states].to(field.device), y.start : y.stop + halo, x.start : x.stop + halo]
+                around = [slice(along.start, along.stop + halo) for along in part]
+                seen = field[rows[states].to(field.device)][(slice(None), *around)]
                 shifted = seen + shift[states]
                 window = self._filled_up((shifted if self._factor == 1 else self._factor * shifted).to(dtype))
                 found = self._replayed(function, network, window) if self._replayed else function(network, window)
-                out = out or [field.new_empty(len(rows), *cells, 1) for _ in found]
+                out = out or [field.new_empty(len(rows), *cells, self._basis) for _ in found]
+                inner = (slice(None), *(slice(along.stop - along.start) for along in part))
                 for whole, piece in zip(out, found, strict=True):
-                    whole[states, y, x, 0] = piece[:, : y.stop - y.start, : x.stop - x.start]
+                    whole[(states, *part)] = piece[inner] if self._basis > 1 else piece[inner].unsqueeze(-1)
         return out
 
-    def _pieces(self, states: int, cells: tuple[int, int]) -> Iterator[tuple[bool, slice, slice, slice]]:
-        """Pieces to evaluate: if one sees no ghosts, and its states, rows and columns; small windows leave room for more.
+    def _pieces(self, states: int, cells: Sequence[int]) -> Iterator[tuple[bool, slice, tuple[slice, ...]]]:
+        """Pieces to evaluate: if one sees no ghosts, its states and its cells along each axis.
 
-        Those without ghosts come first.
+        Small windows leave room for more states; pieces without ghosts come first.
         """
-        (height, width), (lines, columns) = cells, self._window
-        whole = max(1, _LONGEST[self.domain.device.type] ** 2 // (lines * columns))
+        together = max(1, _LONGEST[self.domain.device.type] ** 2 // math.prod(self._window))
+        starts = product(*(range(0, count, edge) for count, edge in zip(cells, self._window, strict=True)))
         parts = []
-        for first, y, x in product(range(0, states, whole), range(0, height, lines), range(0, width, columns)):
-            bottom, right = min(y + lines, height), min(x + columns, width)
-            inside = min(y, x, height - bottom, width - right) >= self.reach
-            parts.append((inside, slice(first, first + whole), slice(y, bottom), slice(x, right)))
+        for first, start in product(range(0, states, together), list(starts)):
+            part = [
+                slice(begin, min(begin + edge, count)) for begin, edge, count in zip(start, self._window, cells, strict=True)
+            ]
+            beside = [min(along.start, count - along.stop) for along, count in zip(part, cells, strict=True)]
+            parts.append((min(beside) >= self.reach, slice(first, first + together), tuple(part)))
         yield from sorted(parts, key=lambda part: not part[0])
 
     def _filled_up(self, seen: Tensor) -> Tensor:
-        """Zeros to the right and below up to a whole window: of another shape, convolutions may add up in another order."""
-        height, width = (edge + 2 * self.reach for edge in self._window)
-        return pad(seen, (0, width - seen.shape[2], 0, height - seen.shape[1]))
+        """Zeros behind each axis up to a whole window: of another shape, convolutions may add up in another order."""
+        lacking = [edge + 2 * self.reach - seen.shape[axis] for axis, edge in enumerate(self._window, 1)]
+        if not any(lacking):
+            return seen
+        behind = [amount for edge in reversed(lacking) for amount in (0, edge)]
+        return pad(seen, ([0, 0] if self._basis > 1 else []) + behind)
 
     def _network(self, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         """The module in a precision and on a device; the one that was given stays as it is."""
@@ -324,13 +335,13 @@ def _with_grand_potential(network: Any, field: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Arriving:
-    """``q [batch, y, x, 1, 1]`` with a halo of ``width`` cells that is on its way until :meth:`arrived`; collective to make."""
+    """``q [batch, *cells, basis, 1]`` with ``width`` ghosts that are on their way until :meth:`arrived`; collective to make."""
 
     def __init__(self, q: Tensor, domain: Domain, width: int) -> None:
         cells = [n + 2 * width for n in domain.local_extent]
         self.field = q.new_empty((len(q), *cells, *q.shape[-2:]))
         domain.crop(self.field, width).copy_(q)
-        self._finish: Callable[[], Tensor] | None = domain.exchange_start(self.field, (width, width))
+        self._finish: Callable[[], Tensor] | None = domain.exchange_start(self.field, [width] * len(cells))
 
     def arrived(self) -> Tensor:
         """The field with its ghosts; waits for them."""

@@ -33,6 +33,7 @@ from hpc_holstein.network import models, surroundings
 from hpc_holstein.network._card_members import REMEDY, members_of, options_of
 from hpc_holstein.network.field_range import in_words
 from hpc_holstein.network.scaling import Scaling
+from hpc_holstein.symmetry.internal import has_particle_hole
 
 SCHEMA = 2
 """Version of the card; files of a newer one are refused, older ones lack members that were added since."""
@@ -230,7 +231,8 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
 
     The density as a function of the shifted field depends on the electrons alone: the classical ``k`` and ``kappa`` and the
     filling do not enter, and any ``g`` is served, as is any common scale of the energies (:mod:`hpc_holstein.network.scaling`):
-    ``kT/t`` decides.  ``kT`` may have any value in its range on the card.
+    ``kT/t`` decides, and the sign of ``t`` where hopping joins sites of one sublattice.  ``kT`` may have any value in its
+    range on the card.
     """
     here: dict[str, Any] = {"hamiltonian": hamiltonian.name, "lattice": lattice.name, "kT": ensemble.kT}
     model: dict[str, Any] = {"hamiltonian": card.hamiltonian, "lattice": card.lattice, "kT": card.kT}
@@ -242,6 +244,8 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
         if not _same(t, t_0):
             here["kT/t"], model["kT/t"] = _over(here.pop("kT"), t), _over(model.pop("kT"), t_0)
             ranges = {"kT/t": tuple(_over(kT, t_0) for kT in card.ranges["kT"])} if "kT" in card.ranges else {}
+        if not has_particle_hole(hamiltonian):  # else a choice of phases
+            here["sign of t"], model["sign of t"] = (_sign(of["t"]) for of in (hamiltonian.parameters, card.parameters))
     else:
         here |= {"ensemble": ensemble.kind, "filling": ensemble.filling, **hamiltonian.parameters}
         model |= {"ensemble": card.ensemble, "filling": card.filling, **card.parameters}
@@ -268,7 +272,7 @@ def trained_elsewhere(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble) 
         for name, value in card.parameters.items()
         if name in classical and not _same(hamiltonian.parameters[name], value)
     ]
-    half = card.ensemble == "canonical" and card.filling == 0.5
+    half = card.ensemble == "canonical" and card.filling == 0.5 and has_particle_hole(hamiltonian)
     if ensemble.kind == "canonical" and not _same(ensemble.filling, card.filling):
         differ.append(f"filling is {ensemble.filling:g} and was {card.filling:g}")
     if ensemble.kind == "grand-canonical" and card.ensemble == "canonical" and not (half and ensemble.chemical_potential == 0):
@@ -370,6 +374,10 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, int | float) and isinstance(b, int | float):
         return math.isclose(a, b, rel_tol=_SAME, abs_tol=_SAME)
     return bool(a == b)
+
+
+def _sign(energy: float) -> str:
+    return "-" if energy < 0 else "+"
 
 
 def _over(energy: float, unit: float) -> float:

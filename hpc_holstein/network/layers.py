@@ -1,25 +1,25 @@
-"""Group convolutions: linear maps between regular representations of (point group) x (particle-hole Z2).
+"""Group convolutions: linear maps between regular representations of the symmetry of a lattice model.
 
-A feature is a set of *copies* of the regular representation: channel ``(copy, x)`` with ``x`` an element of the group
-``G x Z2`` of :class:`ParticleHoleGroup`.  An element acts on a feature by moving sites and permuting channels, so every
-pointwise function is equivariant, and a linear map is equivariant exactly when
+A feature is, on each site, a set of *copies* of the regular representation of a group ``G``: the point group of the lattice
+about an origin, which permutes the sites of a cell, and where hopping joins two sublattices alone also the exchange of
+particles and holes, a factor ``Z2``.  An element acts on a feature by moving sites and permuting channels, so every pointwise
+function is equivariant, and a linear map is equivariant exactly when
 
-    W[(o, x), (i, y), d] = w[o, i, x^-1 y, x^-1 d]
+    W[(o, x), (i, y), p] = w[o, i, x^-1 y, x^-1 p]
 
-for the stencil offsets ``d``, on which particle-hole exchange acts as the identity.  Source: Cohen and Welling,
-arXiv 1602.07576; the internal Z2 is one more factor of the group.
+for the pairs ``p`` of a site and one that it sees, on which particle-hole exchange acts as the identity.  Source: Cohen and
+Welling, arXiv 1602.07576; the internal Z2 is one more factor of the group.
 
 Linear maps are block-diagonal in the parity under that exchange ``s``, which halves their cost.  So a feature travels as
 
-    even = f[g] + f[g s],    odd = f[g] - f[g s],    each ``[batch, |G| copies, *cells]``,
+    even = f[g] + f[g s],    odd = f[g] - f[g s],    each ``[batch, sites of a cell x copies x |G|, *cells]``,
 
-and only pointwise functions go back to ``f`` (:func:`activated`).
+and only pointwise functions go back to ``f`` (:func:`activated`).  Without the exchange a feature is its even part.
 """
 
 from __future__ import annotations
 
 import math
-from itertools import product
 
 import numpy as np
 import torch
@@ -27,103 +27,116 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hpc_holstein.symmetry.internal import ParticleHoleGroup
+from hpc_holstein.symmetry.pairs import Pairs
 from hpc_holstein.symmetry.point_group import PointGroup
 
 
-def box_offsets(radius: int, group: PointGroup) -> NDArray[np.int64]:
-    """Offsets of the box ``|d| <= radius`` whose whole orbit under the group stays in the box, ``[n, dimension]``."""
-    dimension = group.array.shape[1]
-    box = np.array(list(product(range(-radius, radius + 1), repeat=dimension)), dtype=np.int64)
-    images = np.einsum("gij,nj->gni", group.array, box)
-    return box[(np.abs(images) <= radius).all(axis=(0, 2))]
-
-
 class _GroupKernel(nn.Module):
-    """Shared part: free weights, and the index that spreads them over a dense convolution kernel."""
+    """Shared part: free weights, and the index that spreads them over a dense convolution kernel.
+
+    ``pairs``: a site and those that it sees; ``sources``: inputs of a cell, whose number in it each of ``places`` names.
+    """
 
     _index: Tensor
-    _taps: Tensor
+    _places: Tensor
+    bias: Tensor
 
-    def __init__(self, radius: int, dimension: int, free: tuple[int, ...], fan_in: int) -> None:
+    def __init__(self, pairs: Pairs, free: tuple[int, ...], inputs: float) -> None:
         super().__init__()
-        self.radius = radius
-        self._kernel_extent = (2 * radius + 1,) * dimension
-        self.weight = nn.Parameter(torch.randn(free) * math.sqrt(2.0 / fan_in))
+        self._sites = int(pairs.here.max()) + 1
+        self._elements = pairs.group.point_group.order
+        self.radius = int(np.abs(pairs.offsets).max())
+        self._window = (2 * self.radius + 1,) * pairs.offsets.shape[1]
+        self.weight = nn.Parameter(torch.randn(free) * math.sqrt(2.0 / inputs))
 
-    def _register(self, index: NDArray[np.int64], offsets: NDArray[np.int64]) -> None:
-        taps = np.ravel_multi_index(tuple((offsets + self.radius).T), self._kernel_extent)
+    def _register(self, index: NDArray[np.int64], pairs: NDArray[np.int64], sources: int) -> None:
+        """``index [..., n]``: free weight of each of ``n`` entries; ``pairs [n, 2 + dimension]``: site, source, offset."""
+        self._sources = sources
+        inside = pairs + np.array([0, 0, *[self.radius] * len(self._window)])
+        places = np.ravel_multi_index(tuple(inside.T), (self._sites, sources, *self._window))
         self.register_buffer("_index", torch.from_numpy(np.ascontiguousarray(index)), persistent=False)
-        self.register_buffer("_taps", torch.from_numpy(taps.astype(np.int64)), persistent=False)
+        self.register_buffer("_places", torch.from_numpy(places.astype(np.int64)), persistent=False)
 
-    def _dense(self, spread: Tensor) -> Tensor:
-        """``[out, in, n_offsets]`` -> convolution kernel ``[out, in, *kernel_extent]``; taps outside the orbit set are 0."""
-        kernel = spread.new_zeros(*spread.shape[:2], math.prod(self._kernel_extent))
-        kernel = kernel.index_copy(2, self._taps, spread)
-        return kernel.reshape(*spread.shape[:2], *self._kernel_extent)
+    def _dense(self, spread: Tensor, outputs: int) -> Tensor:
+        """``[out, in, n]`` -> kernel ``[site, out, source, in, *window]`` with the first two and the next two axes as one.
+
+        ``spread``: axes of the outputs of a site, ``outputs`` of them, then of the inputs of a source, then entries; what no
+        entry stands for is 0.
+        """
+        rows, columns = math.prod(spread.shape[:outputs]), math.prod(spread.shape[outputs:-1])
+        kernel = spread.new_zeros(rows, columns, self._sites * self._sources * math.prod(self._window))
+        kernel = kernel.index_copy(2, self._places, spread.reshape(rows, columns, -1))
+        kernel = kernel.reshape(rows, columns, self._sites, self._sources, *self._window)
+        return kernel.movedim((2, 3), (0, 2)).reshape(self._sites * rows, self._sources * columns, *self._window)
+
+    def channel_bias(self) -> Tensor:
+        """One bias a copy, spread over its channels."""
+        return self.bias.repeat_interleave(self._elements).repeat(self._sites)
 
 
 class LiftingConv(_GroupKernel):
-    """From scalar fields that are odd under particle-hole exchange to ``copies`` of the regular representation.
+    """From matrix elements to ``copies`` of the regular representation on each site.
 
-    ``W[(o, g), c, d] = w[o, c, g^-1 d]`` on the elements ``g`` of the point group; with ``g s`` the sign is the opposite, so
-    this is the odd part of the feature (halved), and the bias is the even part.  Kernel ``[|G| copies, channels, *stencil]``.
+    ``W[(o, g), (c, e), p] = w[o, c, g^-1 (p, e)]`` for a site, one that it sees (``pairs``) and one of the ``elements`` that
+    start from that.  Kernel ``[sites x |G| copies, elements x channels, *window]``.
     """
 
-    def __init__(self, group: ParticleHoleGroup, channels: int, copies: int, radius: int) -> None:
-        offsets = box_offsets(radius, group.spatial)
-        super().__init__(radius, offsets.shape[1], (copies, channels, len(offsets)), channels * len(offsets))
-        self._register(_moved_back(group.spatial, offsets), offsets)
+    def __init__(self, pairs: Pairs, elements: Pairs, channels: int, copies: int) -> None:
+        joint = np.argwhere(pairs.there[:, None] == elements.here)  # of a pair and an element
+        sites = int(pairs.here.max()) + 1
+        super().__init__(pairs, (copies, channels, len(joint)), channels * len(joint) / sites)
+        number = np.zeros((len(pairs), len(elements)), dtype=np.int64)
+        number[tuple(joint.T)] = np.arange(len(joint))
+        index = number[pairs.moved_back[:, joint[:, 0]], elements.moved_back[:, joint[:, 1]]]
+        seen = pairs.array[joint[:, 0]].copy()
+        seen[:, 1] = joint[:, 1]
+        self._register(index, seen, len(elements))
         self.bias = nn.Parameter(torch.zeros(copies))
 
     def kernel(self) -> Tensor:
         """Dense kernel."""
-        return self._dense(self.weight[:, :, self._index].transpose(1, 2).flatten(0, 1))  # [o, g, c, d]
-
-    def channel_bias(self) -> Tensor:
-        """One bias a copy, spread over its channels."""
-        return self.bias.repeat_interleave(len(self._index))
+        return self._dense(self.weight[:, :, self._index].transpose(1, 2), 2)  # [o, g, c, n]
 
 
 class GroupConv(_GroupKernel):
-    """Between regular representations; one kernel ``[|G| out, |G| in, *stencil]`` for each parity, ``W[g, h] +- W[g, h s]``.
+    """Between regular representations on the sites; one kernel ``[sites x |G| out, sites x |G| in, *window]`` for each part.
 
-    They are halved, so that ``even +- odd`` of the result is the feature itself.
+    With particle-hole exchange ``s`` these are ``W[g, h] +- W[g, h s]`` for the even and the odd part, halved so that
+    ``even +- odd`` of the result is the feature itself; without it ``W[g, h]`` alone.
     """
 
-    def __init__(self, group: ParticleHoleGroup, copies_in: int, copies_out: int, radius: int) -> None:
-        offsets = box_offsets(radius, group.spatial)
-        n = len(offsets)
-        super().__init__(radius, offsets.shape[1], (copies_out, copies_in, group.order * n), copies_in * group.order * n)
-        point_group = group.spatial
-        relative = point_group.product_table[point_group.inverse]  # [g, h] -> g^-1 h
-        self._register(relative[:, :, None] * n + _moved_back(group.spatial, offsets)[:, None, :], offsets)  # [g, h, d]
+    def __init__(self, pairs: Pairs, copies_in: int, copies_out: int, particle_hole: bool) -> None:
+        group, n = pairs.group.point_group, len(pairs)
+        sites = int(pairs.here.max()) + 1
+        self._parts = 1 + particle_hole
+        free = self._parts * group.order * n
+        super().__init__(pairs, (copies_out, copies_in, free), copies_in * free / sites)
+        relative = group.product_table[group.inverse]  # [g, h] -> g^-1 h
+        self._register(relative[:, :, None] * n + pairs.moved_back[:, None, :], pairs.array, sites)  # [g, h, p]
         self.bias = nn.Parameter(torch.zeros(copies_out))
 
-    def kernels(self) -> tuple[Tensor, Tensor]:
-        """Dense kernels of the even and of the odd part."""
+    def kernels(self) -> tuple[Tensor, ...]:
+        """Dense kernels of the even and, with particle-hole exchange, of the odd part."""
+        if self._parts == 1:
+            return (self._spread(self.weight),)
         same, exchanged = self.weight.chunk(2, dim=2)
         return self._spread(0.5 * (same + exchanged)), self._spread(0.5 * (same - exchanged))
 
-    def channel_bias(self) -> Tensor:
-        """One bias a copy, spread over its channels; that of the even part."""
-        return self.bias.repeat_interleave(len(self._index))
-
     def _spread(self, weight: Tensor) -> Tensor:
-        spread = weight[:, :, self._index].transpose(1, 2)  # [o, g, i, h, d]
-        return self._dense(spread.flatten(2, 3).flatten(0, 1))
+        return self._dense(weight[:, :, self._index].transpose(1, 2), 2)  # [o, g, i, h, p]
 
 
 class ScalarHead(nn.Module):
     """From the regular representation to scalars of the point group, some even and some odd under particle-hole exchange.
 
-    ``even = sum_g w even[g]``, ``odd = sum_g w odd[g]`` of the two parts of a feature.
+    ``even = sum_g w even[g]``, ``odd = sum_g w odd[g]`` of the two parts of a feature; ``order``: of the group, with the
+    exchange if there is one.
     """
 
-    def __init__(self, group: ParticleHoleGroup, copies: int, even: int, odd: int) -> None:
+    def __init__(self, group: PointGroup, order: int, copies: int, even: int, odd: int) -> None:
         super().__init__()
-        self._elements = group.spatial.order
-        self.weight = nn.Parameter(torch.randn(even + odd, copies) / math.sqrt(copies * group.order))
+        self._elements = group.order
+        self.weight = nn.Parameter(torch.randn(even + odd, copies) / math.sqrt(copies * order))
         self.bias = nn.Parameter(torch.zeros(even))  # an odd scalar has no bias
 
     def kernels(self) -> tuple[Tensor, Tensor]:
@@ -150,16 +163,13 @@ class Modulation(nn.Module):
         return 1 + even, 1 + odd, shift
 
 
-def activated(even: Tensor, odd: Tensor) -> tuple[Tensor, Tensor]:
-    """The two parts of ``silu(f)`` from ``f[g] = even + odd``, ``f[g s] = even - odd``.
+def activated(even: Tensor, odd: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The two parts of ``silu(f)`` from ``f[g] = even + odd``, ``f[g s] = even - odd``; ``odd`` is None without exchange ``s``.
 
     In place where no gradients are recorded: fresh memory costs as much as the arithmetic.
     """
     inference = not torch.is_grad_enabled()
+    if odd is None:
+        return F.silu(even, inplace=inference), None
     plain, exchanged = F.silu(even + odd, inplace=inference), F.silu(even - odd, inplace=inference)
     return plain + exchanged, plain.sub_(exchanged) if inference else plain - exchanged
-
-
-def _moved_back(group: PointGroup, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``[g, d]`` -> index of ``g^-1 d``."""
-    return group.site_permutations(offsets)[group.inverse]

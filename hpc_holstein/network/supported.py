@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from hpc_holstein.errors import ModelError
-from hpc_holstein.interfaces import Bond, Ensemble, Hamiltonian, Lattice
+from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 from hpc_holstein.network.checkpoint import Card, check_card, load_model, model_path
-from hpc_holstein.symmetry.internal import is_bipartite
+from hpc_holstein.symmetry.internal import has_particle_hole
 
 _DEFINED = (("shifted", "density"), ("shifted", "grand_potential"), ("plain", "density"), ("plain", "force"))
 """Field that a network reads, and what it predicts."""
@@ -17,30 +17,30 @@ _DEFINED = (("shifted", "density"), ("shifted", "grand_potential"), ("plain", "d
 
 def model_for(model: str, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice: Lattice) -> tuple[torch.nn.Module, Card]:
     """The network of ``model``, a path or ``default``, and its card; ModelError where it cannot give forces of this system."""
-    require_readable(hamiltonian, lattice)
+    require_readable(hamiltonian)
     module, card = load_model(model_path(model), lattice)
     check_card(card, hamiltonian, ensemble, lattice)
     require_supported(module, hamiltonian, lattice, ensemble)
     return module, card
 
 
-def require_readable(hamiltonian: Hamiltonian, lattice: Lattice) -> None:
+def require_readable(hamiltonian: Hamiltonian) -> None:
     """Raise ModelError for a system whose coordinates no network reads."""
     if hamiltonian.components != 1 or "g" not in hamiltonian.parameters:
         raise ModelError(
             f"networks read one coordinate a site, which shifts the level of the site by g, and the {hamiltonian.name} "
             "Hamiltonian has others: use force kind 'exact' or 'kpm'"
         )
-    if len(lattice.extent) != 2 or len(lattice.basis) != 1:
-        raise ModelError(
-            f"networks see lattices of two dimensions with one site a cell, which the {lattice.name} lattice is not: "
-            "use force kind 'exact' or 'kpm'"
-        )
 
 
 def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice: Lattice, ensemble: Ensemble) -> None:
     """Raise ModelError if ``module`` cannot give, or learn, the forces of this system."""
-    require_readable(hamiltonian, lattice)
+    require_readable(hamiltonian)
+    if not getattr(module, "on_any_lattice", False) and (len(lattice.extent) != 2 or len(lattice.basis) != 1):
+        raise ModelError(
+            f"the network reads lattices of two dimensions with one site a cell, and the {lattice.name} lattice is another: "
+            "use a network of another architecture, such as enn, or force kind 'exact' or 'kpm'"
+        )
     if module.predicts == "force" and not hasattr(hamiltonian, "density"):
         raise ModelError(
             f"the force of the {hamiltonian.name} Hamiltonian does not tell its density: use a model that predicts the density"
@@ -56,7 +56,7 @@ def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice
             "set lattice.periodic to true along every axis, or use force kind 'exact', 'kpm' or 'local'"
         )
     require_window(module.reach, lattice.extent)  # type: ignore[arg-type]
-    if getattr(module, "particle_hole", False) and not is_bipartite(hopping(hamiltonian)):
+    if getattr(module, "particle_hole", False) and not has_particle_hole(hamiltonian):
         raise ModelError(
             f"the network has particle-hole symmetry built in, which needs hopping between two sublattices alone, and that of "
             f"the {hamiltonian.name} Hamiltonian on the {lattice.name} lattice joins sites of one: use a network without this "
@@ -82,8 +82,3 @@ def require_window(reach: int, extent: Sequence[int]) -> None:
             f"a lattice of {cells} cells is smaller than the window of the network, which sees {reach} cells around a site: "
             f"give at least {least} cells, or use force kind 'exact'"
         )
-
-
-def hopping(hamiltonian: Hamiltonian) -> tuple[Bond, ...]:
-    """The bonds on which the Hamiltonian has matrix elements between different sites."""
-    return tuple(bond for bond in hamiltonian.pattern if bond.source != bond.target or any(bond.offset))

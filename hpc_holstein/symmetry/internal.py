@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.sparse import block_array, coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hpc_holstein.interfaces import Bond
+from hpc_holstein.interfaces import Bond, Hamiltonian
 from hpc_holstein.symmetry.irreps import Irrep, real_irreps
 from hpc_holstein.symmetry.point_group import PointGroup
 
@@ -55,6 +55,11 @@ class ParticleHoleGroup:
             for sign in (1.0, -1.0)
             for irrep in real_irreps(self.spatial)
         )
+
+
+def has_particle_hole(hamiltonian: Hamiltonian) -> bool:
+    """True if matrix elements between different sites join two sublattices alone, so that the exchange is a symmetry."""
+    return is_bipartite([bond for bond in hamiltonian.pattern if bond.source != bond.target or any(bond.offset)])
 
 
 def is_bipartite(bonds: Sequence[Bond]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -19,7 +19,7 @@ Evaluate = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
 class FieldData:
-    """Inputs and targets ``[snapshot, y, x]`` of a model, each one tensor on the device.
+    """Inputs and targets ``[snapshot, *cells]`` of a model, with a site axis if a cell has several, on the device.
 
     A model with ``field = "shifted"`` reads ``Q' = Q + mu/g``, with ``"plain"`` ``Q``; it predicts ``n_i`` (perhaps as the
     gradient of a grand potential) or ``F_i``.  The electrons know ``g Q'`` alone, so a snapshot of another coupling ``g'`` than
@@ -31,8 +31,7 @@ class FieldData:
         own_g = np.full(len(snapshots), g) if snapshots.g is None else snapshots.g
         field = torch.as_tensor(snapshots.q, dtype=torch.float64)
         if model.field == "shifted":
-            ratio = torch.as_tensor(own_g / g)[:, None, None]
-            field = ratio * field + _chemical_potential(snapshots)[:, None, None] / g
+            field = _over_sites(own_g / g, field) * field + _over_sites(_chemical_potential(snapshots), field) / g
         elif len(np.unique(own_g)) > 1:
             raise DataError(
                 "a model of the plain field knows one coupling g, and the snapshots have several: give files of one g"
@@ -40,18 +39,16 @@ class FieldData:
         target = snapshots.density if density else snapshots.force
         if target is None:
             raise DataError("the snapshots carry no labels to train on: run `hpc-holstein label` on their file first")
-        self._g = g
+        self._g, self._dimension = g, snapshots.axes.dimension
         self._atomic = density and model.field == "shifted"
         self._kT = _temperatures(snapshots, model)
         self.reach = cast(int, model.reach)
         self.inputs = field.to(device=device, dtype=dtype)
         self.targets = torch.as_tensor(target).to(device=device, dtype=dtype)
-        scale = torch.as_tensor(np.abs(own_g)) if density else torch.ones(len(snapshots))
-        self._scale = scale.to(device=device, dtype=dtype)[
-            :, None, None
-        ]  # what turns an error of the output into one of the force
+        scale = np.abs(own_g) if density else np.ones(len(snapshots))  # what turns an error of the output into one of the force
+        self._scale = _over_sites(scale, field).to(device=device, dtype=dtype)
 
-    def errors(self, model: nn.Module, index: Tensor, origin: Tensor, cells: tuple[int, int]) -> Tensor:
+    def errors(self, model: nn.Module, index: Tensor, origin: Tensor, cells: Sequence[int]) -> Tensor:
         """Total force of ``model`` minus that of the labels ``[batch, *cells]``, in windows as of :meth:`batch`.
 
         ``dF = g dn``, since the elastic force is known exactly.
@@ -68,9 +65,10 @@ class FieldData:
         inputs, targets = self.whole(index)
         density, response = self._outputs(cast(Evaluate, model.response), inputs, index)
         error, response = self._scale[index.to(self._scale.device)] * (density - targets), response.detach()
-        mean = response.mean(dim=(1, 2)).clamp_min(torch.finfo(response.dtype).tiny ** 0.25)
-        weight = (response.square().mean(dim=(1, 2)) / mean.square()).clamp_max(targets[0].numel())
-        return (error.square().mean(dim=(1, 2)) + weight * error.mean(dim=(1, 2)).square()).sum()
+        error, response = error.flatten(1), response.flatten(1)
+        mean = response.mean(dim=1).clamp_min(torch.finfo(response.dtype).tiny ** 0.25)
+        weight = (response.square().mean(dim=1) / mean.square()).clamp_max(targets[0].numel())
+        return (error.square().mean(dim=1) + weight * error.mean(dim=1).square()).sum()
 
     def whole_errors(self, model: nn.Module, index: Tensor) -> Tensor:
         """:meth:`errors` on whole snapshots."""
@@ -88,26 +86,32 @@ class FieldData:
         order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(inputs.device)
         return tuple(torch.cat(part)[order] for part in zip(*parts, strict=True))
 
-    def batch(self, index: Tensor, origin: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Windows of ``cells`` at ``origin [batch, 2]``, periodic: ghosted inputs (``reach`` more a side) and targets."""
+    def batch(self, index: Tensor, origin: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Windows of ``cells`` at ``origin [batch, axes]``, periodic: ghosted inputs, ``reach`` more a side, and targets."""
         return self._window(self.inputs, index, origin, cells, self.reach), self._window(self.targets, index, origin, cells, 0)
 
     def whole(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Ghosted inputs and targets of whole snapshots."""
         return self.batch(index, *self._everywhere(index))
 
-    def _everywhere(self, index: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Cells along each axis."""
+        return tuple(self.inputs.shape[1 : 1 + self._dimension])
+
+    def _everywhere(self, index: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Origins and cells of windows that are whole snapshots."""
-        return torch.zeros(len(index), 2, dtype=torch.int64), (self.inputs.shape[1], self.inputs.shape[2])
+        return torch.zeros(len(index), self._dimension, dtype=torch.int64), self.extent
 
     @staticmethod
-    def _window(field: Tensor, index: Tensor, origin: Tensor, cells: tuple[int, int], halo: int) -> Tensor:
+    def _window(field: Tensor, index: Tensor, origin: Tensor, cells: Sequence[int], halo: int) -> Tensor:
         """``field[index]`` around each window; the modulus wraps a halo of any width."""
-        y, x = (
-            (origin[:, axis, None] + torch.arange(-halo, cells[axis] + halo)).remainder(field.shape[1 + axis]).to(field.device)
-            for axis in (0, 1)
-        )
-        return field[index.to(field.device)[:, None, None], y[:, :, None], x[:, None, :]]
+        places = [index.view(-1, *(1,) * len(cells)).to(field.device)]
+        for axis, count in enumerate(cells):
+            along = (origin[:, axis, None] + torch.arange(-halo, count + halo)).remainder(field.shape[1 + axis])
+            shape = [len(along), *(1,) * axis, along.shape[1], *(1,) * (len(cells) - 1 - axis)]
+            places.append(along.view(shape).to(field.device))
+        return field[tuple(places)]
 
     def baseline(self, kT: float, index: Tensor) -> float:
         """Force MSE of the best prediction that needs no training, on the snapshots of ``index``.
@@ -119,7 +123,7 @@ class FieldData:
         guess = target.mean()
         if self._atomic:
             own = np.full(len(index), kT) if self._kT is None else self._kT[index.cpu().numpy()]
-            widths = torch.as_tensor(own, device=target.device)[:, None, None].clamp_min(1e-12)
+            widths = _over_sites(own, target).to(target.device).clamp_min(1e-12)
             guess = torch.sigmoid(self._g / widths * self.inputs[index].double())
         return float((self._scale[index].double() * (guess - target)).square().mean())
 
@@ -171,6 +175,11 @@ def split(snapshots: Snapshots, validation: float, test: float, seed: int) -> di
             "is never divided: label at least two quenches or two random snapshots"
         )
     return {name: np.sort(np.concatenate(groups)) if groups else np.array([], dtype=int) for name, groups in sets.items()}
+
+
+def _over_sites(values: NDArray[np.float64] | Tensor, field: Tensor) -> Tensor:
+    """``values [snapshot]``, one for all sites of each snapshot of a field."""
+    return torch.as_tensor(values).view(-1, *(1,) * (field.ndim - 1))
 
 
 def _as_tuple(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -21,7 +21,7 @@ from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice, State
 from hpc_holstein.training._fields import FieldData
 from hpc_holstein.training.dataset import Snapshots
 
-_CELLS = 16  # of a window along each axis, even as the sublattices ask for
+_CELLS = {1: 64, 2: 16, 3: 6}  # of a window along each axis, by the dimension; even as the sublattices ask for
 _WINDOWS = 16
 
 
@@ -30,12 +30,14 @@ def set_energy_constant(model: Any, snapshots: Snapshots, hamiltonian: Hamiltoni
 
     A model that takes ``kT`` gets it at both ends and in the middle of its range.
     """
-    cells = min(max(_CELLS, 2 * model.reach + 2), *snapshots.extent)
+    dimension, basis = len(lattice.extent), len(lattice.basis)
+    cells = min(max(_CELLS[dimension], 2 * model.reach + 2), *snapshots.extent)
     cells -= cells % 2 and cells > 2 * model.reach + 1
     index = np.linspace(0, len(snapshots) - 1, min(_WINDOWS, len(snapshots))).round().astype(int)
     data = FieldData(snapshots.select(index), model, hamiltonian.parameters["g"], torch.float64, torch.device("cpu"))
-    state = State.at_rest(data.inputs[:, :cells, :cells, None, None].contiguous())
-    small = import_module(f"hpc_holstein.lattice.{lattice.name}").build((cells, cells))
+    parts = data.inputs[(slice(None), *[slice(cells)] * dimension)]
+    state = State.at_rest(parts.reshape(len(parts), *[cells] * dimension, basis, 1).contiguous())
+    small = import_module(f"hpc_holstein.lattice.{lattice.name}").build((cells,) * dimension)
     domain = CartesianDomain(small, SerialTransport())
     low, high = model.options.kT_range or (kT, kT)
     temperatures = (low, math.sqrt(low * high), high) if model.takes_kT else (kT,)

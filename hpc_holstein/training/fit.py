@@ -209,9 +209,10 @@ class _Training:
         self.model.train()
         generator = np.random.default_rng((self.options.seed, self.record.epoch))
         order = generator.permutation(self.training_rows)
-        extent = (self.data.inputs.shape[1], self.data.inputs.shape[2])
-        origins = generator.integers(0, extent, size=(len(order), 2)) if self.options.crop else np.zeros((len(order), 2), int)
-        cells = (self.options.crop, self.options.crop) if self.options.crop else extent
+        extent, crop = self.data.extent, self.options.crop
+        shape = len(order), len(extent)
+        origins = generator.integers(0, extent, size=shape) if crop else np.zeros(shape, int)
+        cells = (crop,) * len(extent) if crop else extent
         start, total, count = self.within
         for first in range(start, len(order), self.options.batch):
             chosen = slice(first, min(first + self.options.batch, len(order)))
@@ -226,7 +227,7 @@ class _Training:
         self.record.epoch += 1
         return total / count
 
-    def _step(self, chosen: NDArray[np.int64], origins: NDArray[np.int64], cells: tuple[int, int]) -> float:
+    def _step(self, chosen: NDArray[np.int64], origins: NDArray[np.int64], cells: tuple[int, ...]) -> float:
         """One step of the optimiser; returns the loss of the batch, over all ranks."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
@@ -238,7 +239,8 @@ class _Training:
             if self.record.stage == LAST:
                 loss = self.data.canonical_loss(self.model, windows[0]) / len(chosen)
             else:
-                loss = self.data.errors(self.model, *windows).square().sum() / (len(chosen) * cells[0] * cells[1])
+                errors = self.data.errors(self.model, *windows)
+                loss = errors.square().sum() / (len(chosen) * errors[0].numel())
             loss.backward()
         value = self._sum_over_ranks(loss.detach())
         if self.options.clip:
@@ -296,7 +298,7 @@ class _Training:
             self.optimiser = self._new_optimiser()
 
     def _errors(self, name: str) -> Tensor:
-        """Force minus that of the labels ``[snapshot, y, x]`` on one of the sets, spread over ranks, complete on each."""
+        """Force minus that of the labels on one of the sets, shaped like the targets, spread over ranks, complete on each."""
         self.averaged.eval()
         index = self._index(name)
         errors = torch.zeros(len(index), *self.data.targets.shape[1:], dtype=torch.float64)
@@ -313,7 +315,7 @@ class _Training:
         return float(np.square(self.own.of_atomic_limit(self.sets["validation"])[0]).mean())
 
     def _own_errors(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Error of the force ``[snapshot, y, x]`` and of ``mu`` ``[snapshot]`` at the ``mu`` that the network finds."""
+        """Error of the force ``[snapshot, ...]`` and of ``mu`` ``[snapshot]`` at the ``mu`` that the network finds."""
         assert self.own is not None
         self.averaged.eval()
         index = self.sets[name]
@@ -380,7 +382,7 @@ class _Training:
         force, mu = self._own_errors(name)
         own = force_metrics(reference + force, reference, own_masks)
         add_potential_metrics(own, mu, own_masks)
-        electrons = error.mean(axis=(1, 2)) / self.own.g[index]
+        electrons = error.reshape(len(error), -1).mean(axis=1) / self.own.g[index]
         for regime, mask in own_masks.items():
             own[regime]["mse_at_reference_mu"] = rows[regime]["mse"]
             own[regime]["electron_number_rms_error"] = float(np.sqrt(np.mean(electrons[mask] ** 2)))

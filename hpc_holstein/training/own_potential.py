@@ -71,16 +71,17 @@ class OwnPotential:
         self._domain = CartesianDomain(hamiltonian.lattice, SerialTransport(), device=device)
         count, g = len(snapshots), hamiltonian.parameters["g"]
         self.g = np.full(count, g) if snapshots.g is None else snapshots.g
-        self._q = snapshots.fields() * torch.as_tensor(self.g / g).view(-1, 1, 1, 1, 1)
+        q = snapshots.fields()
+        self._q = q * torch.as_tensor(self.g / g).view(-1, *(1,) * (q.ndim - 1))
         self._density = snapshots.density.astype(np.float64)
         self._mu = snapshots.chemical_potential.astype(np.float64)
         kT = np.full(count, ensemble.kT) if snapshots.kT is None else snapshots.kT
-        filling = self._density.mean(axis=(1, 2))
+        filling = self._density.reshape(count, -1).mean(axis=1)
         filling[np.abs(filling - ensemble.filling) < _SAME_FILLING] = ensemble.filling
         self._settings = np.stack([kT, filling], axis=1)
 
     def of_network(self, model: nn.Module, index: NDArray[np.int64], dtype: torch.dtype) -> tuple[Array, Array]:
-        """Error of the force ``[index, y, x]`` [t_nn/a] and of ``mu`` ``[index]`` [t_nn] of a network evaluated in ``dtype``.
+        """Error of the force ``[index, ...]`` [t_nn/a] and of ``mu`` ``[index]`` [t_nn] of a network evaluated in ``dtype``.
 
         NaN where it has no ``mu`` for the electrons.
         """
@@ -110,5 +111,7 @@ class OwnPotential:
                 return np.full((1, *self._density.shape[1:]), np.nan), np.full(1, np.nan)
             each = [self._errors(forces, index[i : i + 1]) for i in range(len(index))]
             return np.concatenate([error for error, _ in each]), np.concatenate([mu for _, mu in each])
-        error = found.density[..., 0].double().cpu().numpy() - self._density[index]
-        return self.g[index, None, None] * error, found.chemical_potential.cpu().numpy() - self._mu[index]
+        labels = self._density[index]
+        error = found.density.double().cpu().numpy().reshape(labels.shape) - labels
+        error *= self.g[index].reshape(-1, *(1,) * (error.ndim - 1))
+        return error, found.chemical_potential.cpu().numpy() - self._mu[index]

@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from hpc_holstein.compiled.levels import LONGEST, VECTOR_BYTES
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.lattice import square
+from hpc_holstein.lattice import square, triangular
 from hpc_holstein.network import _fused_levels
-from hpc_holstein.network.layers import box_offsets
 from hpc_holstein.network.models import enn
 from hpc_holstein.symmetry.internal import ParticleHoleGroup
+from hpc_holstein.symmetry.pairs import Pairs
 
 LATTICE = square.build((8, 8))
 
@@ -68,7 +68,7 @@ def dense_feature_maps(model):
     points, table, inverse = LATTICE.point_group, group.product_table, group.inverse
     kernels = []
     for number, layer in enumerate(model.layers):
-        offsets = box_offsets(layer.radius, points)
+        offsets = Pairs.within(LATTICE, layer.radius).offsets
         back = points.site_permutations(offsets)[points.inverse]
         inputs = layer.weight.shape[1] * (1 if number == 0 else 16)
         kernel = torch.zeros(16 * layer.weight.shape[0], inputs, len(offsets), dtype=torch.float64)
@@ -103,8 +103,8 @@ def test_parity_blocks_are_the_group_convolution():
 
 
 def test_box_keeps_whole_orbits():
-    assert len(box_offsets(1, LATTICE.point_group)) == 9
-    assert len(box_offsets(2, LATTICE.point_group)) == 25
+    assert [len(Pairs.within(LATTICE, radius)) for radius in (1, 2)] == [9, 25]
+    assert [len(Pairs.within(triangular.build((8, 8)), radius)) for radius in (1, 2)] == [7, 19]
 
 
 @pytest.mark.parametrize("changes", [{"radii": ()}, {"radii": (-1,)}, {"scales": (1.0, 0.0)}, {"levels": 0}, {"kT": 0.0}])

@@ -14,9 +14,10 @@ from hpc_holstein.network.models.enn import Options
 class Enn(LevelNetwork):
     """Density from the shifted field; see :mod:`hpc_holstein.network.models.enn`.
 
-    ``forward``: ghosted shifted field ``[batch, *(cells + 2 reach)]`` -> density ``[batch, *cells]``; ``response`` also gives
-    ``dn/dmu`` at fixed level energies and weights, ``sum_j a_ij f(e_ij) (1 - f(e_ij)) / kT``, within about a quarter of the
-    whole derivative.  Use ``enn_energy`` instead where the energy must be conserved.
+    ``forward``: ghosted shifted field ``[batch, *(cells + 2 reach)]``, with a site axis behind if a cell has several, ->
+    density of the cells; ``response`` also gives ``dn/dmu`` at fixed level energies and weights, ``sum_j a_ij f(e_ij)
+    (1 - f(e_ij)) / kT``, within about a quarter of the whole derivative.  Use ``enn_energy`` instead where the energy must be
+    conserved.
     """
 
     predicts = "density"
@@ -25,7 +26,8 @@ class Enn(LevelNetwork):
         super().__init__(options, lattice)
         self.reach = self.local_reach
         self._point_group = lattice.point_group.array
-        self._can_fuse = supported(self._point_group, options.copies, options.radii, options.levels)
+        plain = self.particle_hole and len(lattice.basis) == 1
+        self._can_fuse = plain and supported(self._point_group, options.copies, options.radii, options.levels)
         self._fused_levels: tuple[object, FusedLevels | None] = (None, None)  # the kernels that it was made of, and it
 
     def forward(self, ghosted_field: Tensor, kT: float | None = None) -> Tensor:
@@ -62,7 +64,7 @@ class Enn(LevelNetwork):
         kernels = self._kernels(kT)
         made_of, fused = self._fused_levels
         if fused is None or made_of is not kernels:
-            dense = [Dense(*(part.detach() for part in layer)) for layer in kernels]
+            dense = [Dense(*(part.detach() for part in layer if part is not None)) for layer in kernels]
             scales = self._input_scales(kT, field).detach()
             fused = FusedLevels(dense, self._point_group, self.options.radii, scales, kT)
             self._fused_levels = kernels, fused

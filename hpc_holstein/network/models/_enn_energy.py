@@ -46,7 +46,8 @@ class EnnEnergy(LevelNetwork):
             omega, centre = self._site_potentials(energy, kernels, kT)
             (slope,) = torch.autograd.grad(omega.sum(), energy, create_graph=again)
         full = omega - 0.5 * centre
-        density, full = 0.5 - interior(slope, self.reach), interior(full, self.local_reach)
+        density = 0.5 - interior(slope, self.reach, self._dimension)
+        full = interior(full, self.local_reach, self._dimension)
         return density, full if again else full.detach()
 
     @torch.no_grad()
@@ -61,8 +62,9 @@ class EnnEnergy(LevelNetwork):
         linear, square = weight[:, last].tolist()
         self.head.bias[last] += middle
         above, below = high - middle * (1 + linear + square), low - middle * (1 - linear + square)
-        weight[0, -1] += 0.5 * (above - below)
-        weight[1, -1] += 0.5 * (above + below)
+        shift = last - len(self.head.bias)
+        weight[0, shift] += 0.5 * (above - below)
+        weight[1, shift] += 0.5 * (above + below)
 
     def _site_potentials(self, energy: Tensor, kernels: list[Any], kT: float) -> tuple[Tensor, Tensor]:
         """Even part ``omega`` and ``g Q'`` of all cells that are ``local_reach`` away from the edges."""

@@ -1,5 +1,7 @@
 """Base of the networks of levels: from the shifted field to the weights and energies of effective levels on each site.
 
+Fields are ``[batch, *cells]`` on a lattice of one site a cell and ``[batch, *cells, basis]`` on others, as they are stored.
+
 The input is ``g Q'`` in units of the hopping: the electrons know ``Q``, ``mu`` and ``g`` through ``g Q' = g Q + mu`` alone, so
 a network is exact in ``g`` by construction, and what else it must know is ``kT``.
 """
@@ -18,7 +20,8 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.layers import GroupConv, LiftingConv, Modulation, ScalarHead, activated
 from hpc_holstein.network.models._level_options import LevelOptions
-from hpc_holstein.symmetry.internal import ParticleHoleGroup
+from hpc_holstein.symmetry.internal import is_bipartite
+from hpc_holstein.symmetry.pairs import Pairs
 
 
 class LevelNetwork(nn.Module):
@@ -29,7 +32,7 @@ class LevelNetwork(nn.Module):
     """
 
     field = "shifted"
-    particle_hole = True  # built in, so hopping must join two sublattices alone
+    on_any_lattice = True
     sharpness = 100.0  # bound on |d2n/dmu2| over that of a Fermi function: levels may move with the field; 43 was measured
     _scales: Tensor
 
@@ -39,16 +42,22 @@ class LevelNetwork(nn.Module):
         _require_network(options)
         self.options = options
         self.g, self.kT = options.g, options.kT
-        group = ParticleHoleGroup(lattice.point_group)
-        self.local_reach = sum(options.radii)
+        self.particle_hole = is_bipartite(lattice.bonds(1))  # built in, if hopping to nearest neighbours has it
+        self._dimension, self._basis = len(lattice.extent), len(lattice.basis)
+        group, copies, exchanged = lattice.point_group, options.copies, self.particle_hole
+        self._elements, self.local_reach = group.order, sum(options.radii)
         channels = len(options.scales) + bool(options.kT_range)
-        layers: list[LiftingConv | GroupConv] = [LiftingConv(group, channels, options.copies, options.radii[0])]
-        layers += [GroupConv(group, options.copies, options.copies, radius) for radius in options.radii[1:]]
+        seen = [Pairs.within(lattice, radius) for radius in options.radii]
+        layers: list[LiftingConv | GroupConv] = [LiftingConv(seen[0], Pairs.on_site(lattice), channels, copies)]
+        layers += [GroupConv(pairs, copies, copies, exchanged) for pairs in seen[1:]]
         self.layers = nn.ModuleList(layers)
-        self.head = ScalarHead(group, options.copies, even=options.levels + more_even, odd=options.levels)
+        even, odd = options.levels + more_even, options.levels
+        if not exchanged:
+            even, odd = even + odd, 0
+        self.head = ScalarHead(group, (1 + exchanged) * group.order, copies, even, odd)
         if options.kT_range:
-            hidden = [Modulation(options.copies, options.copies) for _ in layers]
-            self.modulations = nn.ModuleList([*hidden, Modulation(options.levels + more_even, options.levels)])
+            hidden = [Modulation(copies, copies * exchanged) for _ in layers]
+            self.modulations = nn.ModuleList([*hidden, Modulation(even, odd)])
         self.register_buffer("_scales", torch.tensor(options.scales), persistent=False)
         self._inference_kernels: list[_Layer] = []
         self._inference_key: tuple[object, ...] = ()
@@ -70,19 +79,35 @@ class LevelNetwork(nn.Module):
         return super().train(mode)
 
     def _scalars(self, energy: Tensor, kernels: list[_Layer], kT: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Even scalars ``[batch, *cells, even]``, energies of the levels ``[batch, *cells, levels]`` and ``g Q'`` of the cells.
+        """Even scalars ``[*field, even]``, energies of the levels ``[*field, levels]`` and ``g Q'`` of the cells.
 
         ``energy``: ``g Q'`` with a halo of ``local_reach``, which is consumed.
         """
-        field = energy.unsqueeze(1)
-        x = torch.tanh(field / self._input_scales(kT, energy).view(-1, *(1,) * (energy.ndim - 1)))
+        sites = energy.unsqueeze(1) if self._basis == 1 else energy.movedim(-1, 1)
+        scales = self._input_scales(kT, energy).view(-1, *(1,) * self._dimension)
+        x = torch.tanh(sites.unsqueeze(2) / scales).flatten(1, 2)
         lifting, *convolutions, head = kernels
-        even, odd = activated(_as_channels(lifting.bias, x), _conv(x, lifting.odd))
+        if lifting.odd is None:
+            even, odd = activated(_conv(x, lifting.even, lifting.bias), None)
+        else:  # the field is odd under the exchange of particles and holes
+            even, odd = activated(_as_channels(lifting.bias, x), _conv(x, lifting.odd))
         for layer in convolutions:
-            even, odd = activated(_conv(even, layer.even, layer.bias), _conv(odd, layer.odd))
-        centre = interior(energy, self.local_reach)
-        scalars, level = _conv(even, head.even, head.bias).movedim(1, -1), _conv(odd, head.odd).movedim(1, -1)
+            even, odd = activated(
+                _conv(even, layer.even, layer.bias), None if odd is None or layer.odd is None else _conv(odd, layer.odd)
+            )
+        scalars = self._read(even, head.even, head.bias)
+        if odd is None or head.odd is None:
+            scalars, level = scalars.split((scalars.shape[-1] - self.options.levels, self.options.levels), dim=-1)
+        else:
+            level = self._read(odd, head.odd)
+        centre = interior(energy, self.local_reach, self._dimension)
         return scalars, centre.unsqueeze(-1) + level, centre
+
+    def _read(self, feature: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Scalars of each site, ``[*field, scalars]``."""
+        of_sites = feature.reshape(len(feature) * self._basis, -1, *feature.shape[2:])
+        scalars = _conv(of_sites, kernel, bias).movedim(1, -1)
+        return scalars if self._basis == 1 else scalars.unflatten(0, (-1, self._basis)).movedim(1, -2)
 
     def _input_scales(self, kT: float, like: Tensor) -> Tensor:
         scales = self._scales.to(like)
@@ -101,15 +126,21 @@ class LevelNetwork(nn.Module):
     def _spread_kernels(self, kT: float) -> list[_Layer]:
         lifting = cast(LiftingConv, self.layers[0])
         kernel = lifting.kernel()
-        spread = [_Layer(kernel, kernel, lifting.channel_bias())]
-        spread += [_Layer(*layer.kernels(), layer.channel_bias()) for layer in cast(Sequence[GroupConv], self.layers[1:])]
+        spread = [_Layer(kernel, kernel if self.particle_hole else None, lifting.channel_bias())]
+        for layer in cast(Sequence[GroupConv], self.layers[1:]):
+            even, *odd = layer.kernels()
+            spread.append(_Layer(even, odd[0] if odd else None, layer.channel_bias()))
         single = (1,) * (kernel.ndim - 2)
-        even, odd = (part.reshape(*part.shape, *single) for part in self.head.kernels())
-        spread.append(_Layer(even, odd, self.head.bias))
+        even, last = (part.reshape(*part.shape, *single) for part in self.head.kernels())
+        spread.append(_Layer(even, last if self.particle_hole else None, self.head.bias))
         if self.takes_kT:
             modulations = cast(Sequence[Modulation], self.modulations)
-            spread = [layer.modulated(by, self._position(kT)) for layer, by in zip(spread, modulations, strict=True)]
-        return [_Layer(_channels_last(even), _channels_last(odd), bias) for even, odd, bias in spread]
+            elements = [self._elements] * len(self.layers) + [1]
+            spread = [
+                layer.modulated(by, self._position(kT), of_copy)
+                for layer, by, of_copy in zip(spread, modulations, elements, strict=True)
+            ]
+        return [layer.channels_last() for layer in spread]
 
     def _position(self, kT: float) -> float:
         """Position of ``kT`` in its range on a logarithmic scale, from -1 to 1."""
@@ -118,23 +149,34 @@ class LevelNetwork(nn.Module):
 
 
 class _Layer(NamedTuple):
-    """Kernels of the even and the odd part of a feature, and the bias of the even one."""
+    """Kernels of the even and, with particle-hole exchange, the odd part of a feature, and the bias of the even one."""
 
     even: Tensor
-    odd: Tensor
+    odd: Tensor | None
     bias: Tensor
 
-    def modulated(self, modulation: Modulation, position: float) -> _Layer:
-        """The layer followed by the scales and the shift of ``modulation``."""
-        even, odd, shift = modulation(position)
-        even, odd = _as_rows(even, self.even), _as_rows(odd, self.odd)
-        shift = shift.repeat_interleave(len(self.bias) // len(shift))
-        return _Layer(self.even * even, self.odd * odd, self.bias * even.flatten() + shift)
+    def modulated(self, modulation: Modulation, position: float, elements: int) -> _Layer:
+        """The layer followed by the scales and the shift of ``modulation``, each for so many ``elements`` of a copy."""
+        scale, odd_scale, shift = modulation(position)
+
+        def spread(factor: Tensor, rows: int) -> Tensor:
+            return factor.repeat_interleave(elements).repeat(rows // (elements * len(factor)))
+
+        def scaled(kernel: Tensor, factor: Tensor) -> Tensor:
+            return kernel * spread(factor, len(kernel)).view(-1, *(1,) * (kernel.ndim - 1))
+
+        odd = None if self.odd is None else scaled(self.odd, odd_scale)
+        bias = self.bias * spread(scale, len(self.bias)) + spread(shift, len(self.bias))
+        return _Layer(scaled(self.even, scale), odd, bias)
+
+    def channels_last(self) -> _Layer:
+        """The same in the layout of :func:`_channels_last`."""
+        return _Layer(_channels_last(self.even), None if self.odd is None else _channels_last(self.odd), self.bias)
 
 
-def interior(field: Tensor, width: int) -> Tensor:
-    """The cells of ``[batch, *cells]`` further than ``width`` from every edge."""
-    for dim in range(1, field.ndim):
+def interior(field: Tensor, width: int, dimension: int) -> Tensor:
+    """The cells of ``[batch, *cells, ...]`` further than ``width`` from every edge."""
+    for dim in range(1, 1 + dimension):
         field = field.narrow(dim, width, field.shape[dim] - 2 * width)
     return field
 
@@ -157,11 +199,6 @@ def _require_network(options: LevelOptions) -> None:
         raise ConfigError(
             f"kT = {options.kT} is outside of kT_range = {list(options.kT_range)}: widen the range or give a kT inside"
         )
-
-
-def _as_rows(scale: Tensor, kernel: Tensor) -> Tensor:
-    """One factor a copy, spread over its channels, ``[out, 1, ...]`` beside a kernel."""
-    return scale.repeat_interleave(len(kernel) // len(scale)).view(-1, *(1,) * (kernel.ndim - 1))
 
 
 def _channels_last(weight: Tensor) -> Tensor:
