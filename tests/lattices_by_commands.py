@@ -34,6 +34,7 @@ from hpc_holstein.errors import ModelError
 CELLS = {1: (8,), 2: (6, 6), 3: (4, 2, 2)}  # by the dimension of the lattice
 SETTINGS = {"holstein": ["hamiltonian.kappa=0.1"], "peierls": ["initial.q_std=0.1"]}
 TRAINED = ["model.copies=1", "model.radii=[1,1]", "model.levels=2", "training.validate_every=10"]
+CELLS_OF_TRAINING = {1: (100,), 2: (10, 10), 3: (5, 5, 5)}
 NO_NETWORK = "no network"
 
 
@@ -144,12 +145,12 @@ def initial_file(case: Case) -> None:
 def train(case: Case) -> str | None:
     """A network where there is one, else one sentence that there is none; ``learn`` asks the same question."""
     data, physics = case.folder / "training.h5", case.of_file()
-    lattice = "x".join(["10"] * len(case.extent)) if len(case.extent) < 3 else "4x4x4"
+    lattice = "x".join(map(str, CELLS_OF_TRAINING[len(case.extent)]))
     random = ["--random", 8, "--lattice", lattice]
     case.call(2, "label", *random, *physics, "--force", "exact", "--output", data)
     options = case.of_file("training.test=0.0", *TRAINED)
     try:
-        case.call(case.other_ranks, "train", data, *options, "--epochs", 60, "--output", case.folder / "model")
+        case.call(case.other_ranks, "train", data, *options, "--epochs", 150, "--output", case.folder / "model")
     except ModelError as error:
         if "network" not in str(error) or "\n" in str(error):
             raise

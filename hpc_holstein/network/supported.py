@@ -36,10 +36,16 @@ def require_readable(hamiltonian: Hamiltonian) -> None:
 def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice: Lattice, ensemble: Ensemble) -> None:
     """Raise ModelError if ``module`` cannot give, or learn, the forces of this system."""
     require_readable(hamiltonian)
-    if not getattr(module, "on_any_lattice", False) and (len(lattice.extent) != 2 or len(lattice.basis) != 1):
+    made_for = getattr(module, "lattice_name", None)  # of architectures for any lattice
+    if made_for is None and (len(lattice.extent) != 2 or len(lattice.basis) != 1):
         raise ModelError(
             f"the network reads lattices of two dimensions with one site a cell, and the {lattice.name} lattice is another: "
             "use a network of another architecture, such as enn, or force kind 'exact' or 'kpm'"
+        )
+    if made_for not in (None, lattice.name):
+        raise ModelError(
+            f"the network is made for the {made_for} lattice, not for the {lattice.name} lattice: train one for "
+            "that, or use force kind 'exact' or 'kpm'"
         )
     if module.predicts == "force" and not hasattr(hamiltonian, "density"):
         raise ModelError(

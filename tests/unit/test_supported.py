@@ -21,7 +21,7 @@ from hpc_holstein.hamiltonian import holstein, peierls
 from hpc_holstein.interfaces import Bond, Ensemble, State
 from hpc_holstein.lattice import square, triangular
 from hpc_holstein.lattice._bravais import BravaisLattice
-from hpc_holstein.network.models import enn
+from hpc_holstein.network.models import enn, enn_energy
 from hpc_holstein.network.supported import require_supported, require_window
 from hpc_holstein.symmetry.internal import is_bipartite
 
@@ -150,28 +150,37 @@ def test_the_density_of_a_triangular_lattice_is_not_odd() -> None:
     assert float((n + other - 1).square().mean().sqrt()) > 0.05
 
 
-def test_networks_with_particle_hole_symmetry_need_two_sublattices(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Those without it, and diagonalization, work."""
-    on, train = ["--set", "lattice.kind=triangular"], ["train", "data.h5", "--epochs", "1"]
+def test_networks_of_a_triangular_lattice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Labels of another lattice than that of the command are refused, and a network without built-in exchange learns."""
+    on, train = ["--set", "lattice.kind=triangular"], ["train", "data.h5"]
     made = ["label", "--random", "8", "--lattice", "12x12", "--force", "exact"]
     assert main([*made, *on, "--output", "data.h5"]) == 0
-    for model in ("enn", "enn_energy"):
-        told = refused(capsys, *train, "--model", model, *on, "--output", "out")
-        assert "particle-hole symmetry built in" in told
-        assert "the holstein Hamiltonian on the triangular lattice joins sites of one" in told
     told = refused(capsys, *train, "--output", "out")
-    assert "lattice.kind is 'triangular' there and 'square' here; the values of the file cannot be used here" in told
+    assert "lattice.kind is 'triangular' there and 'square' here; give --set lattice.kind=triangular, or another file" in told
     small = ["--set", "model.widths=[4]", "--set", "model.radius_squared=1", "--set", "training.learning_rate=0.02"]
-    assert main([*train, "--epochs", "40", "--model", "efnn", *small, *on, "--output", "free"]) == 0
-    judged = ["validate", "--input", "data.h5", "--force", "free/model.safetensors", "--reference", "labels"]
-    assert main([*judged, *on, "--output", "validation"]) == 0
+    few = ["--set", "model.copies=1", "--set", "model.radii=[1,1]", "--set", "model.levels=2"]
+    for model, options, epochs in (("efnn", small, "40"), ("enn", few, "60")):
+        assert main([*train, "--epochs", epochs, "--model", model, *options, *on, "--output", model]) == 0
+        judged = ["validate", "--input", "data.h5", "--force", f"{model}/model.safetensors", "--reference", "labels"]
+        assert main([*judged, *on, "--output", f"validation-{model}"]) == 0
 
 
-@pytest.mark.parametrize("name", ["chain", "cubic", "honeycomb"])
-def test_networks_are_for_one_site_a_cell_in_two_dimensions(name: str) -> None:
+def test_networks_with_particle_hole_symmetry_need_two_sublattices() -> None:
+    """The exchange is built in for hopping to nearest neighbours, and a Hamiltonian may have more."""
+    lattice = square.build((12, 12))
+    further = holstein.build(holstein.Options(), lattice)
+    further.pattern += lattice.bonds(2)
+    for source in (enn, enn_energy):
+        module = source.build(source.Options(), lattice)
+        with pytest.raises(ModelError, match=r"particle-hole symmetry built in.*on the square lattice joins sites of one"):
+            require_supported(module, further, lattice, ENSEMBLE)
+
+
+@pytest.mark.parametrize("name", ["chain", "cubic", "honeycomb", "triangular"])
+def test_networks_are_for_the_lattice_that_they_are_made_for(name: str) -> None:
     lattice = build_lattice(name, 12)
     module = enn.build(enn.Options(), square.build((12, 12)))
-    with pytest.raises(ModelError, match=f"which the {name} lattice is not"):
+    with pytest.raises(ModelError, match=f"made for the square lattice, not for the {name} lattice"):
         require_supported(module, holstein.build(holstein.Options(), lattice), lattice, ENSEMBLE)
 
 
@@ -186,8 +195,8 @@ def test_a_network_of_another_lattice_is_refused_from_python() -> None:
     """Where a module comes without a card."""
     lattice = triangular.build((12, 12))
     hamiltonian = holstein.build(holstein.Options(), lattice)
-    module, domain = enn.build(enn.Options(), lattice), CartesianDomain(lattice, SerialTransport())
-    with pytest.raises(ModelError, match="joins sites of one"):
+    module, domain = enn.build(enn.Options(), square.build((12, 12))), CartesianDomain(lattice, SerialTransport())
+    with pytest.raises(ModelError, match="made for the square lattice"):
         NeuralForces(module, hamiltonian, domain, dataclasses.replace(ENSEMBLE, filling=0.4))
 
 

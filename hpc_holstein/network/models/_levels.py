@@ -32,7 +32,6 @@ class LevelNetwork(nn.Module):
     """
 
     field = "shifted"
-    on_any_lattice = True
     sharpness = 100.0  # bound on |d2n/dmu2| over that of a Fermi function: levels may move with the field; 43 was measured
     _scales: Tensor
 
@@ -42,6 +41,7 @@ class LevelNetwork(nn.Module):
         _require_network(options)
         self.options = options
         self.g, self.kT = options.g, options.kT
+        self.lattice_name = lattice.name
         self.particle_hole = is_bipartite(lattice.bonds(1))  # built in, if hopping to nearest neighbours has it
         self._dimension, self._basis = len(lattice.extent), len(lattice.basis)
         group, copies, exchanged = lattice.point_group, options.copies, self.particle_hole
