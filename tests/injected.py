@@ -42,7 +42,7 @@ def command(
 ) -> Ended:
     """``hpc-holstein ARGUMENTS`` in ``folder``, sent a signal after ``fault`` seconds or killed at a call.
 
-    TimeoutError where it hangs.
+    The seconds of a signal that a command notes count from where it does.  TimeoutError where it hangs.
     """
     context = multiprocessing.get_context("forkserver")  # forks a process that has imported everything: milliseconds
     context.set_forkserver_preload(["hpc_holstein.cli", "hpc_holstein.output.checkpoint"])
@@ -50,6 +50,8 @@ def command(
     start = time.monotonic()
     process = context.Process(target=_child, args=(folder, list(arguments), log, fault if isinstance(fault, AtCall) else None))
     process.start()
+    while number != signal.SIGKILL and process.exitcode is None and not catches(process.pid):
+        time.sleep(0.001)
     process.join(fault if isinstance(fault, float) else limit)
     if process.exitcode is None and isinstance(fault, float):
         assert process.pid is not None
@@ -59,6 +61,12 @@ def command(
         process.kill()
         raise TimeoutError(f"hangs: {log.read_text()}")
     return Ended(process.exitcode, log.read_text() if log.exists() else "", time.monotonic() - start)
+
+
+def catches(pid: int | None) -> bool:
+    """Whether the first line of a command has run: before it a process has no code of ours that could note a signal."""
+    line = next(row for row in Path(f"/proc/{pid}/status").read_text().splitlines() if row.startswith("SigCgt"))
+    return bool(int(line.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
 
 
 def _child(folder: Path, arguments: list[str], log: Path, fault: AtCall | None) -> None:

@@ -1,7 +1,8 @@
-"""The table of lattices and commands: every command on every lattice and Hamiltonian, periodic and open, on one and two ranks.
+"""The table of lattices and commands: every command on every lattice and Hamiltonian, with periodic and with open edges.
 
-``python tests/lattices_by_commands.py`` runs all of it, a process for each core and ranks as threads, prints the table as
-Markdown and exits with 1 if a cell fails; with ``--check FILE`` also if the table in FILE, a page of docs/, is another one.
+The docstring of each command says what runs on one rank and what on two.  ``python tests/lattices_by_commands.py`` runs all of
+it, a process for each core and ranks as threads, prints the table as Markdown and exits with 1 if a cell fails; with
+``--check FILE`` also if the table in FILE, a page of docs/, is another one.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from commands import execute
+from commands import LEARN, execute
 
 from hpc_holstein.config.folders import available
 from hpc_holstein.config.kinds import site_axes
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ModelError
+from hpc_holstein.output import plots
 
 CELLS = {1: (8,), 2: (6, 6), 3: (4, 2, 2)}  # by the dimension of the lattice
 SETTINGS = {"holstein": ["hamiltonian.kappa=0.1"], "peierls": ["initial.q_std=0.1"]}
@@ -46,11 +48,6 @@ class Case:
     hamiltonian: str
     periodic: bool
     folder: Path
-
-    @property
-    def other_ranks(self) -> int:
-        """Ranks of a command that is not run on both numbers of them: one for periodic edges, two for open ones."""
-        return 1 if self.periodic else 2
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -98,76 +95,106 @@ def run(case: Case) -> None:
 
 
 def label(case: Case) -> None:
-    """Made states, labelled; and the coordinates alone, labelled again on two ranks: the same forces."""
+    """States made and labelled, on one rank and on two; and the coordinates alone, labelled on two: the same forces."""
     lattice = "x".join(map(str, case.extent))
     states = ["--random", 2, "--quenches", 2, "--per-quench", 2, "--quench-steps", 3, "--lattice", lattice]
-    made, bare, again = (case.folder / f"{name}.h5" for name in ("made", "bare", "again"))
-    case.call(1, "label", *states, *case.of_file(), "--force", "exact", "--output", made)
+    made, together, bare, again = (case.folder / f"{name}.h5" for name in ("made", "together", "bare", "again"))
+    for ranks, output in ((1, made), (2, together)):
+        case.call(ranks, "label", *states, *case.of_file(), "--force", "exact", "--output", output)
     with h5py.File(made) as source, h5py.File(bare, "w") as target:
         target["q"] = source["q"][...]
     case.call(2, "label", "--input", bare, *case.of_file(), "--force", "exact", "--output", again)
-    with h5py.File(made) as one, h5py.File(again) as other:
-        for name in ("force", "density", "more_density"):
-            np.testing.assert_allclose(other[name][...], one[name][...], rtol=0, atol=1e-9)
+    for path in (together, again):
+        with h5py.File(made) as one, h5py.File(path) as other:
+            for name in ("force", "density", "more_density"):
+                np.testing.assert_allclose(other[name][...], one[name][...], rtol=0, atol=1e-9)
 
 
 def validate(case: Case) -> None:
-    """Labels at all sites, and, with periodic edges on two ranks, a run at some sites."""
-    made, run = case.folder / "made.h5", case.folder / "run"
+    """Labels of a file at all sites, and a run at some sites, each on one rank and on two: the same errors."""
+    made, run = ["--input", case.folder / "made.h5", *case.of_file()], ["--run", case.folder / "run"]
     kpm = ["--force", "kpm", "--reference", "labels"]
-    case.call(case.other_ranks, "validate", "--input", made, *case.of_file(), *kpm, "--output", case.folder / "judged")
-    content = json.loads((case.folder / "judged" / "validation.json").read_text())
-    assert content["all"]["max_error"] < 1e-3, content["all"]
-    if case.periodic:
-        sites = ["--reference", "kpm", "--sites", 3, "--states", 2]
-        case.call(2, "validate", "--run", run, *sites, "--output", case.folder / "judged-run")
+    sites = ["--reference", "kpm", "--sites", 3, "--states", 2]
+    for name, options in (("file", [*made, *kpm]), ("run", [*run, *sites])):
+        errors = []
+        for ranks in (1, 2):
+            judged = case.folder / f"judged-{name}-{ranks}"
+            case.call(ranks, "validate", *options, "--output", judged)
+            errors.append(json.loads((judged / "validation.json").read_text())["all"]["max_error"])
+        assert max(errors) < 1e-3, errors
+        np.testing.assert_allclose(*errors, rtol=0, atol=1e-8)
 
 
 def dos(case: Case) -> None:
-    """Of a run, with a local density of states, or of a file on two ranks."""
-    source = ["--run", case.folder / "run"] if case.periodic else ["--input", case.folder / "made.h5", *case.of_file()]
+    """Of a run on one rank and of a file on two, with a local density of states."""
     site = ",".join(["1"] * site_axes(case.lattice).number)
-    case.call(case.other_ranks, "dos", *source, "--at", site, "--resolution", 2, "--output", case.folder / "dos")
+    for ranks, source in ((1, ["--run", case.folder / "run"]), (2, ["--input", case.folder / "made.h5", *case.of_file()])):
+        case.call(ranks, "dos", *source, "--at", site, "--resolution", 2, "--output", case.folder / f"dos-{ranks}")
 
 
 def show(case: Case) -> None:
-    """A run and a file."""
+    """A run and a file, on one rank."""
     case.call(1, "show", case.folder / "run")
     case.call(1, "show", case.folder / "made.h5")
 
 
 def initial_file(case: Case) -> None:
-    """Runs that start from a run and from a file of states."""
-    for name, start in (("from-run", case.folder / "run"), ("from-file", case.folder / "made.h5")):
-        case.run(name, 1, 1, f"initial.file={start}")
+    """Runs that start from a run, on one rank, and from a file of states, on two."""
+    for ranks, start in ((1, case.folder / "run"), (2, case.folder / "made.h5")):
+        case.run(f"from-{start.stem}", 1, ranks, f"initial.file={start}")
 
 
 def train(case: Case) -> str | None:
-    """A network where there is one, else one sentence that there is none; ``learn`` asks the same question."""
+    """A network on one rank, one from its weights on two, and a round of ``learn`` with both on one rank and on two.
+
+    Where there is no network, each of these says why.  (Ranks that are threads share the random numbers of PyTorch, so only
+    one of them begins with random weights.)
+    """
     data, physics = case.folder / "training.h5", case.of_file()
     lattice = "x".join(map(str, CELLS_OF_TRAINING[len(case.extent)]))
     random = ["--random", 8, "--lattice", lattice]
     case.call(2, "label", *random, *physics, "--force", "exact", "--output", data)
-    options = case.of_file("training.test=0.0", *TRAINED)
+    training = [data, *case.of_file("training.test=0.0", *TRAINED), "--epochs", 150]
+    file, models, said = case.folder / "learn.toml", [], []
+    file.write_text(LEARN)
+    for ranks in (1, 2):
+        warm = ["--from", models[0]] if ranks == 2 and models[0].exists() else []
+        models.append(case.folder / f"model-{ranks}" / "model.safetensors")
+        said.append(network(case, ranks, "train", *training, *warm, "--output", models[-1].parent))
+    start, committee = models if said[0] is None else ("default", "default")
+    networks = [f"force.model={start}", f'force.committee=["{committee}"]']
+    for ranks in (1, 2):
+        folder = case.folder / f"learn-{ranks}"
+        extent = f"lattice.extent={list(CELLS_OF_TRAINING[len(case.extent)])}"
+        learning = [file, *case.of_file(f"learn.data={data}", *networks, extent)]
+        said.append(network(case, ranks, "learn", *learning, "--output", folder))
+        if said[-1] is None:
+            assert json.loads((folder / "learn.json").read_text())["rounds"][0]["collected"] > 0
+    assert len(set(said)) == 1, said
+    return said[0]
+
+
+def network(case: Case, ranks: int, *arguments: object) -> str | None:
+    """Nothing, or, where the command says in one sentence why no network is there, what the table says."""
     try:
-        case.call(case.other_ranks, "train", data, *options, "--epochs", 150, "--output", case.folder / "model")
+        case.call(ranks, *arguments)
     except ModelError as error:
-        if "network" not in str(error) or "\n" in str(error):
+        if "\n" in str(error):
             raise
         return NO_NETWORK
     return None
 
 
 def submit(case: Case) -> None:
-    """The script of a job."""
+    """The script of a job, which is written and not given to Slurm."""
     physics = ["--preset", "paper-2601.04104", *case.physics(), "--force", "exact"]
     case.call(1, "submit", *physics, "--dry-run", "--ntasks-per-node", 2, "--output", case.folder / "job")
 
 
 def analyze(case: Case) -> None:
-    """Numbers and figures, and the index for ParaView."""
+    """Numbers and figures on one rank; the index for ParaView on two."""
     case.call(1, "analyze", case.folder / "run", "--output", case.folder / "figures")
-    case.call(1, "analyze", case.folder / "run", "--xdmf")
+    case.call(2, "analyze", case.folder / "run", "--xdmf")
 
 
 COMMANDS: dict[str, Callable[[Case], str | None]] = {
@@ -196,8 +223,9 @@ def cell(command: Callable[[Case], str | None], case: Case) -> str:
 
 
 def cells(lattice: str, hamiltonian: str, periodic: bool) -> list[str]:
-    """The cells of a system; in a process of its own."""
+    """The cells of a system; in a process of its own, whose figures are coarse and not laid out."""
     torch.set_num_threads(1)
+    plots._STYLE.update({"savefig.dpi": 40, "figure.constrained_layout.use": False})
     with tempfile.TemporaryDirectory() as folder:
         case = Case(lattice, hamiltonian, periodic, Path(folder))
         return [cell(command, case) for command in COMMANDS.values()]

@@ -22,20 +22,24 @@ _ONE_SIGN = 0.7  # part of the rms of an error that its mean is where it has one
 
 @dataclass(frozen=True)
 class Subject:
-    """The judged force in words: ``name``, and remedies ``of_potential`` and ``of_force`` for both parts of its error."""
+    """The judged force in words: ``name``, and remedies ``of_potential`` and ``of_force`` for both parts of its error.
+
+    ``of_both``: one for both together, if the two said one after the other would repeat themselves.
+    """
 
     name: str
     of_potential: str = ""
     of_force: str = ""
+    of_both: str = ""
 
     @classmethod
     def of_network(cls, training: Mapping[str, object]) -> Subject:
         """A network, of whose card ``training`` tells if it has learned the electron number."""
-        learned = bool(training.get("electron_number"))
-        electrons = "label with --more-mu and train with training.electron_number"
-        if learned:
-            electrons = "train longer, a larger part of it with training.electron_number, or on more states like these"
-        return cls("the network", electrons, "train longer, or on more states like these (`hpc-holstein learn` collects them)")
+        more = "or on more states like these (`hpc-holstein learn` collects them)"
+        if training.get("electron_number"):
+            electrons = f"train longer, a larger part of it with training.electron_number, {more}"
+            return cls("the network", electrons, f"train longer, {more}", electrons)
+        return cls("the network", "label with --more-mu and train with training.electron_number", f"train longer, {more}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def verdict(found: Comparison, at_reference: NDArray[np.floating] | None, subjec
     if share >= _MOST:
         sentence = _in_one(f"{100 * share:.0f} % of the mean square error is {moved}", subject.of_potential)
     elif share >= _SOME:
-        both = " and ".join(filter(None, dict.fromkeys([subject.of_potential, subject.of_force])))
+        both = subject.of_both or " and ".join(filter(None, dict.fromkeys([subject.of_potential, subject.of_force])))
         sentence = _in_one(f"{100 * share:.0f} % of the mean square error is {moved}, the rest is its force", both)
     else:
         told = f"nearly all of the error is that of the force of {subject.name}, not of its chemical potential ({at})"

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from injected import catches
 
 from hpc_holstein.output import checkpoint
 from hpc_holstein.output.summary import finished
@@ -42,17 +43,11 @@ def started(folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def catches(process: subprocess.Popen[str]) -> bool:
-    """Whether its first line has run: before it a process has no code of ours that could note a signal."""
-    line = next(row for row in Path(f"/proc/{process.pid}/status").read_text().splitlines() if row.startswith("SigCgt"))
-    return bool(int(line.split()[1], 16) >> (signal.SIGUSR1 - 1) & 1)
-
-
 @pytest.fixture(scope="module")
 def seconds(tmp_path_factory: pytest.TempPathFactory) -> float:
     """That a run takes which nothing disturbs, from where it catches signals."""
     process = started(tmp_path_factory.mktemp("whole"))
-    while not catches(process):
+    while not catches(process.pid):
         time.sleep(0.001)
     start = time.monotonic()
     process.communicate(timeout=120)
@@ -66,7 +61,7 @@ def test_at_a_random_moment(tmp_path: Path, seconds: float, seed: int) -> None:
     last = seed % 3 > 0  # two of three in the last second
     moment = chance.uniform(max(0.0, seconds - 1.0), seconds) if last else chance.uniform(0.0, seconds)
     process = started(tmp_path)
-    while not catches(process):
+    while not catches(process.pid):
         time.sleep(0.001)
     time.sleep(moment)
     process.send_signal(number)

@@ -293,3 +293,12 @@ def test_the_verdict_on_forces_that_agree():
 @pytest.mark.parametrize(("training", "words"), [({}, "label with --more-mu"), ({"electron_number": 0.3}, "train longer")])
 def test_what_a_network_is_told_depends_on_its_training(training, words):
     assert Subject.of_network(training).of_potential.startswith(words)
+
+
+@pytest.mark.parametrize("training", [{}, {"electron_number": 0.3}])
+def test_the_verdict_on_both_parts_gives_each_remedy_once(training):
+    told = verdict(*judged(shift=0.05, wrong=0.6), Subject.of_network(training))
+    assert told.chemical_potential_share is not None
+    assert 0.1 < told.chemical_potential_share < 0.5
+    for words in ("train longer", "hpc-holstein learn", "training.electron_number"):
+        assert told.sentence.count(words) == 1
