@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hpc_holstein.cli.options import path, positive
 
-HELP = "order, domain growth, correlations and energies of a run; writes figures and analysis.json"
 DESCRIPTION = """\
 Figures and numbers of a run.
 

@@ -16,7 +16,6 @@ from hpc_holstein.cli.options import (
     providers,
 )
 
-HELP = "measure the time of a step on this machine, rank by rank"
 DESCRIPTION = """\
 How fast this machine runs the package, and how many ranks are worth asking for.
 

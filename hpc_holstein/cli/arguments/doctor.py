@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hpc_holstein.cli.options import add_config, add_physics, path
 
-HELP = "try out what this machine offers (MPI, threads, GPUs, HDF5, file locks, PETSc, force rates) and the time step"
 DESCRIPTION = """\
 What this machine offers to a run, each tried out for a moment, alone or under mpirun or srun.
 

@@ -7,7 +7,6 @@ import argparse
 from hpc_holstein.cli.options import add_config, add_keys, add_physics, cells, path, positive
 from hpc_holstein.output.spectrum_options import SpectrumOptions
 
-HELP = "densities of states, chemical and grand potential of a state; writes dos.csv, dos.json, dos.png"
 DESCRIPTION = "Densities of states, electron number and grand potential of a stored state, by KPM."
 EXAMPLE = """examples: hpc-holstein dos --run quench --at 10,12 --at 10,13
           mpirun -n 2 hpc-holstein dos --input states.h5 --snapshot 3 --kernel lorentz --resolution 0.05 --exact-omega"""

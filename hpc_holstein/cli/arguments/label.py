@@ -18,7 +18,6 @@ from hpc_holstein.cli.options import (
     whole,
 )
 
-HELP = "add forces to snapshots, or make labelled snapshots"
 DESCRIPTION = """\
 Forces for given snapshots, or labelled snapshots from scratch.
 

@@ -6,7 +6,6 @@ import argparse
 
 from hpc_holstein.cli.options import add_config, add_keys, add_physics, path, positive
 
-HELP = "explore, collect, label and retrain in rounds; goes on where it was ended"
 DESCRIPTION = """\
 A network finds the states that it does not know, and learns them.
 

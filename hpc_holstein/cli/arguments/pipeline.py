@@ -6,7 +6,6 @@ import argparse
 
 from hpc_holstein.cli.options import add_config, add_keys, add_physics
 
-HELP = "label, train, run and analyze as Slurm jobs; submits what is missing"
 DESCRIPTION = """\
 Label, train, run and analyze as Slurm jobs that wait for each other.
 

@@ -17,7 +17,6 @@ from hpc_holstein.cli.options import (
     providers,
 )
 
-HELP = "run the dynamics; writes trajectory.h5 and summary.json"
 DESCRIPTION = """\
 The dynamics of a configuration, alone or on the ranks that mpirun started.
 

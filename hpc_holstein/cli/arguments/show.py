@@ -6,7 +6,6 @@ import argparse
 
 from hpc_holstein.cli.options import name_or_path
 
-HELP = "say what a model, a snapshot file or a run is"
 DESCRIPTION = "A model, a data file or a run in words."
 EXAMPLE = "examples: hpc-holstein show default; hpc-holstein show data.h5; hpc-holstein show quench"
 

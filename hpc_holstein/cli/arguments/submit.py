@@ -7,7 +7,6 @@ import argparse
 from hpc_holstein.cli.arguments.run import add_arguments as add_run
 from hpc_holstein.cli.options import positive, whole
 
-HELP = "write and submit a Slurm job that runs a configuration to its end"
 DESCRIPTION = """\
 The same as run, as a Slurm job that goes on over time limits until all steps are done.
 

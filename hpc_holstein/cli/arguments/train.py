@@ -6,7 +6,6 @@ import argparse
 
 from hpc_holstein.cli.options import add_keys, add_physics, add_regimes, add_walltime, name_or_path, path, positive
 
-HELP = "train a network on labelled snapshots; writes model.safetensors, loss.csv, loss.png and metrics.json"
 DESCRIPTION = """\
 Labelled snapshots in, a model file out.
 

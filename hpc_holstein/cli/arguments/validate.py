@@ -16,7 +16,6 @@ from hpc_holstein.cli.options import (
     whole,
 )
 
-HELP = "compare forces on given snapshots or on the states of a run; writes validation.json and figures"
 DESCRIPTION = "One force provider against another, or against stored labels."
 EXAMPLE = """examples: hpc-holstein validate --run quench --reference exact --states 10 --budget
           hpc-holstein validate --run large --states 1 --reference petsc --sites 64
