@@ -20,6 +20,7 @@ from hpc_holstein.config.builders import model_facts
 from hpc_holstein.domain.partition import choose_grid, shown
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import replaced, require_writable
+from hpc_holstein.stop_signals import end_no_more
 
 _LEAST_REPEATS = 3
 _LATTICE = [512, 512]
@@ -46,7 +47,7 @@ def execute(args: argparse.Namespace, session: Session) -> int:
     how = How(args.time_steps, args.repeats, args.warm_up)
     setting, result = measure_step(config, session.transport, device, how, session.say)
     made = Record(args.what, machine, {**_common(config, session, how), **setting}, result)
-    session.on_root(lambda: made.write(path))
+    session.write_results(lambda: made.write(path))
     seconds = result["seconds"]
     session.say(
         f"{made.ranks} rank(s), {shown(setting['lattice'])}: {1e3 * seconds['median']:.4g} ms/step "
@@ -115,6 +116,7 @@ def _report(args: argparse.Namespace, session: Session) -> None:
         )
         for line in lines
     }
+    end_no_more()
     scaling(figure, points)
     with replaced(table) as temporary:
         temporary.write_text(f"{text}\n![scaling]({figure.name})\n", encoding="utf-8")

@@ -60,7 +60,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     thermal = found.thermodynamics(system.ensemble) if system.ensemble.kT > 0 else None
     exact = None if forces is None else probed(forces, local)
     facts |= {"config": config.toml(), **session.mpi_facts(), **provenance()}
-    session.on_root(lambda: _write(files, args, options, found, thermal, exact, facts))
+    session.write_results(lambda: _write(files, args, options, found, thermal, exact, facts))
     session.say(_in_words(found, system, thermal, exact))
     session.say("wrote " + ", ".join(str(path) for path in files.values()))
 

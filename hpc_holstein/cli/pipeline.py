@@ -20,6 +20,7 @@ from hpc_holstein.config import config_of_text, load_config
 from hpc_holstein.config.builders import require_dynamics
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.output.folder_lock import FolderLock
+from hpc_holstein.stop_signals import end_no_more
 
 _STATES = ("done", "running", "waiting", "failed", "missing")
 _ABSENT = ("failed", "missing")
@@ -48,6 +49,7 @@ def _submit_missing(study: Study, session: Session, dry_run: bool) -> None:
     _require_valid(study, resources)
     if not dry_run:
         slurm.require_slurm()
+    end_no_more()  # no job is submitted and then not noted
     with FolderLock(study.folder) as lock:
         lock.acquire()
         study.claim()

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from hpc_holstein.cli import launcher
 from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport, agreed
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.stop_signals import end_no_more
 
 _LISTED = 8  # ranks whose devices are listed one by one
 _LOG_SECONDS = 20.0  # between two progress lines where there is no terminal
@@ -101,6 +102,12 @@ class Session:
         with agreed(self.transport):
             if self.is_root:
                 work()
+
+    def write_results(self, work: Callable[[], object]) -> None:
+        """:meth:`on_root` for the results of a command, of which no signal on any rank leaves out a part.  Collective."""
+        end_no_more()
+        self.transport.barrier()
+        self.on_root(work)
 
     def mpi_facts(self) -> dict[str, str | int]:
         """Number of ranks and, under MPI, its library, as attributes of files."""

@@ -18,6 +18,7 @@ from hpc_holstein.config import Config, load_config, parse_assignment
 from hpc_holstein.config.builders import require_dynamics
 from hpc_holstein.domain.partition import check_grid, choose_grid
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.stop_signals import end_no_more
 
 
 def resources_of(args: argparse.Namespace, *below: argparse.Namespace) -> Resources:
@@ -67,6 +68,7 @@ def _submit(args: argparse.Namespace, session: Session) -> None:
         work=command("hpc-holstein", "run", *_words(args, given)),
         summary=command(summary),
     )
+    end_no_more()  # a job that is submitted is told
     script.write(path)
     session.say(f"wrote {path}")
     if args.dry_run:

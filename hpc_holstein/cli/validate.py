@@ -96,7 +96,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     written: list[Path] = []
     names = config.force.kind, args.reference
     content = {**_numbers(outcome, args.reference), **facts}
-    session.on_root(lambda: written.extend(result.write(content, lambda: _draw(files, outcome, names, system.lattice))))
+    session.write_results(lambda: written.extend(result.write(content, lambda: _draw(files, outcome, names, system.lattice))))
     session.say("wrote " + ", ".join(str(path) for path in written))
 
 
