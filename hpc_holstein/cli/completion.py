@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import shtab
 
-from hpc_holstein.cli.arguments import parser
+from hpc_holstein.cli import parser
 from hpc_holstein.config.folders import WITH_OPTIONS, available
 from hpc_holstein.config.kinds import loadable
 from hpc_holstein.config.loading import keys_of
@@ -89,9 +89,9 @@ def _words() -> dict[str, list[str]]:
         "reference": [*forces, "labels"],
         "start": ["default"],
         "what": ["default"],
-        "model": available("model"),
-        "device": ["auto", "cpu", "cuda"],
-        "dtype": _choices(ParallelSection, "dtype"),
+        "model.kind": available("model"),
+        "parallel.device": ["auto", "cpu", "cuda"],
+        "parallel.dtype": _choices(ParallelSection, "dtype"),
         "restart": ["auto", "never"],
         "hamiltonian.kind": available("hamiltonian"),
         "ensemble.kind": _choices(EnsembleSection, "kind"),

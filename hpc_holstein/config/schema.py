@@ -8,9 +8,7 @@ import tomli_w
 
 from hpc_holstein.config.folders import WITH_OPTIONS
 from hpc_holstein.config.kinds import Chosen, KindSection, OptionsSection, available, modelled, new_section
-from hpc_holstein.config.learn import LearnSection
 from hpc_holstein.config.observables import ObservableSection
-from hpc_holstein.config.pipeline import PipelineSection
 from hpc_holstein.config.sections import (
     Cells,
     DynamicsSection,
@@ -22,6 +20,7 @@ from hpc_holstein.config.sections import (
     Section,
     TrustSection,
 )
+from hpc_holstein.config.studies import LearnSection, PipelineSection
 from hpc_holstein.keys import key
 from hpc_holstein.training.fit_options import FitOptions
 

@@ -83,8 +83,8 @@ KEEPS_NOTHING = {
         "record.Record.write",
     ),
     "doctor": (["doctor"], "doctor._joined", None),
-    "pipeline": (["pipeline", *PRESET, "--dry-run"], "pipeline.load_config", "pipeline.FolderLock"),
-    "submit": (["submit", *PRESET, "--dry-run"], "submit.load_config", "submit.Script.write"),
+    "pipeline": (["pipeline", *PRESET, "--dry-run"], "pipeline.configuration", "pipeline.FolderLock"),
+    "submit": (["submit", *PRESET, "--dry-run"], "submit.configuration", "submit.Script.write"),
 }
 """Command line, a function before its results are there, and one while they are written."""
 
