@@ -12,6 +12,7 @@ def main() -> int:
     """The command line; signals count from here, while it is still importing, which takes seconds, to the end."""
     note_all()
     _open_streams()
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it looks for them in every installed package
     try:
         from hpc_holstein.cli import main as execute
 

@@ -6,9 +6,10 @@ or when the work is done, must neither be lost nor turn the end of the work into
 
 from __future__ import annotations
 
-import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -46,16 +47,37 @@ def noted_before() -> Noted | None:
     return noted if isinstance(noted, Noted) else None
 
 
-def act_at_once() -> None:
-    """For a command that nothing stops half-way: signals end it as they end any program, also those that were noted."""
+class EndedError(BaseException):
+    """A signal that ends a command which keeps nothing of its work, wherever that is; nobody takes it for an error."""
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """For a command that keeps nothing half-way: SIGTERM and SIGUSR1 raise :class:`EndedError`, also those that were noted."""
     noted = noted_before()
     if noted is None:
+        yield
         return
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    for number, count in noted.arrived.items():
-        if count:
-            os.kill(os.getpid(), number)
+    try:
+        for number in SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else _end)
+        for number, count in noted.arrived.items():
+            if count:
+                signal.raise_signal(number)
+        yield
+    finally:
+        note_all()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    note_all()  # another one does not disturb what is tidied up
+    raise EndedError(f"{signal.Signals(number).name} arrived")
+
+
+def end_no_more() -> None:
+    """The results are there and only have to be written: from here on such a command is done, whatever arrives."""
+    if signal.getsignal(signal.SIGTERM) is _end:
+        note_all()
 
 
 def ignore_all() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from hpc_holstein.batch.lines import TAB, command, comment, directive, log_pattern, printable, sbatch_words
 from hpc_holstein.batch.site import Site, site_path
 from hpc_holstein.errors import ConfigError, DataError
-from hpc_holstein.files import replaced
+from hpc_holstein.files import replace_text
 
 MARK = "Written by hpc-holstein"
 _WARNING_SECONDS = 120  # between USR1 and the time limit; a tenth of the limit where that is less
@@ -107,8 +107,7 @@ class Script:
             raise DataError(
                 f"{path} was not written by hpc-holstein and is never overwritten: move it or choose another --output"
             )
-        with replaced(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        replace_text(path, text)
 
     def _head(self) -> str:
         further = [option for options in (self.site.sbatch, self.resources.sbatch) for option in options]

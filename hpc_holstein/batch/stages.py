@@ -49,17 +49,17 @@ def _label(study: Study, items: Sequence[str]) -> dict[str, Any]:
 
 
 def _train(study: Study, items: Sequence[str]) -> dict[str, Any]:
-    """One file of all labels first; a network without its metrics is one whose writing was interrupted."""
-    model, metrics, data = (command(path) for path in (study.network, study.model / "metrics.json", study.data))
+    """On the labels of all jobs; a network without its metrics is one whose writing was interrupted."""
+    model, metrics = command(study.network), command(study.model / "metrics.json")
+    data = [study.labels(item) for item in study.items("label")]
     return {
         "task": [
             f"if [[ -e {model} ]]; then",
             f"    [[ ! -e {metrics} ]] || exit 0",
             f"    rm {model}",
             "fi",
-            f"[[ -e {data} ]] || {command('hpc-holstein', 'pipeline', study.settings, '--join-labels')} || exit",
         ],
-        "work": command("hpc-holstein", "train", study.data, study.settings, "--output", study.model),
+        "work": command("hpc-holstein", "train", *data, study.settings, "--output", study.model),
     }
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpc_holstein.batch.labels import joined, share
 from hpc_holstein.config import Config
 from hpc_holstein.config.sections import require_seeds
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.files import replaced
+from hpc_holstein.files import replace_text
 from hpc_holstein.output.summary import finished
-from hpc_holstein.training import dataset
 
 STAGES = ("label", "train", "run", "analyze")
 """In the order of their dependence; the items of each need those of the stage before it."""
@@ -24,54 +21,24 @@ _FREE_SECTIONS = ("output", "parallel", "health")
 _FREE_KEYS = ("preset", "dynamics.steps", "pipeline.seeds", *(f"pipeline.{stage}_resources" for stage in STAGES))
 
 
-@dataclass(frozen=True)
 class Study:
-    """The files of a study; ``config`` says what is wanted of it."""
+    """The files of a study; ``config`` says what is wanted of it.
 
-    config: Config
+    folder           root of the study
+    settings         configuration that its jobs read: later changes of the file of the user do not reach jobs that wait
+    submitted        record of what was submitted
+    all_labels       folder of the snapshots of the labelling jobs
+    model, network   folder of the network, and its file
+    logs             folder of the output of the jobs
+    """
 
-    def __post_init__(self) -> None:
-        require_seeds("dynamics.seed", self.config.dynamics.seed, self.config.pipeline.label_jobs, "pipeline.label_jobs")
-
-    @property
-    def folder(self) -> Path:
-        """Root folder of the study."""
-        return Path(self.config.pipeline.folder)
-
-    @property
-    def settings(self) -> Path:
-        """The configuration that its jobs read: later changes of the file of the user do not reach jobs that wait."""
-        return self.folder / "config.toml"
-
-    @property
-    def submitted(self) -> Path:
-        """Record of what was submitted."""
-        return self.folder / "jobs.json"
-
-    @property
-    def data(self) -> Path:
-        """All labelled snapshots."""
-        return self.folder / "data.h5"
-
-    @property
-    def model(self) -> Path:
-        """Folder of the network."""
-        return self.folder / "model"
-
-    @property
-    def network(self) -> Path:
-        """The network."""
-        return self.model / "model.safetensors"
-
-    @property
-    def all_labels(self) -> Path:
-        """Folder of the snapshots of the labelling jobs."""
-        return self.folder / "labels"
-
-    @property
-    def logs(self) -> Path:
-        """Folder of the output of the jobs."""
-        return self.folder / "logs"
+    def __init__(self, config: Config) -> None:
+        require_seeds("dynamics.seed", config.dynamics.seed, config.pipeline.label_jobs, "pipeline.label_jobs")
+        self.config = config
+        self.folder = folder = Path(config.pipeline.folder)
+        self.settings, self.submitted, self.logs = folder / "config.toml", folder / "jobs.json", folder / "logs"
+        self.all_labels, self.model = folder / "labels", folder / "model"
+        self.network = self.model / "model.safetensors"
 
     def labels(self, item: str) -> Path:
         """Snapshots of one labelling job."""
@@ -104,7 +71,7 @@ class Study:
     def done(self, stage: str, item: str) -> bool:
         """True if an item is there, whole."""
         if stage == "label":
-            return self.labels(item).exists() or self.data.exists() or self.done("train", "model")
+            return self.labels(item).exists() or self.done("train", "model")
         if stage == "train":
             return self.network.exists() and (self.model / "metrics.json").exists()
         if stage == "run":
@@ -126,12 +93,6 @@ class Study:
     def claim(self) -> None:
         """Store the configuration; ConfigError where the folder holds a study of another one."""
         store_settings(self.settings, self.config.toml(), deciding_keys, "is a study", "pipeline.folder")
-
-    def join_labels(self) -> int:
-        """One file of all parts, quenches numbered through; returns the number of its snapshots."""
-        made = joined([dataset.read(self.labels(item), require_labels=True) for item in self.items("label")])
-        dataset.write(self.data, made)
-        return len(made)
 
 
 def deciding_keys(text: str) -> dict[str, Any]:
@@ -158,5 +119,9 @@ def store_settings(
                     f"{settings.parent} {what_it_does} with {key} = {there.get(key)} and here it is {here.get(key)}: choose "
                     f"another {other}, or go back to that value"
                 )
-    with replaced(settings) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    replace_text(settings, text)
+
+
+def share(total: int, parts: int, part: int) -> int:
+    """Number of ``total`` pieces that ``part`` gets; the first ones get one more where it does not divide."""
+    return total // parts + (part < total % parts)

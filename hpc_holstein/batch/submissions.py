@@ -10,7 +10,7 @@ from pathlib import Path
 from hpc_holstein.batch.slurm import LiveJob
 from hpc_holstein.batch.study import STAGES, Study
 from hpc_holstein.errors import DataError
-from hpc_holstein.files import replaced
+from hpc_holstein.files import replace_text
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ def read(path: Path) -> list[Submitted]:
 
 def write(path: Path, submitted: Sequence[Submitted]) -> None:
     """Store them."""
-    with replaced(path) as temporary:
-        temporary.write_text(json.dumps([vars(one) for one in submitted], indent=1) + "\n", encoding="utf-8")
+    replace_text(path, json.dumps([vars(one) for one in submitted], indent=1) + "\n")
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,33 @@
 """The command line: ``hpc-holstein COMMAND``.
 
-``arguments/`` says what the commands take; a command is executed by the file of its name in this folder, which is loaded once
+``arguments`` says what the commands take; a command is executed by the file of its name in this folder, which is loaded once
 the arguments are known to be good, since the libraries that compute take seconds to load.
 """
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+import hpc_holstein
 from hpc_holstein.cli import launcher
-from hpc_holstein.cli.arguments import parse, parser
-from hpc_holstein.cli.options import check_early
+from hpc_holstein.cli.arguments import COMMANDS
+from hpc_holstein.cli.options import Parser, check_early
 from hpc_holstein.errors import HolsteinError
+
+_DESCRIPTION = """\
+Adiabatic dynamics of the Holstein model on large lattices: electrons in equilibrium at each step, classical coordinates of the
+lattice, forces from a trained network, from exact diagonalization or from solvers whose cost is linear in the sites.
+"""
+_EPILOG = """\
+hpc-holstein COMMAND --help says what a command takes; keys of the configuration are in the reference of the documentation.
+example: hpc-holstein run --preset paper-2601.04104 --lattice 40x40 --steps 200 --output quench
+"""
+_STYLE = argparse.RawDescriptionHelpFormatter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,4 +51,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return execute(args)
 
 
-__all__ = ["main", "parser"]
+class _PrintCompletion(argparse.Action):
+    """``--print-completion SHELL``: print the script and leave."""
+
+    def __init__(self, option_strings: list[str], dest: str, **settings: Any) -> None:
+        super().__init__(option_strings, dest, metavar="bash|zsh", default=argparse.SUPPRESS, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
+        """Print for the shell that is given."""
+        from hpc_holstein.cli.completion import script
+
+        print(script(given[1]))
+        parser.exit()
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands; if ``command`` is given, with the arguments of that one alone, which takes less time."""
+    top = Parser(prog="hpc-holstein", description=_DESCRIPTION, formatter_class=_STYLE, epilog=_EPILOG)
+    top.add_argument("--version", action="version", version=f"hpc-holstein {hpc_holstein.__version__}")
+    top.add_argument("--print-completion", action=_PrintCompletion, help="print the completion script of a shell")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, one in COMMANDS.items():
+        made = commands.add_parser(name, help=one.told, formatter_class=_STYLE)
+        if command in (None, name):
+            made.description, made.epilog = inspect.getdoc(one.add), one.epilog
+            one.add(made)
+    return top
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command line."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    return parser(command).parse_args(words)

@@ -27,6 +27,7 @@ from hpc_holstein.output.analysis import (
 from hpc_holstein.output.derived import Derived, Made
 from hpc_holstein.output.order import Order
 from hpc_holstein.output.xdmf import write_xdmf
+from hpc_holstein.stop_signals import end_no_more
 from hpc_holstein.storage.trajectory import Trajectory, open_trajectory, trajectory_of
 
 
@@ -106,6 +107,7 @@ def _analyze(args: argparse.Namespace, session: Session) -> None:
         write_numbers(arrays, chosen)
         return [*plots_run.draw(folder, chosen), arrays]
 
+    end_no_more()
     result.write(content, draw)
     session.say(f"{content['snapshots']} snapshots up to step {content['steps']}")
     session.say_all(chosen.left_out)

@@ -13,13 +13,14 @@ import torch
 from hpc_holstein.bench import record, report
 from hpc_holstein.bench.record import Record
 from hpc_holstein.bench.step import How, measure_step
-from hpc_holstein.cli.options import default_preset, force_overrides, overrides, require_one_run
+from hpc_holstein.cli.options import configuration, overrides, require_one_run
 from hpc_holstein.cli.session import Session, require_launcher
-from hpc_holstein.config import Config, load_config
+from hpc_holstein.config import Config
 from hpc_holstein.config.builders import model_facts
 from hpc_holstein.domain.partition import choose_grid, shown
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.files import replaced, require_writable
+from hpc_holstein.files import replace_text, require_writable
+from hpc_holstein.stop_signals import end_no_more
 
 _LEAST_REPEATS = 3
 _LATTICE = [512, 512]
@@ -35,7 +36,7 @@ def execute(args: argparse.Namespace, session: Session) -> int:
         raise ConfigError(f"--repeats {args.repeats} tell no spread: give {_LEAST_REPEATS} or more")
     config = _config(args, session)
     path = args.output / _file_name(args, config, session.transport.size)
-    if args.skip_existing and session.transport.bcast(path.exists()):
+    if args.skip_existing and session.on_root(path.exists):
         session.say(f"{path} is there already")
         return os.EX_OK
     session.on_root(lambda: require_writable(path))
@@ -46,7 +47,7 @@ def execute(args: argparse.Namespace, session: Session) -> int:
     how = How(args.time_steps, args.repeats, args.warm_up)
     setting, result = measure_step(config, session.transport, device, how, session.say)
     made = Record(args.what, machine, {**_common(config, session, how), **setting}, result)
-    session.on_root(lambda: made.write(path))
+    session.write_results(lambda: made.write(path))
     seconds = result["seconds"]
     session.say(
         f"{made.ranks} rank(s), {shown(setting['lattice'])}: {1e3 * seconds['median']:.4g} ms/step "
@@ -59,15 +60,15 @@ def execute(args: argparse.Namespace, session: Session) -> int:
 
 def _config(args: argparse.Namespace, session: Session) -> Config:
     """The configuration with the lattice of this point."""
-    given = {**(force_overrides(args.force) if args.force else {}), **overrides(args)}
+    below: dict[str, Any] = {} if args.config is not None else {"lattice.extent": _LATTICE}
     if args.what == "weak":
+        if "lattice.extent" in overrides(args):
+            raise ConfigError("lattice.extent follows from the tile of each rank: give --lattice-per-rank instead")
         ranks = session.transport.size
-        grid = args.grid or choose_grid(ranks, (ranks,) * len(args.lattice_per_rank))
-        given["parallel.grid"] = list(grid)
-        given["lattice.extent"] = [n * parts for n, parts in zip(args.lattice_per_rank, grid, strict=True)]
-    elif "lattice.extent" not in given and args.config is None:
-        given["lattice.extent"] = _LATTICE
-    config = load_config(args.config, default_preset(args), given)
+        grid = getattr(args, "parallel.grid") or choose_grid(ranks, (ranks,) * len(args.lattice_per_rank))
+        extent = [n * parts for n, parts in zip(args.lattice_per_rank, grid, strict=True)]
+        below = {"parallel.grid": list(grid), "lattice.extent": extent}
+    config = configuration(args, below)
     require_one_run(config, "bench", "")
     return config
 
@@ -115,7 +116,7 @@ def _report(args: argparse.Namespace, session: Session) -> None:
         )
         for line in lines
     }
+    end_no_more()
     scaling(figure, points)
-    with replaced(table) as temporary:
-        temporary.write_text(f"{text}\n![scaling]({figure.name})\n", encoding="utf-8")
+    replace_text(table, f"{text}\n![scaling]({figure.name})\n")
     session.say(f"wrote {table} and {figure.name} beside it")

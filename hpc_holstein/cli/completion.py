@@ -6,8 +6,14 @@ import argparse
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
+import shtab
+
+from hpc_holstein.cli import parser
 from hpc_holstein.config.folders import WITH_OPTIONS, available
+from hpc_holstein.config.kinds import loadable
+from hpc_holstein.config.loading import keys_of
 from hpc_holstein.config.presets import PRESETS
+from hpc_holstein.config.sections import DynamicsSection, EnsembleSection, ParallelSection
 from hpc_holstein.errors import ConfigError
 
 SHELLS = ("bash", "zsh")
@@ -37,27 +43,10 @@ complete -o bashdefault -F _hpc_holstein_complete hpc-holstein
 """
 
 
-class PrintCompletion(argparse.Action):
-    """``--print-completion SHELL``: print the script and leave."""
-
-    def __init__(self, option_strings: list[str], dest: str, **settings: Any) -> None:
-        super().__init__(option_strings, dest, metavar="|".join(SHELLS), default=argparse.SUPPRESS, **settings)
-
-    def __call__(self, parser: argparse.ArgumentParser, *given: Any) -> None:
-        """Print for the shell that is given."""
-        shell = given[1]
-        if shell not in SHELLS:
-            raise ConfigError(f"--print-completion {shell} is not known: choose from {', '.join(SHELLS)}")
-        print(script(shell))
-        parser.exit()
-
-
 def script(shell: str) -> str:
-    """The completion script of ``shell``."""
-    import shtab
-
-    from hpc_holstein.cli.arguments import parser
-
+    """The completion script of ``shell``; ConfigError for one that is not known."""
+    if shell not in SHELLS:
+        raise ConfigError(f"--print-completion {shell} is not known: choose from {', '.join(SHELLS)}")
     top, words = parser(), _words()
     for action in _actions(top):
         if action.dest in words:
@@ -88,10 +77,6 @@ def _preamble(shell: str, words: Mapping[str, Iterable[str]]) -> str:
 
 def _words() -> dict[str, list[str]]:
     """Name of an argument -> what may stand there."""
-    from hpc_holstein.config.kinds import loadable
-    from hpc_holstein.config.loading import keys_of
-    from hpc_holstein.config.sections import DynamicsSection, EnsembleSection, ParallelSection
-
     forces = [*available("force"), "default"]
     keys = {key for key in keys_of({}) if "." in key}
     for section in WITH_OPTIONS:
@@ -104,9 +89,9 @@ def _words() -> dict[str, list[str]]:
         "reference": [*forces, "labels"],
         "start": ["default"],
         "what": ["default"],
-        "model": available("model"),
-        "device": ["auto", "cpu", "cuda"],
-        "dtype": _choices(ParallelSection, "dtype"),
+        "model.kind": available("model"),
+        "parallel.device": ["auto", "cpu", "cuda"],
+        "parallel.dtype": _choices(ParallelSection, "dtype"),
         "restart": ["auto", "never"],
         "hamiltonian.kind": available("hamiltonian"),
         "ensemble.kind": _choices(EnsembleSection, "kind"),

@@ -11,10 +11,9 @@ from pathlib import Path
 from shutil import rmtree
 
 from hpc_holstein.cli import probes_machine, probes_numerics
-from hpc_holstein.cli.options import default_preset, overrides
-from hpc_holstein.cli.probes import Finding, Place, Probe
+from hpc_holstein.cli.options import configuration
+from hpc_holstein.cli.probes_machine import Finding, Place, Probe
 from hpc_holstein.cli.session import Session
-from hpc_holstein.config import load_config
 
 PROBES: tuple[Probe, ...] = (*probes_machine.PROBES, *probes_numerics.PROBES)
 _FAILED = 2
@@ -23,11 +22,9 @@ _WIDTH = 2 + max(len(probe.name) for probe in PROBES)
 
 def execute(args: argparse.Namespace, session: Session) -> int:
     """Run all probes and print the table; returns the exit code."""
-    config = load_config(args.config, default_preset(args), overrides(args))
+    config = configuration(args)
     device = session.use(config.parallel.threads, config.parallel.device)
-    found: list[str] = []
-    session.on_root(lambda: found.append(_scratch(args.output)))
-    folder = Path(session.transport.bcast(found[0] if found else ""))
+    folder = Path(session.on_root(lambda: _scratch(args.output)))
     place = Place(session, device, folder, str(args.output), config)
     failed = 0
     try:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from hpc_holstein.cli.options import default_preset, overrides, site_axes
-from hpc_holstein.cli.session import Session
-from hpc_holstein.config import Config, config_of_text, load_config
+from hpc_holstein.cli.options import configuration, overrides, site_axes
+from hpc_holstein.cli.session import Bar, Session
+from hpc_holstein.config import Config, config_of_text
 from hpc_holstein.config.builders import System, build_system
 from hpc_holstein.config.same_physics import another_system, require_fit
 from hpc_holstein.domain.halo import CartesianDomain
@@ -27,12 +25,10 @@ from hpc_holstein.forces import kpm
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.provenance import UNITS, provenance, write_json
-from hpc_holstein.output.spectrum import Estimate, Progress, Spectrum, Thermodynamics, probed, spectrum
+from hpc_holstein.output.spectrum import Estimate, Spectrum, Thermodynamics, probed, spectrum
 from hpc_holstein.output.spectrum_options import SpectrumOptions
 from hpc_holstein.storage.trajectory import open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
-
-_LOG_SECONDS = 20.0  # between two progress lines where there is no terminal
 
 
 def execute(args: argparse.Namespace, session: Session) -> None:
@@ -44,7 +40,8 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     config, q, facts = _from_run(args, session) if args.run else _from_file(args)
     device = session.use(config.parallel.threads, config.parallel.device)
     system = build_system(config)
-    grid = config.parallel.grid if args.grid or not args.run else None  # that of the run was for its own ranks
+    asked = not args.run or "parallel.grid" in overrides(args)  # that of the run was for its own ranks
+    grid = config.parallel.grid if asked else None
     domain = CartesianDomain(system.lattice, session.transport, grid=grid, device=device)
     at = _numbers(args.at, system.lattice)
     tile = tuple(slice(*span) for span in domain.owned)
@@ -56,11 +53,12 @@ def execute(args: argparse.Namespace, session: Session) -> None:
         f"{shown(config.lattice.extent)} cells, {options.vectors} random vectors, {len(at)} single sites, "
         f"{options.kernel} kernel, resolution {options.resolution:g} t_nn"
     )
-    found = spectrum(system.hamiltonian, domain, local, options, system.ensemble.kT, at, _progress(session))
+    with Bar(session, "moment") as bar:
+        found = spectrum(system.hamiltonian, domain, local, options, system.ensemble.kT, at, partial(bar, "spectrum"))
     thermal = found.thermodynamics(system.ensemble) if system.ensemble.kT > 0 else None
     exact = None if forces is None else probed(forces, local)
     facts |= {"config": config.toml(), **session.mpi_facts(), **provenance()}
-    session.on_root(lambda: _write(files, args, options, found, thermal, exact, facts))
+    session.write_results(lambda: _write(files, args, options, found, thermal, exact, facts))
     session.say(_in_words(found, system, thermal, exact))
     session.say("wrote " + ", ".join(str(path) for path in files.values()))
 
@@ -98,8 +96,8 @@ def _from_run(args: argparse.Namespace, session: Session) -> tuple[Config, torch
 
 
 def _from_file(args: argparse.Namespace) -> tuple[Config, torch.Tensor, dict[str, Any]]:
-    snapshots = dataset.read(args.input, axes=site_axes(args, overrides(args)))
-    config = load_config(args.config, default_preset(args), {"lattice.extent": list(snapshots.extent), **overrides(args)})
+    snapshots = dataset.read(args.input, axes=site_axes(args))
+    config = configuration(args, {"lattice.extent": list(snapshots.extent)})
     require_fit(snapshots, args.input, build_system(config))
     count = len(snapshots)
     if not -count <= args.snapshot < count:
@@ -186,25 +184,3 @@ def _with_error(one: Estimate) -> str:
         return f"{one.value:.6g}"
     digits = max(0, 1 - math.floor(math.log10(one.error)))
     return f"{one.value:.{digits}f} +- {one.error:.{digits}f}"
-
-
-def _progress(session: Session) -> Progress | None:
-    """A bar on a terminal, otherwise a line now and then; rank 0 alone."""
-    if not session.is_root:
-        return None
-    bar = tqdm(unit="moment", leave=False) if sys.stderr.isatty() else None
-    start = spoken = time.monotonic()
-
-    def tell(done: int, total: int) -> None:
-        nonlocal spoken
-        now = time.monotonic()
-        if bar is not None:
-            bar.total = total
-            bar.update(done - bar.n)
-            if done == total:
-                bar.close()
-        elif now - spoken > _LOG_SECONDS:
-            spoken = now
-            session.say(f"moments: {100 * done / total:.0f} %, {(now - start) * (total - done) / done:.0f} s to go")
-
-    return tell

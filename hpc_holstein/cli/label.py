@@ -6,27 +6,11 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from hpc_holstein.cli.arguments.label import MORE_MU, MU_WIDTH
-from hpc_holstein.cli.ending import stoppable
-from hpc_holstein.cli.options import (
-    default_preset,
-    force_overrides,
-    overrides,
-    require_no_keys,
-    site_axes,
-)
-from hpc_holstein.cli.session import Bar, Session
-from hpc_holstein.config import TRAINING_EXTENT, Config, load_config
-from hpc_holstein.config.builders import (
-    System,
-    build_integrator,
-    build_system,
-    forces_maker,
-    provider_facts,
-    require_forces,
-    scaling_told,
-    watch_maker,
-)
+from hpc_holstein.cli.arguments import MORE_MU, MU_WIDTH
+from hpc_holstein.cli.options import configuration, default_preset, force_overrides, overrides, require_no_dynamics, site_axes
+from hpc_holstein.cli.session import Bar, Session, stoppable
+from hpc_holstein.config import TRAINING_EXTENT, Config, builders, load_config
+from hpc_holstein.config.builders import System
 from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.domain.partition import shown
 from hpc_holstein.errors import ConfigError
@@ -50,14 +34,14 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 
 
 def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
-    config = load_config(args.config, default_preset(args), _overrides(args))
+    config = configuration(args, _extent(args))
     session.on_root(lambda: require_writable(args.output))
     device = session.use(config.parallel.threads, config.parallel.device)
-    system = build_system(config)
+    system = builders.build_system(config)
     if args.input is None:  # who labels comes after the quenches
-        require_forces(config.force, system)
-    session.say_all(scaling_told(config.force, system))
-    labels: dict[str, Any] = {**provider_facts(config.force, system.lattice, system.ensemble)}
+        builders.require_forces(config.force, system)
+    session.say_all(builders.scaling_told(config.force, system))
+    labels: dict[str, Any] = {**builders.provider_facts(config.force, system.lattice, system.ensemble)}
     labels |= dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
     labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
     _require_memory(args, config, system, session)
@@ -71,7 +55,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         common: dict[str, Any] = {
             "lattice": system.lattice,
             "transport": session.transport,
-            "make_forces": forces_maker(system, config.force),
+            "make_forces": builders.forces_maker(system, config.force),
             "label_attributes": labels,
             "device": device,
             "progress": bar,
@@ -80,7 +64,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         }
         if args.input is not None:
             states = dataset.read(args.input, axes=SiteAxes.of(system.lattice))
-            require_fit(states, args.input, system, lambda meant: require_forces(config.force, meant))
+            require_fit(states, args.input, system, lambda meant: builders.require_forces(config.force, meant))
             made = label_file(args.input, args.output, **common)
         else:
             attributes = dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
@@ -98,7 +82,7 @@ def _require_memory(args: argparse.Namespace, config: Config, system: System, se
         along = (args.quenches or 0) * min(args.per_quench or _PER_QUENCH, steps + 1)
         count, told = (args.random or 0) + along, f"snapshots of {shown(config.lattice.extent)} cells"
     else:
-        count, told = len(dataset.read(args.input, axes=site_axes(args, overrides(args)))), f"snapshots of {args.input}"
+        count, told = len(dataset.read(args.input, axes=site_axes(args))), f"snapshots of {args.input}"
     told, more_told = f"{count} {told}", f"{more} further chemical potentials (--more-mu) of {count} {told}"
 
     def require() -> None:
@@ -113,16 +97,15 @@ def _require_consistent(args: argparse.Namespace) -> None:
     """Either a file comes in, or snapshots are made."""
     making = [name for name in ("random", "quenches") if getattr(args, name) is not None]
     if args.input is not None:
-        odd = [name for name in (*_DRAWING, "lattice") if getattr(args, name)]
+        odd = [name for name in (*_DRAWING, "lattice.extent") if getattr(args, name)]
         if odd:
-            raise ConfigError(
-                f"--{odd[0].replace('_', '-')} has no meaning with --input, which brings its own states: remove it"
-            )
+            option = odd[0].partition(".")[0].replace("_", "-")
+            raise ConfigError(f"--{option} has no meaning with --input, which brings its own states: remove it")
     elif not making:
         raise ConfigError("nothing to label: give --input FILE, or --random N and --quenches N to make snapshots")
     driving = [name for name in _ALONG_QUENCHES if getattr(args, name)]
     if args.input is not None or args.quenches is None:
-        require_no_keys(args, "dynamics", "without quenches: give --quenches N, or remove it")
+        require_no_dynamics(args, "without quenches: give --quenches N, or remove it")
     if args.input is None and args.quenches is None and driving:
         raise ConfigError(f"--{driving[0].replace('_', '-')} has no meaning without quenches: give --quenches N or remove it")
 
@@ -136,14 +119,11 @@ def _further(args: argparse.Namespace, config: Config, system: System, labeller:
     return FurtherPotentials(number, args.mu_width or MU_WIDTH, config.dynamics.seed) if number else None
 
 
-def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """The extent comes from the input, the command line, the configuration file, or the training lattice of the preset."""
-    given: dict[str, Any] = {}
+def _extent(args: argparse.Namespace) -> dict[str, list[int]]:
+    """The extent of the input, or the training lattice of the preset where there is no configuration file."""
     if args.input is not None:
-        given["lattice.extent"] = list(dataset.read(args.input, axes=site_axes(args, overrides(args))).extent)
-    elif args.config is None:
-        given["lattice.extent"] = list(TRAINING_EXTENT[str(default_preset(args))])
-    return {**given, **force_overrides(args.force), **overrides(args)}
+        return {"lattice.extent": list(dataset.read(args.input, axes=site_axes(args)).extent)}
+    return {} if args.config is not None else {"lattice.extent": list(TRAINING_EXTENT[str(default_preset(args))])}
 
 
 def _labeller(args: argparse.Namespace) -> str:
@@ -165,7 +145,7 @@ def _plans(args: argparse.Namespace, config: Config, system: System) -> dict[str
             given = {key: value for key, value in overrides(args).items() if not key.startswith("force.")}
             driver = args.path_force
             section = load_config(args.config, default_preset(args), {**given, **force_overrides(driver)}).force
-        require_forces(section, system)
+        builders.require_forces(section, system)
         steps, count = args.quench_steps or _QUENCH_STEPS, args.per_quench or _PER_QUENCH
         plans["quenches"] = QuenchPlan(
             count=args.quenches,
@@ -173,10 +153,10 @@ def _plans(args: argparse.Namespace, config: Config, system: System) -> dict[str
             q_std=q_std,
             velocity_std=config.initial.velocity_std,
             seed=seed,
-            integrator=build_integrator(config, system),
-            make_forces=forces_maker(system, section, mixed=config.parallel.dtype == "mixed"),
+            integrator=builders.build_integrator(config, system),
+            make_forces=builders.forces_maker(system, section, mixed=config.parallel.dtype == "mixed"),
             path=driver,
-            make_watch=watch_maker(config, system),
+            make_watch=builders.watch_maker(config, system),
             components=components,
         )
     return plans

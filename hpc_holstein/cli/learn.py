@@ -5,20 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 from hpc_holstein.batch.study import deciding_keys, store_settings
-from hpc_holstein.cli import label, run, train
-from hpc_holstein.cli.arguments import parser
-from hpc_holstein.cli.options import force_overrides, overrides, require_one_run
+from hpc_holstein.cli import label, parser, run, train
+from hpc_holstein.cli.options import configuration, force_overrides, require_one_run
 from hpc_holstein.cli.restart import Folder
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_with
-from hpc_holstein.config import Config, config_of_text, fit_options, load_config
+from hpc_holstein.config import Config, config_of_text, fit_options
 from hpc_holstein.config.builders import build_system, provider_facts, require_dynamics, require_forces
 from hpc_holstein.config.kinds import site_axes
 from hpc_holstein.config.same_physics import require_fit
@@ -31,8 +30,6 @@ from hpc_holstein.output.provenance import provenance
 from hpc_holstein.output.summary import finished, read_summary
 from hpc_holstein.simulation import StopSignals
 from hpc_holstein.training import dataset
-
-T = TypeVar("T")
 
 _FREE = ("learn.rounds", "learn.folder")
 _COLUMNS = {
@@ -47,10 +44,8 @@ _COLUMNS = {
 
 def execute(args: argparse.Namespace, session: Session) -> int:
     """All rounds; returns the exit code, 75 where a run was stopped."""
-    folder = None if args.output is None else str(args.output)
-    given = {"learn.rounds": args.rounds, "learn.folder": folder, **overrides(args)}
     with StopSignals():  # also between the commands that it calls, which know what has arrived
-        return _execute(Learning(load_config(args.config, args.preset, given), session), session)
+        return _execute(Learning(configuration(args), session), session)
 
 
 def _execute(learning: Learning, session: Session) -> int:
@@ -127,12 +122,9 @@ class Learning:
 
     def after(self, number: int, networks: Sequence[str]) -> list[str]:
         """The network and its committee after a round; those of ``networks`` stay if their training was refused."""
-
-        def found() -> list[str]:
-            pairs = zip(self.models(number), [*networks, *self.models(number)[len(networks) :]], strict=False)
-            return [new if Path(new).exists() else old for new, old in pairs]
-
-        return self._on_root(found)
+        made = self.models(number)
+        pairs = zip(made, [*networks, *made[len(networks) :]], strict=True)
+        return self.session.on_root(lambda: [new if Path(new).exists() else old for new, old in pairs])
 
     def check(self) -> None:
         """On the root: raise what would end a later part, before any work."""
@@ -171,7 +163,7 @@ class Learning:
     def round(self, number: int, networks: Sequence[str]) -> dict[str, Any] | None:
         """Explore with ``networks``, label, train; what it found, None where a run was stopped."""
         done = self.of_round(number) / "round.json"
-        row = self._on_root(lambda: _row_in(done))
+        row = self.session.on_root(lambda: _row_in(done))
         if row is not None:
             return row
         ones = range(1, self.settings.runs + 1)
@@ -180,10 +172,10 @@ class Learning:
                 return None
         for one in ones:
             self._label(number, one)
-        if self._on_root(lambda: any(self.labelled(number, one).exists() for one in ones)):
+        if self.session.on_root(lambda: any(self.labelled(number, one).exists() for one in ones)):
             for member in range(self.settings.members + 1):
                 self._train(number, member, networks[member] if member < len(networks) else None)
-        row = self._on_root(lambda: self._row(number))
+        row = self.session.on_root(lambda: self._row(number))
         self.session.on_root(lambda: replace_text(done, json.dumps(row, indent=2) + "\n"))
         return row
 
@@ -192,10 +184,10 @@ class Learning:
         folder, steps = self.run_folder(number, one), self.config.dynamics.steps
         ended = folder.path / "ended.txt"
         seed = self.config.dynamics.seed + (number - 1) * self.settings.runs + one - 1
-        if self._on_root(lambda: finished(folder.path, steps, seed) or ended.exists()):
+        if self.session.on_root(lambda: finished(folder.path, steps, seed) or ended.exists()):
             return True
         settings = self.of_round(number) / "explore.toml"
-        extent = self._on_root(lambda: list(dataset.read(str(self.settings.data)).extent))
+        extent = self.session.on_root(lambda: list(dataset.read(str(self.settings.data)).extent))
         force = {"force.model": networks[0], "force.committee": list(networks[1:])}
         explore = {"trust.action": "collect", "lattice.extent": extent, **force}
         self.session.on_root(lambda: replace_text(settings, config_of_text(self.config.toml(), explore).toml()))
@@ -210,7 +202,7 @@ class Learning:
     def _label(self, number: int, one: int) -> None:
         """Labels for what a run collected, if it did."""
         states, labelled = self.run_folder(number, one).collected, self.labelled(number, one)
-        if self._on_root(lambda: states.exists() and not labelled.exists()):
+        if self.session.on_root(lambda: states.exists() and not labelled.exists()):
             settings = self.of_round(number) / "explore.toml"
             self._call(label, settings, "--input", states, "--force", self.settings.labeller, "--output", labelled)
 
@@ -218,9 +210,9 @@ class Learning:
         """A network on all data up to a round, from the weights of ``start`` where these fit, which stays if that fails."""
         folder = self.of_round(number) / f"model-{member}"
         refused = folder / "refused.txt"
-        if self._on_root(lambda: refused.exists() or _is_trained(folder)):
+        if self.session.on_root(lambda: refused.exists() or _is_trained(folder)):
             return
-        data = self._on_root(lambda: self._data(number))
+        data = self.session.on_root(lambda: self._data(number))
         warm = ["--from", start] if start is not None and train.can_start(start, self.config) else []
         seed = fit_options(self.config).seed + member
         origin = f"from the weights of {start}" if warm else "from random weights"
@@ -234,7 +226,7 @@ class Learning:
             self.session.say(sentence)
             self.session.on_root(lambda: replace_text(refused, f"{sentence}\n"))
             return
-        mse = self._on_root(lambda: _validation_mse(folder))
+        mse = self.session.on_root(lambda: _validation_mse(folder))
         self.session.say(f"trained {folder}: validation MSE {mse:.3g} (t_nn/a)^2")
 
     def _data(self, number: int) -> list[str]:
@@ -267,13 +259,6 @@ class Learning:
         session = replace(self.session, quiet=True) if quietly else self.session
         code: int | None = command.execute(args, session)
         return code or os.EX_OK
-
-    def _on_root(self, work: Callable[[], T]) -> T:
-        """Result of ``work`` on rank 0, on every rank."""
-        found: list[T] = []
-        self.session.on_root(lambda: found.append(work()))
-        result: T = self.session.transport.bcast(found[0] if found else None)  # type: ignore[assignment]
-        return result
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -12,14 +12,15 @@ from hpc_holstein.batch.script import Resources
 from hpc_holstein.batch.stages import stage_script
 from hpc_holstein.batch.study import STAGES, Study
 from hpc_holstein.batch.submissions import Item, Submitted
-from hpc_holstein.cli.arguments.submit import add_resources
-from hpc_holstein.cli.options import Parser, force_overrides, overrides
+from hpc_holstein.cli.arguments import add_resources
+from hpc_holstein.cli.options import Parser, configuration, force_overrides
 from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.submit import require_ranks, resources_of
-from hpc_holstein.config import config_of_text, load_config
+from hpc_holstein.config import config_of_text
 from hpc_holstein.config.builders import require_dynamics
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.output.folder_lock import FolderLock
+from hpc_holstein.stop_signals import end_no_more
 
 _STATES = ("done", "running", "waiting", "failed", "missing")
 _ABSENT = ("failed", "missing")
@@ -31,10 +32,8 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 
 
 def _execute(args: argparse.Namespace, session: Session) -> None:
-    study = Study(load_config(args.config, args.preset, overrides(args)))
-    if args.join_labels:
-        session.say(f"wrote {study.data}: {study.join_labels()} snapshots")
-    elif args.status:
+    study = Study(configuration(args))
+    if args.status:
         slurm.require_slurm()
         found = submissions.survey(study, submissions.read(study.submitted), slurm.live_jobs())
         session.say(_status(study, found))
@@ -48,6 +47,7 @@ def _submit_missing(study: Study, session: Session, dry_run: bool) -> None:
     _require_valid(study, resources)
     if not dry_run:
         slurm.require_slurm()
+    end_no_more()  # no job is submitted and then not noted
     with FolderLock(study.folder) as lock:
         lock.acquire()
         study.claim()

@@ -1,4 +1,4 @@
-"""Probes of the machine: ranks, threads, memory, devices and files."""
+"""A probe and what it finds, and those of the machine: ranks, threads, memory, devices and files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import h5py
 import numpy as np
 import torch
 
-from hpc_holstein.cli.probes import Finding, Place, Probe, require
+from hpc_holstein.cli.session import Session
+from hpc_holstein.config import Config
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import MPITransport, agreed
 from hpc_holstein.errors import DataError
@@ -28,6 +32,50 @@ from hpc_holstein.storage.writer import Storage, TrajectoryWriter
 _VARIABLES = ("SLURM_JOB_ID", "SLURM_NNODES", "SLURM_NTASKS", "SLURM_GPUS_ON_NODE", "SLURM_MEM_PER_NODE", "SLURM_JOB_END_TIME")
 _THREAD_LEVELS = ("single", "funneled", "serialized", "multiple")
 _MPI_ALONE = "from mpi4py import MPI; print(MPI.Get_library_version().partition(chr(0))[0].splitlines()[0])"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``told`` is what is there, ``remedy`` what to do where that can be better."""
+
+    state: Literal["ok", "absent", "FAILED"]
+    told: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Place of the probes: the ranks, the device of this one, a folder (without a name if none could be made in ``asked``), and
+    the configuration whose time step is meant.
+    """
+
+    session: Session
+    device: str
+    folder: Path
+    asked: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A look at one thing, by all ranks together; what it raises is a failure, with ``remedy`` to say what to do then."""
+
+    name: str
+    look: Callable[[Place], Finding]
+    remedy: str
+
+    def run(self, place: Place) -> Finding:
+        """The finding of this rank."""
+        try:
+            return self.look(place)
+        except Exception as error:  # whatever it is, it is what the user wants to know
+            return Finding("FAILED", f"{type(error).__name__}: {' '.join(str(error).split())}", self.remedy)
+
+
+def require(right: bool, complaint: str) -> None:
+    """Raise RuntimeError, a failure, where a result is not ``right``."""
+    if not right:
+        raise RuntimeError(complaint)
 
 
 def _mpi(place: Place) -> Finding:

@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from hpc_holstein.cli.probes import Finding, Place, Probe, require
+from hpc_holstein.cli.probes_machine import Finding, Place, Probe, require
 from hpc_holstein.config.builders import build_integrator, build_system
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport

@@ -29,41 +29,19 @@ from hpc_holstein.storage.writer import Storage, TrajectoryWriter, discard
 AUTO, NEVER = "auto", "never"
 
 
-@dataclass(frozen=True)
 class Folder:
-    """The files of a run."""
+    """The files of a run in the folder ``path``.
 
-    path: Path
+    trajectory, segments   snapshots and observables; folder of the fields while the run goes on
+    summary                written at the end and at a stop
+    collected              states at which the network was not trusted
+    checkpoints, stop      folder of the checkpoints; a file whose presence ends the run
+    """
 
-    @property
-    def trajectory(self) -> Path:
-        """Snapshots and observables."""
-        return self.path / "trajectory.h5"
-
-    @property
-    def segments(self) -> Path:
-        """Folder of the fields of the trajectory while the run goes on."""
-        return folder_of(self.trajectory)
-
-    @property
-    def summary(self) -> Path:
-        """Path of the summary, written at the end of a run and at a stop."""
-        return self.path / "summary.json"
-
-    @property
-    def collected(self) -> Path:
-        """States at which the network was not trusted."""
-        return self.path / "collected.h5"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Path of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def stop(self) -> Path:
-        """A file whose presence ends the run."""
-        return self.path / "STOP"
+    def __init__(self, path: Path) -> None:
+        self.path, self.trajectory, self.summary = path, path / "trajectory.h5", path / "summary.json"
+        self.segments, self.collected = folder_of(self.trajectory), path / "collected.h5"
+        self.checkpoints, self.stop = path / "checkpoints", path / "STOP"
 
 
 @dataclass(frozen=True)
@@ -103,9 +81,13 @@ def find(config: Config, restart: str, folder: Folder, session: Session) -> Star
 
     Raises DataError where files would be overwritten or no checkpoint is whole, ConfigError where it belongs to another run.
     """
-    found: list[Start] = []
-    session.on_root(lambda: found.append(_find(config, restart, folder)))
-    shared = session.transport.bcast(replace(found[0], stored=None) if found else Start())
+    found: list[Start] = []  # with the checkpoint, which the root keeps
+
+    def look() -> Start:
+        found.append(_find(config, restart, folder))
+        return replace(found[0], stored=None)
+
+    shared = session.on_root(look)
     return found[0] if found else shared
 
 

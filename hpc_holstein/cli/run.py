@@ -10,21 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from hpc_holstein.cli import replicas, restart
-from hpc_holstein.cli.ending import deadline
-from hpc_holstein.cli.options import (
-    force_overrides,
-    overrides,
-)
-from hpc_holstein.cli.potential import PotentialError, potential_error
+from hpc_holstein.cli.options import configuration
 from hpc_holstein.cli.replicas import Company
 from hpc_holstein.cli.restart import Folder, Start
-from hpc_holstein.cli.session import Session
-from hpc_holstein.cli.trust import limits_of, refuse_foreign_states, trained_elsewhere, trust_of
-from hpc_holstein.config import Config, load_config
-from hpc_holstein.config.builders import build_simulation, build_system, health_of, initial_state, provider_facts, scaling_told
+from hpc_holstein.cli.session import Session, deadline
+from hpc_holstein.cli.trust import (
+    PotentialError,
+    limits_of,
+    potential_error,
+    refuse_foreign_states,
+    trained_elsewhere,
+    trust_of,
+)
+from hpc_holstein.config import Config, builders
 from hpc_holstein.config.observables import orders_of
-from hpc_holstein.config.own_model import keep_model, with_own_model
-from hpc_holstein.config.sections import ParallelSection
 from hpc_holstein.domain.torch_transport import route_in_words
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.files import replace_text
@@ -52,7 +51,7 @@ from hpc_holstein.simulation.trust import in_words as trust_in_words
 
 def execute(args: argparse.Namespace, session: Session) -> int:
     """Check everything, then run; returns the exit code."""
-    config = load_config(args.config, args.preset, given_keys(args))
+    config = configuration(args)
 
     def one(config: Config, session: Session, company: Company) -> int:
         return _run_one(config, args.restart, args.max_walltime, session, company)
@@ -66,7 +65,7 @@ def execute(args: argparse.Namespace, session: Session) -> int:
 def _run_one(config: Config, restarted: str, walltime: float | None, session: Session, company: Company) -> int:
     """A run on the ranks of ``session``, in the ``company`` of others; its exit code."""
     folder = Folder(Path(config.output.folder))
-    config = with_own_model(config, folder.path)
+    config = builders.with_own_model(config, folder.path)
     until = deadline(walltime)
     with FolderLock(folder.path, config.output.locking) as lock:
         session.on_root(lambda: lock.acquire() if folder.path.is_dir() else None)
@@ -75,23 +74,36 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         if start.finished:
             session.say(f"the run in {folder.path} is finished: ask for more than its {start.step} steps to extend it")
             return os.EX_OK
-        device = _device(config.parallel, session)
-        simulation = build_simulation(config, session.transport, device)
+        parallel, transport = config.parallel, session.transport
+        device = session.use(
+            parallel.threads,
+            parallel.device,
+            lambda chosen: route_in_words(parallel.transport, transport, chosen, parallel.gpu_buffers),
+        )
+        simulation = builders.build_simulation(config, transport, device)
         orders_of(config.observable, simulation.hamiltonian)  # raises before anything is written
         limits = limits_of(config, simulation)
         session.on_root(lambda: refuse_foreign_states(start, folder.collected, limits))
         session.say(_headline(config, simulation, start))
         session.say(simulation.integrator.time_step_in_words(simulation.hamiltonian.stiffness[1]))
-        session.say_all(scaling_told(config.force, build_system(config)))
+        session.say_all(builders.scaling_told(config.force, builders.build_system(config)))
         elsewhere = trained_elsewhere(simulation)
         if elsewhere:
             session.say(f"warning: {elsewhere}")
         gathers = restart.gathers(config, simulation)
         company.admit(simulation, config, gathers, session)
         facts = {checkpoint.IDENTITY: start.run, **simulation_facts(config, simulation), **session.mpi_facts()}
-        state = _first_state(start, config, simulation, session)
-        session.on_root(lambda: _claim(lock, start, folder))
-        session.on_root(lambda: keep_model(config, folder.path))
+        if start.step is None:
+            state = builders.initial_state(config, simulation, session.say)
+        else:
+            state = checkpoint.restored(start.stored, simulation.domain, simulation.transport)
+
+        def claim() -> None:
+            lock.acquire()
+            restart.prepare(start, folder)
+            builders.keep_model(config, folder.path)
+
+        session.on_root(claim)
         restart.save_first(start, state, folder, gathers, config, facts, simulation)
         start = replace(start, stored=None)  # a whole lattice
         seconds, domain = 60 * config.output.checkpoint_minutes, simulation.domain
@@ -100,31 +112,10 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
         last, summary = _run(config, simulation, state, start, folder, facts, watch, trust, session)
         error = None if summary.stopped else potential_error(config, simulation, last)
         facts |= {} if error is None else {"chemical_potential": error.content()}
-        session.on_root(lambda: _write_summary(folder.summary, _account(config, simulation, summary, facts)))
+        account = json.dumps(_account(config, simulation, summary, facts), indent=2, allow_nan=False)
+        session.on_root(lambda: replace_text(folder.summary, f"{account}\n"))
     session.say(_closing(summary, folder, config.dynamics.steps, simulation.runs, error))
     return os.EX_TEMPFAIL if summary.stopped else os.EX_OK
-
-
-def _device(parallel: ParallelSection, session: Session) -> str:
-    """The device of this rank, after a line that says who took what, and how halos travel; collective."""
-
-    def carried(device: str) -> str:
-        return route_in_words(parallel.transport, session.transport, device, parallel.gpu_buffers)
-
-    return session.use(parallel.threads, parallel.device, carried)
-
-
-def _first_state(start: Start, config: Config, simulation: Simulation, session: Session) -> State:
-    """The initial one, or that of the checkpoint; collective."""
-    if start.step is None:
-        return initial_state(config, simulation, session.say)
-    return checkpoint.restored(start.stored, simulation.domain, simulation.transport)
-
-
-def _claim(lock: FolderLock, start: Start, folder: Folder) -> None:
-    """Make the folder ours; for the root."""
-    lock.acquire()
-    restart.prepare(start, folder)
 
 
 def _run(
@@ -141,7 +132,7 @@ def _run(
     """The loop with everything that it writes; collective."""
     output, domain = config.output, simulation.domain
     with restart.open_writer(start, simulation, folder, config, facts) as writer:
-        health = health_of(config, start.health())
+        health = builders.health_of(config, start.health())
         orders = orders_of(config.observable, simulation.hamiltonian)
         record = Recorder(output.observables_every, simulation, writer, health, orders)
         session.say_all(record.told)
@@ -170,18 +161,10 @@ def _run(
 
 def simulation_facts(config: Config, simulation: Simulation) -> dict[str, Any]:
     """Attributes of a trajectory: the configuration as TOML, the seed, the model with its card, versions."""
-    provider = provider_facts(config.force, simulation.domain.lattice, simulation.ensemble)
+    provider = builders.provider_facts(config.force, simulation.domain.lattice, simulation.ensemble)
     elsewhere = trained_elsewhere(simulation)
     told = {"model.trained_elsewhere": elsewhere} if elsewhere else {}
     return {"units": UNITS, "config": config.toml(), "seed": config.dynamics.seed, **provider, **told, **provenance()}
-
-
-def given_keys(args: argparse.Namespace) -> dict[str, Any]:
-    """Full key -> value of all that the command line says of the configuration."""
-    given = force_overrides(args.force) if args.force else {}
-    if args.output is not None:
-        given["output.folder"] = str(args.output)
-    return {**given, **overrides(args)}
 
 
 def _headline(config: Config, simulation: Simulation, start: Start) -> str:
@@ -226,10 +209,6 @@ def _times(summary: Summary) -> list[str]:
             f"{summary.halo_seconds:.3g} s waited for them ({summary.halo_seconds * share:.1f} %){hidden}"
         )
     return lines
-
-
-def _write_summary(path: Path, content: dict[str, Any]) -> None:
-    replace_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _closing(summary: Summary, folder: Folder, steps: int, runs: int, error: PotentialError | None) -> str:

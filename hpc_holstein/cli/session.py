@@ -7,10 +7,12 @@ import platform
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Never
+from typing import Never, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -18,6 +20,11 @@ from tqdm import tqdm
 from hpc_holstein.cli import launcher
 from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport, agreed
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.simulation import Deadline, StopSignals
+from hpc_holstein.simulation.stopping import Apart
+from hpc_holstein.stop_signals import end_no_more
+
+T = TypeVar("T")
 
 _LISTED = 8  # ranks whose devices are listed one by one
 _LOG_SECONDS = 20.0  # between two progress lines where there is no terminal
@@ -96,11 +103,20 @@ class Session:
         for sentence in sentences:
             self.say(sentence)
 
-    def on_root(self, work: Callable[[], object]) -> None:
-        """Do on rank 0 what needs one rank only; its user error is raised on every rank. Collective."""
+    def on_root(self, work: Callable[[], T]) -> T:
+        """Result of ``work`` on rank 0, on every rank, as its user error is. Collective."""
+        found: list[T] = []
         with agreed(self.transport):
             if self.is_root:
-                work()
+                found.append(work())
+        result: T = self.transport.bcast(found[0] if found else None)  # type: ignore[assignment]
+        return result
+
+    def write_results(self, work: Callable[[], T]) -> T:
+        """:meth:`on_root` for the results of a command, of which no signal on any rank leaves out a part.  Collective."""
+        end_no_more()
+        self.transport.barrier()
+        return self.on_root(work)
 
     def mpi_facts(self) -> dict[str, str | int]:
         """Number of ranks and, under MPI, its library, as attributes of files."""
@@ -168,11 +184,39 @@ class Session:
         return int(there) - self.local_size
 
 
-class Bar:
-    """Progress of labelling on rank 0: a bar a stage on a terminal, else a line now and then."""
+@contextmanager
+def stoppable(session: Session, walltime: float | None, output: Path) -> Iterator[Apart]:
+    """Reasons for the work in the block to end: SIGINT, SIGTERM and SIGUSR1 on any rank, ``walltime`` [s], the Slurm job.
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    Ranks tell each other by a file beside ``output``.  Collective.
+    """
+    marker = output.parent / f".{output.name}.stop"
+    if marker.parent.is_dir():  # else there is nothing of a command that was killed
+        session.on_root(lambda: marker.unlink(missing_ok=True))
+    with StopSignals() as signals:
+        try:
+            yield Apart(signals, deadline(walltime), marker)
+        finally:
+            if session.is_root and marker.parent.is_dir():
+                marker.unlink(missing_ok=True)
+
+
+def deadline(walltime: float | None) -> Deadline | None:
+    """The earlier one of ``walltime`` seconds after the start of this process and the end of the Slurm job."""
+    return Deadline.earliest(walltime, _process_start(), os.environ)
+
+
+def _process_start() -> float:
+    """When this process started [s since the epoch]: imports may take longer than a minute on a busy file system."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+class Bar:
+    """Progress on rank 0: a bar a stage on a terminal, else a line now and then; ``unit``: of what the pieces are."""
+
+    def __init__(self, session: Session, unit: str = "state") -> None:
+        self._session, self._unit = session, unit
         self._bar: tqdm[Never] | None = None
         self._stage, self._spoken = "", 0.0
 
@@ -183,13 +227,13 @@ class Bar:
         if stage != self._stage:
             self.close()
             self._stage, self._spoken = stage, time.monotonic()
-            self._bar = tqdm(total=total, desc=stage, unit="state") if sys.stderr.isatty() else None
+            self._bar = tqdm(total=total, desc=stage, unit=self._unit) if sys.stderr.isatty() else None
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
         elif done == total or time.monotonic() - self._spoken > _LOG_SECONDS:
             self._spoken = time.monotonic()
             whose = " of rank 0" if self._session.transport.size > 1 else ""
-            self._session.say(f"{stage}: {done}/{total} states{whose}")
+            self._session.say(f"{stage}: {done}/{total} {self._unit}s{whose}")
 
     def close(self) -> None:
         """Leave the bar as it stands."""

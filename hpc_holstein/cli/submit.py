@@ -12,12 +12,14 @@ from hpc_holstein.batch import slurm
 from hpc_holstein.batch.lines import command
 from hpc_holstein.batch.script import Resources, Script
 from hpc_holstein.batch.site import load_site
-from hpc_holstein.cli import restart, run
+from hpc_holstein.cli import restart
+from hpc_holstein.cli.options import configuration, overrides
 from hpc_holstein.cli.session import Session
-from hpc_holstein.config import Config, load_config, parse_assignment
+from hpc_holstein.config import Config, parse_assignment
 from hpc_holstein.config.builders import require_dynamics
 from hpc_holstein.domain.partition import check_grid, choose_grid
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.stop_signals import end_no_more
 
 
 def resources_of(args: argparse.Namespace, *below: argparse.Namespace) -> Resources:
@@ -48,8 +50,7 @@ def _submit(args: argparse.Namespace, session: Session) -> None:
             f"--restart {args.restart} cannot be repeated after a requeue: leave it out, and start such a run with "
             "`hpc-holstein run` until its first checkpoint"
         )
-    given = run.given_keys(args)
-    config = load_config(args.config, args.preset, given)
+    config = configuration(args)
     resources = resources_of(args)
     require_dynamics(config)
     require_ranks(config, resources)
@@ -64,9 +65,10 @@ def _submit(args: argparse.Namespace, session: Session) -> None:
         folder=Path.cwd(),
         resources=resources,
         site=load_site(gpus=resources.gpus_per_task > 0),
-        work=command("hpc-holstein", "run", *_words(args, given)),
+        work=command("hpc-holstein", "run", *_words(args)),
         summary=command(summary),
     )
+    end_no_more()  # a job that is submitted is told
     script.write(path)
     session.say(f"wrote {path}")
     if args.dry_run:
@@ -85,12 +87,12 @@ def _named(folder: Path) -> Path:
     return folder
 
 
-def _words(args: argparse.Namespace, given: dict[str, Any]) -> list[Path | str]:
+def _words(args: argparse.Namespace) -> list[Path | str]:
     """The arguments of ``run`` that say the same as those of ``submit``."""
     words: list[Path | str] = [args.config] if args.config is not None else []
     if args.preset is not None:
         words += ["--preset", args.preset]
-    for key, value in given.items():
+    for key, value in overrides(args).items():
         plain = isinstance(value, str) and parse_assignment(f"{key}={value}")[1] == value
         words += ["--set", f"{key}={value if plain else json.dumps(value)}"]
     if args.max_walltime is not None:

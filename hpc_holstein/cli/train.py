@@ -10,26 +10,16 @@ from typing import Any
 
 import torch
 
-from hpc_holstein.cli.ending import stoppable
-from hpc_holstein.cli.options import default_preset, overrides, site_axes
-from hpc_holstein.cli.session import Session
-from hpc_holstein.config import Config, fit_options, load_config
+from hpc_holstein.cli.options import configuration, site_axes
+from hpc_holstein.cli.session import Session, stoppable
+from hpc_holstein.config import Config, fit_options
 from hpc_holstein.config.builders import System, build_network, build_system
 from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, ModelError, TrainingError
 from hpc_holstein.files import require_writable
-from hpc_holstein.network.checkpoint import (
-    Card,
-    describe,
-    load_model,
-    make_card,
-    model_hash,
-    model_path,
-    read_card,
-    save_model,
-)
+from hpc_holstein.network.checkpoint import Card, describe, load_model, make_card, model_hash, model_path, read_card, save_model
 from hpc_holstein.network.field_range import field_range
 from hpc_holstein.network.supported import require_supported
 from hpc_holstein.network.surroundings import surroundings_of
@@ -56,8 +46,8 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 
 def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     data, args.config = _sorted(args.files)
-    snapshots = dataset.read_together(data, site_axes(args, _overrides(args)))
-    config = load_config(args.config, default_preset(args), {"lattice.extent": list(snapshots.extent), **_overrides(args)})
+    snapshots = dataset.read_together(data, site_axes(args))
+    config = configuration(args, {"lattice.extent": list(snapshots.extent), **_budget(args)})
     config = with_kT_range(config, snapshots)
     system = build_system(config)
     for path in data:
@@ -266,12 +256,9 @@ def card_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {**errors, **{name: float(metrics[name]) for name in ("baseline_mse", "epochs", "elapsed_s")}}
 
 
-def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    given = {"training.epochs": args.epochs, "training.seed": args.seed, "training.time_limit_s": args.time_limit}
-    if args.epochs is None and args.time_limit is not None:
-        given["training.epochs"] = 0  # the time alone limits
-    shared = {key: value for key, value in overrides(args).items() if key != "dynamics.seed"}
-    return {**given, **shared}
+def _budget(args: argparse.Namespace) -> dict[str, int]:
+    """No limit of epochs if the command line limits the time alone."""
+    return {} if getattr(args, "training.time_limit_s") is None else {"training.epochs": 0}
 
 
 def _headline(config: Config, snapshots: int, module: torch.nn.Module) -> str:

@@ -12,19 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hpc_holstein
-from hpc_holstein.cli.arguments.validate import RUN_STATES
-from hpc_holstein.cli.options import (
-    default_preset,
-    force_overrides,
-    overrides,
-    site_axes,
-)
+from hpc_holstein.cli.arguments import RUN_STATES
+from hpc_holstein.cli.options import configuration, overrides, site_axes
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, judged_at_reference, sides_of, subject_of
 from hpc_holstein.cli.trust import unlike_in_words, unlike_training
-from hpc_holstein.config import Config, config_of_text, load_config
-from hpc_holstein.config.builders import build_system, model_facts, scaling_told
-from hpc_holstein.config.own_model import with_own_model
+from hpc_holstein.config import Config, config_of_text
+from hpc_holstein.config.builders import build_system, model_facts, scaling_told, with_own_model
 from hpc_holstein.config.same_physics import another_system, require_fit
 from hpc_holstein.config.same_run import identity
 from hpc_holstein.errors import ConfigError
@@ -42,7 +36,7 @@ from hpc_holstein.training.regimes import Regimes
 from hpc_holstein.training.validation import UNITS, Comparison, compare, summary
 from hpc_holstein.training.verdict import Verdict, verdict
 
-_NOT_OF_RESULT = ("command", "run", "input", "output", "threads", "device", "config")
+_NOT_OF_RESULT = ("command", "run", "input", "output", "parallel.threads", "parallel.device", "config")
 _FIGURES = ("force_parity", "force_errors", "error_histogram", "error_map", "error_budget")
 
 
@@ -66,9 +60,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     files = {name: folder / f"{name}.png" for name in _FIGURES}
     snapshots, config, source = _from_run(args, session) if args.run else _from_file(args)
     result = Derived(folder / "validation.json", list(files.values()), _made(args, config, source))
-    known: list[bool] = []
-    session.on_root(lambda: known.append(result.is_up_to_date()))
-    if session.transport.bcast(known[0] if known else False):
+    if session.on_root(result.is_up_to_date):
         session.say(f"{folder / 'validation.json'} is up to date: {args.run or args.input} has not changed")
         return
     sides = sides_of(args, config)
@@ -93,10 +85,9 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     regimes = Regimes(system.lattice, args.regimes).definition
     facts = {"regimes": regimes, **model_facts(config.force), **session.mpi_facts(), **provenance()}
     session.say(_in_words(outcome, args.reference))
-    written: list[Path] = []
     names = config.force.kind, args.reference
     content = {**_numbers(outcome, args.reference), **facts}
-    session.on_root(lambda: written.extend(result.write(content, lambda: _draw(files, outcome, names, system.lattice))))
+    written = session.write_results(lambda: result.write(content, lambda: _draw(files, outcome, names, system.lattice)))
     session.say("wrote " + ", ".join(str(path) for path in written))
 
 
@@ -123,8 +114,8 @@ def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Co
     if args.config or args.preset:
         raise ConfigError("a configuration or preset has no meaning with --run, which brings its own: remove it")
     with open_trajectory(trajectory_of(args.run)) as trajectory:
-        config = config_of_text(trajectory.config, _overrides(args))
-        if not any(key.startswith("force.") for key in _overrides(args)):
+        config = config_of_text(trajectory.config, overrides(args))
+        if not any(key.startswith("force.") for key in overrides(args)):
             config = with_own_model(config, trajectory_of(args.run).parent, trajectory.attributes.get("model.sha256"))
         session.say_all(another_system(trajectory.attributes, args.run, build_system(config)))
         states = [trajectory.snapshot(index) for index in _evenly(len(trajectory), args.states or RUN_STATES)]
@@ -134,9 +125,8 @@ def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Co
 
 
 def _from_file(args: argparse.Namespace) -> tuple[Snapshots, Config, _Source]:
-    snapshots = dataset.read(args.input, args.reference == LABELS, site_axes(args, _overrides(args)))
-    extent = {"lattice.extent": list(snapshots.extent)}
-    config = load_config(args.config, default_preset(args), {**extent, **_overrides(args)})
+    snapshots = dataset.read(args.input, args.reference == LABELS, site_axes(args))
+    config = configuration(args, {"lattice.extent": list(snapshots.extent)})
     source = str(args.input.resolve()), {"data": snapshots.data_hash, "version": hpc_holstein.__version__}
     return snapshots.select(_evenly(len(snapshots), args.states)) if args.states else snapshots, config, source
 
@@ -145,11 +135,6 @@ def _evenly(count: int, wanted: int) -> list[int]:
     """At most ``wanted`` of ``count`` states, from the first to the last; of one, the last."""
     chosen = np.linspace(count - 1, 0, min(wanted, count)).round()
     return np.unique(chosen.astype(int)).tolist()
-
-
-def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings of the command line for the configuration of the judged side."""
-    return {**(force_overrides(args.force) if args.force else {}), **overrides(args)}
 
 
 def _in_words(outcome: _Outcome, reference: str) -> str:

@@ -21,8 +21,9 @@ from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.torch_transport import connected
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.dynamics import langevin
-from hpc_holstein.errors import ConfigError, DataError
+from hpc_holstein.errors import ConfigError, DataError, ModelError
 from hpc_holstein.fields import SiteAxes
+from hpc_holstein.files import exists_already, replaced
 from hpc_holstein.forces import auto
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
 from hpc_holstein.memory import require_room
@@ -33,6 +34,9 @@ from hpc_holstein.storage import trajectory as hdf5
 from hpc_holstein.training import dataset
 from hpc_holstein.training.paths import MakeWatch
 from hpc_holstein.training.physics import Physics, in_words
+
+_OWN_MODEL = "force-model.safetensors"
+"""The model file that a run keeps in its folder, so that the folder can be moved and the model elsewhere can be gone."""
 
 
 @dataclass(frozen=True)
@@ -289,3 +293,29 @@ def read_state(section: InitialSection, lattice: Lattice) -> StoredState:
     fields = [None if f is None else torch.as_tensor(f, dtype=torch.float64).reshape(*cells, basis, -1) for f in (q, velocity)]
     assert fields[0] is not None
     return StoredState(fields[0], fields[1], physics)
+
+
+def with_own_model(config: Config, folder: Path, wanted: str | None = None) -> Config:
+    """``config`` with the model in the ``folder`` of its run if ``force.model`` is gone or has not the SHA-256 ``wanted``."""
+    own = folder / _OWN_MODEL
+    if config.force.kind != "neural" or not own.is_file():
+        return config
+    path = checkpoint.model_path(config.force.options.model)
+    there = path.is_file() and wanted in (None, checkpoint.model_hash(path))
+    if there or wanted not in (None, checkpoint.model_hash(own)):
+        return config
+    return config_of_text(config.toml(), {"force.model": str(own)})
+
+
+def keep_model(config: Config, folder: Path) -> None:
+    """Copy the model that drives into the ``folder`` of the run; ModelError where another one is there."""
+    if config.force.kind != "neural":
+        return
+    path, own = checkpoint.model_path(config.force.options.model), folder / _OWN_MODEL
+    if own.is_file():
+        if checkpoint.model_hash(own) != checkpoint.model_hash(path):
+            raise ModelError(exists_already(own))
+        return
+    content = path.read_bytes()
+    with replaced(own, ModelError) as temporary:
+        temporary.write_bytes(content)

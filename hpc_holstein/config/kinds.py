@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cache
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
-from pydantic import Discriminator, Tag, create_model
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, create_model
+from pydantic_core import core_schema
 
 from hpc_holstein.config.folders import FOLDERS, available, require_choice
 from hpc_holstein.config.sections import Section
@@ -99,15 +101,25 @@ def loadable(section: str) -> list[type[KindSection]]:
     return found
 
 
-def union_of(section: str, default: str | None = None) -> Any:
-    """The union of all kinds of ``[section]``, told apart by ``kind``, which is ``default`` where none is given."""
+@dataclass(frozen=True)
+class Chosen:
+    """Annotation of ``[section]``: the model of its ``kind``, ``usual`` where none is given.
 
-    def tag(value: Any) -> str | None:
-        given = value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", None)
-        return None if given is None else str(given)
+    No other kind is loaded, which would take longer than all the rest of a configuration.
+    """
 
-    found = loadable(section)
-    if len(found) == 1:
-        return found[0]
-    tagged = [Annotated[one, Tag(one.model_fields["kind"].default)] for one in found]
-    return Annotated[Union[tuple(tagged)], Discriminator(tag)]  # noqa: UP007 - of a tuple
+    section: str
+    usual: str | None = None
+
+    def _parsed(self, table: Any) -> KindSection:
+        kind = table.get("kind", self.usual) if isinstance(table, dict) else None
+        if kind is None:  # complained about as of any section
+            return KindSection.model_validate_json(json.dumps({} if isinstance(table, dict) else table), strict=True)
+        return section_of(self.section, str(kind)).model_validate_json(json.dumps(table), strict=True)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._parsed)
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Any of the kinds: without its ``kind``, a section may be of several."""
+        return handler(core_schema.union_schema([TypeAdapter(one).core_schema for one in loadable(self.section)]))

@@ -11,12 +11,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from hpc_holstein.config import kinds
-from hpc_holstein.config.folders import WITH_OPTIONS
-from hpc_holstein.errors import LONGEST, ConfigError, shortened
+from hpc_holstein.errors import LONGEST, shortened
 from hpc_holstein.keys import other_names
 
-_MISSING = ("missing", "union_tag_not_found")
 _WORDS = {
     "an object": "a section with keys",
     "a valid array": "a list such as [40, 40]",
@@ -82,37 +79,22 @@ def _bare(name: str) -> str:
 
 def complaints(error: ValidationError, partial: bool = False) -> list[ErrorDetails]:
     """Complaints of pydantic, but for missing keys if more are to come."""
-    return [one for one in error.errors(include_url=False) if not (partial and one["type"] in _MISSING)]
+    return [one for one in error.errors(include_url=False) if not (partial and one["type"] == "missing")]
 
 
 def sentence(first: ErrorDetails, valid: Mapping[str, FieldInfo], prefix: str = "") -> str:
     """A complaint of pydantic as a sentence about a key; ``prefix``: the section that was parsed."""
     place, kind = list(first["loc"]), first["type"]
-    section = prefix or (str(place[0]) if place else "")
-    if not prefix and len(place) > 1 and section in WITH_OPTIONS and len(kinds.available(section)) > 1:
-        del place[1]  # the kind, which tells the members of a union apart
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in [prefix, *place] if part != "").lstrip(".")
     if kind == "extra_forbidden":
         return unknown_key(re.sub(r"\[\d+\]", "", name), valid)
-    if kind in _MISSING:
-        name = f"{name}.kind" if kind == "union_tag_not_found" else name
+    if kind == "missing":
         return f"{name} is missing: give it in the configuration, or start from a preset with --preset"
     if kind == "value_error":
         return f"{name + ': ' if name else ''}{first['ctx']['error']}"
-    if kind == "union_tag_invalid":
-        return _of_a_kind(section, str(first["ctx"]["tag"]))
     if kind == "literal_error" and isinstance(first["input"], str):
         return f"{name} = {shown(first['input'])} is not known: {_like(first['input'], first['ctx']['expected'])}"
     return f"{name} = {shown(first['input'])} is not valid: {_said(first['msg'])}"
-
-
-def _of_a_kind(section: str, kind: str) -> str:
-    """The sentence about a kind that is not there or cannot be loaded."""
-    try:
-        kinds.resolve(section, kind)
-    except ConfigError as error:
-        return str(error)
-    return f"{section}.kind = '{kind}' cannot be used"
 
 
 def _like(given: str, expected: str) -> str:

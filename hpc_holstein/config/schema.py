@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import tomli_w
 
 from hpc_holstein.config.folders import WITH_OPTIONS
-from hpc_holstein.config.kinds import KindSection, OptionsSection, available, modelled, section_of, union_of
-from hpc_holstein.config.learn import LearnSection
+from hpc_holstein.config.kinds import Chosen, KindSection, OptionsSection, available, modelled, new_section
 from hpc_holstein.config.observables import ObservableSection
-from hpc_holstein.config.pipeline import PipelineSection
 from hpc_holstein.config.sections import (
     Cells,
     DynamicsSection,
@@ -22,20 +20,15 @@ from hpc_holstein.config.sections import (
     Section,
     TrustSection,
 )
+from hpc_holstein.config.studies import LearnSection, PipelineSection
 from hpc_holstein.keys import key
 from hpc_holstein.training.fit_options import FitOptions
 
 if TYPE_CHECKING:
     LatticeKind: TypeAlias = str
-    HamiltonianSection: TypeAlias = KindSection
-    ForceSection: TypeAlias = KindSection
-    ModelSection: TypeAlias = KindSection
     TrainingSection: TypeAlias = OptionsSection
 else:
     LatticeKind = Literal[tuple(available("lattice"))]
-    HamiltonianSection = union_of("hamiltonian", default="holstein")
-    ForceSection = union_of("force")
-    ModelSection = union_of("model", default="enn")
     # device and threads are those of [parallel]
     TrainingSection = modelled("training", FitOptions, OptionsSection, without=("device", "threads"))
 
@@ -74,12 +67,16 @@ class Config(Section):
     preset: Annotated[str | None, key("published setting that the other keys change")] = None
     lattice: Annotated[LatticeSection, key("geometry of the lattice", "geometry", "system")]
     hamiltonian: Annotated[
-        HamiltonianSection, key("model of electrons and lattice", default_factory=section_of("hamiltonian", "holstein"))
+        KindSection,
+        Chosen("hamiltonian", "holstein"),
+        key("model of electrons and lattice", default_factory=lambda: new_section("hamiltonian", "holstein")),
     ]
     ensemble: Annotated[EnsembleSection, key("electrons and temperature", "electrons", "thermostat")]
     dynamics: Annotated[DynamicsSection, key("time steps", "md", "langevin", "integrator", "time")]
     initial: Annotated[InitialSection, key("start of a run", "init", "start")]
-    force: Annotated[ForceSection, key("who computes the forces", "provider", "solver", "calculator", "potential")]
+    force: Annotated[
+        KindSection, Chosen("force"), key("who computes the forces", "provider", "solver", "calculator", "potential")
+    ]
     observable: Annotated[
         tuple[ObservableSection, ...], key("orders that a run records besides that of its lattice", "observables", "order")
     ] = ()
@@ -90,8 +87,14 @@ class Config(Section):
         ParallelSection, key("ranks, threads, devices and arithmetic", "mpi", "machine", default_factory=ParallelSection)
     ]
     model: Annotated[
-        ModelSection,
-        key("architecture of a network to train", "network", "architecture", default_factory=section_of("model", "enn")),
+        KindSection,
+        Chosen("model", "enn"),
+        key(
+            "architecture of a network to train",
+            "network",
+            "architecture",
+            default_factory=lambda: new_section("model", "enn"),
+        ),
     ]
     training: Annotated[TrainingSection, key("how to train", "train", "fit", default_factory=TrainingSection)]
     pipeline: Annotated[PipelineSection, key("a study, for hpc-holstein pipeline", "study", default_factory=PipelineSection)]
@@ -127,7 +130,4 @@ def file_schema() -> dict[str, Any]:
     schema = Config.model_json_schema()
     for part in (schema, *schema.get("$defs", {}).values()):
         part.pop("required", None)
-        for name in part.get("properties", {}).values():
-            if "oneOf" in name:  # without its kind, a section may be of several
-                name["anyOf"] = name.pop("oneOf")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "hpc-holstein configuration"}

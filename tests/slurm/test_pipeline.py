@@ -167,7 +167,6 @@ def test_a_small_study_from_nothing_to_figures(capfd: pytest.CaptureFixture[str]
     assert (study / "run-3" / "analysis" / "cdw_maps.png").exists()
     summary = json.loads((study / "run-3" / "summary.json").read_text())
     assert (summary["seed"], summary["steps"]) == (3, 20)
-    assert main(["show", f"./{study}/data.h5"]) == 0
-    shown = capfd.readouterr().out
-    assert "15 snapshots of 8x8 cells" in shown
-    assert "7 random, 2 quenches" in shown
+    trained = json.loads((study / "model" / "metrics.json").read_text())
+    assert [Path(path).name for path in trained["data"]] == ["part-000.h5", "part-001.h5"]
+    assert sum(map(len, trained["sets"].values())) == 15

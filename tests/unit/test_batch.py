@@ -8,23 +8,19 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from hpc_holstein.batch import submissions
-from hpc_holstein.batch.labels import joined, share
 from hpc_holstein.batch.lines import printable
 from hpc_holstein.batch.script import SESSIONS, Resources, Script
 from hpc_holstein.batch.site import Site, load_site
 from hpc_holstein.batch.slurm import LiveJob
-from hpc_holstein.batch.study import Study
+from hpc_holstein.batch.study import Study, share
 from hpc_holstein.batch.submissions import Item, Submitted
-from hpc_holstein.cli import main, parser, session
-from hpc_holstein.cli.run import given_keys
+from hpc_holstein.cli import main, parser
+from hpc_holstein.cli.options import overrides
 from hpc_holstein.config import load_config
-from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, DataError
-from hpc_holstein.training.dataset import MORE, Snapshots
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
 RUN = ["--preset", "paper-2601.04104", "--lattice", "32x16", "--force", "atomic"]
@@ -87,13 +83,13 @@ def test_a_script_runs_what_submit_was_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert words[:5] == ["mpirun", "-n", "$SLURM_NTASKS", "hpc-holstein", "run"]
     written = parser().parse_args(words[4:])
     direct = parser().parse_args(["run", *RUN, *given])
-    assert load_config(None, written.preset, given_keys(written)) == load_config(None, direct.preset, given_keys(direct))
+    assert load_config(None, written.preset, overrides(written)) == load_config(None, direct.preset, overrides(direct))
     assert written.max_walltime == 3723
 
 
 def test_strings_that_look_like_numbers_stay_strings() -> None:
     words = launched(submit("--output", "quench", "--set", 'preset="paper-2601.04104"', "--set", "initial.q_std=2"))
-    written = given_keys(parser().parse_args(words[4:]))
+    written = overrides(parser().parse_args(words[4:]))
     assert written["preset"] == "paper-2601.04104"
     assert written["initial.q_std"] == 2
 
@@ -329,28 +325,6 @@ def test_fewer_pieces_than_jobs_are_refused() -> None:
         Study(load_config(None, "paper-2601.04104", {"pipeline.label_jobs": 2, "pipeline.random": 1, "pipeline.quenches": 0}))
 
 
-def test_labels_of_several_jobs_are_one_set_with_quenches_of_their_own() -> None:
-    generator = np.random.default_rng(0)
-
-    def part(quench: list[int], seed: int) -> Snapshots:
-        q = generator.normal(size=(len(quench), 4, 4))
-        labels = {"force": -q, "density": q**2, "chemical_potential": q[:, 0, 0]}
-        labels |= {"more_density": np.stack([q, q + 1], axis=1), "more_chemical_potential": q[:, 0, :2]}
-        attributes = {"quench.count": max(quench) + 1, "quench.seed": seed, "kT": 0.1}
-        known = {"provider": "exact", "further.number": 2, "further.seed": seed}
-        return Snapshots.of(
-            q, np.array(quench), np.arange(len(quench)), attributes=attributes, label_attributes=known, **labels
-        )
-
-    parts = [part([-1, 0, 0, 1], 1), part([-1, 0], 2), part([0, 1], 3)]
-    made = joined(parts)
-    assert made.quench.tolist() == [-1, 0, 0, 1, -1, 2, 3, 4]
-    assert made.attributes == {"quench.count": 5, "quench.seed": [1, 2, 3], "kT": 0.1}
-    assert made.label_attributes == {"provider": "exact", "further.number": 2, "further.seed": [1, 2, 3]}
-    for name in ("q", "force", "density", "chemical_potential", "step", *MORE):
-        assert np.array_equal(getattr(made, name), np.concatenate([getattr(one, name) for one in parts]))
-
-
 def test_states_follow_from_files_and_the_queue() -> None:
     here = study()
     submitted = [Submitted("label", 5, {"part-000": 0, "part-001": 1}), Submitted("train", 6, {"model": None})]
@@ -374,54 +348,6 @@ def test_a_job_waits_for_what_is_still_being_made() -> None:
     items[0] = Item("a", "failed", "5_0")  # the job as a whole would never be ok
     assert submissions.dependency(items, submitted)[0] == "--dependency=afterok:5_1"
     assert submissions.dependency(items[2:], submitted) == []
-
-
-@pytest.mark.parametrize(
-    ("environment", "words"),
-    [
-        ({"SLURM_STEP_NUM_TASKS": "4"}, "Slurm started 4 tasks but MPI joins none"),
-        ({"PMI_SIZE": "4", "PMI_RANK": "0"}, "the launcher started 4 tasks but MPI joins none"),
-        ({"OMPI_COMM_WORLD_SIZE": "4", "SLURM_STEP_NUM_TASKS": "1"}, "the launcher started 4 tasks but MPI joins none"),
-        ({"PMI_SIZE": "1", "SLURM_STEP_NUM_TASKS": "2"}, None),  # mpirun -n 1 on two nodes
-    ],
-)
-def test_ranks_that_do_not_know_each_other_are_an_error(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], words: str | None
-) -> None:
-    for name in ("PMI_SIZE", "PMI_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    if words is None:
-        session.require_one_job(SerialTransport())
-    else:
-        with pytest.raises(ConfigError, match=words):
-            session.require_one_job(SerialTransport())
-
-
-@pytest.mark.parametrize(
-    ("gpus", "asked", "visible", "ranks", "words"),
-    [
-        ("2", "auto", 0, 2, "sees none"),
-        ("2", "auto", 2, 3, "3 ranks on"),
-        ("2", "cuda", 1, 4, "4 ranks on"),
-        ("2", "cpu", 0, 4, None),
-        ("2", "cuda:0", 2, 4, None),
-        ("0", "auto", 0, 4, None),
-        ("4", "auto", 4, 3, None),
-    ],
-)
-def test_gpus_and_ranks_of_a_job_belong_together(
-    monkeypatch: pytest.MonkeyPatch, gpus: str, asked: str, visible: int, ranks: int, words: str | None
-) -> None:
-    monkeypatch.setenv("SLURM_GPUS_ON_NODE", gpus)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: visible)
-    here = session.Session(SerialTransport(), 0, ranks, 1, 4)
-    if words is None:
-        assert here._require_gpus(asked, here.device(asked)) == (1 if gpus == "4" else 0)
-    else:
-        with pytest.raises(ConfigError, match=words):
-            here._require_gpus(asked, here.device(asked))
 
 
 def test_a_seed_that_only_a_later_replica_lacks_is_an_error_before_the_first(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc_holstein.cli import completion, main
-from hpc_holstein.cli.arguments import COMMANDS, parse, parser
+from hpc_holstein.cli import completion, main, parse, parser
+from hpc_holstein.cli.arguments import COMMANDS
 from hpc_holstein.cli.options import overrides
 from hpc_holstein.config import load_config
 from hpc_holstein.config.kinds import loadable

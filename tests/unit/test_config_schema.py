@@ -110,7 +110,7 @@ def test_the_schema_refuses_what_the_command_line_refuses(wrong: dict[str, Any])
 
 def sections() -> list[type[BaseModel]]:
     """All sections, those with a kind once for each."""
-    plain = [field.annotation for field in Config.model_fields.values()]
+    plain = [field.annotation for field in Config.model_fields.values() if field.annotation is not kinds.KindSection]
     of_kinds = [kinds.section_of(name, kind) for name in ("hamiltonian", "force", "model") for kind in kinds.available(name)]
     return [Config, *of_kinds, *(one for one in plain if isinstance(one, type) and issubclass(one, BaseModel))]
 

@@ -11,7 +11,7 @@ import torch
 
 from hpc_holstein.cli import doctor, main, parser, probes_machine, probes_numerics
 from hpc_holstein.cli.doctor import PROBES
-from hpc_holstein.cli.probes import Finding, Probe, require
+from hpc_holstein.cli.probes_machine import Finding, Probe, require
 from hpc_holstein.cli.session import Session
 from hpc_holstein.domain.transport import Transport, run_in_process
 
