@@ -65,10 +65,13 @@ def site_mean(density: Tensor, domain: Domain) -> Tensor:
     return global_sum(density, domain) / domain.lattice.sites
 
 
-def occupation(energies: Tensor, chemical_potential: Tensor, kT: float) -> Tensor:
-    """Fermi function ``f(e - mu)`` of ``energies [m, ...]`` for ``mu [m]``; at ``kT = 0`` a level at ``mu`` is half filled."""
+def occupation(energies: Tensor, chemical_potential: Tensor, kT: float | Tensor) -> Tensor:
+    """Fermi function ``f(e - mu)`` of ``energies [m, ...]`` for ``mu [m]``; at ``kT = 0`` a level at ``mu`` is half filled.
+
+    ``kT`` may be a width of each level.
+    """
     mu = chemical_potential.to(energies).view(-1, *(1,) * (energies.ndim - 1))
-    if kT == 0:
+    if not isinstance(kT, Tensor) and kT == 0:
         return torch.heaviside(mu - energies, energies.new_tensor(0.5))
     return 1 / (1 + torch.exp((energies - mu) / kT))  # torch.sigmoid gives other bits to the last few elements of an array
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.forces._elements import needed_entries
 from hpc_holstein.forces._poles import PoleExpansion
-from hpc_holstein.forces._rows import Rows, shifted
+from hpc_holstein.forces._rows import Rows
+from hpc_holstein.hamiltonian import displaced
 from hpc_holstein.interfaces import Domain, Hamiltonian
 
 Array = NDArray[np.float64]
@@ -60,7 +61,7 @@ class Columns:
         parts = []
         for entry in needed_entries(hamiltonian, domain):
             bond = hamiltonian.pattern[entry]
-            ends = shifted(ghosted, bond.offset, width)[..., bond.target, 0].reshape(-1).long() - 1  # of each cell
+            ends = displaced(ghosted, width, bond.offset)[..., bond.target, 0].reshape(-1).long() - 1  # of each cell
             mine = torch.nonzero((sites % basis == bond.source) & (ends[sites // basis] >= 0))[:, 0]
             here, there = sites[mine], ends[sites[mine] // basis]
             on_site = torch.full_like(mine, entry < basis)

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.interfaces import Domain, Hamiltonian
+from hpc_holstein.hamiltonian import displaced
+from hpc_holstein.interfaces import Bond, Domain, Hamiltonian
 
 
 def matrix_elements(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Tensor:
     """``H(q)`` on the pattern of the owned cells, ``[*batch, *cells, pattern]``; collective."""
     return hamiltonian.matrix(domain.pad(q, hamiltonian.reach), hamiltonian.reach)
+
+
+def both_ways(hamiltonian: Hamiltonian, domain: Domain, entries: Tensor) -> Iterator[tuple[Bond, Tensor]]:
+    """Every bond of the pattern from both of its ends, those of one site once: with its value in each cell that it starts in.
+
+    ``entries [*batch, *cells, pattern]``, values ``[*batch, *cells]``, which mean nothing where a bond leaves an open edge.
+    """
+    ghosted = domain.pad(entries.unsqueeze(-1), hamiltonian.reach)
+    for number, bond in enumerate(hamiltonian.pattern):
+        yield bond, entries[..., number]
+        if bond.source != bond.target or any(bond.offset):
+            back = Bond(bond.target, bond.source, tuple(-step for step in bond.offset))
+            yield back, displaced(ghosted, hamiltonian.reach, back.offset)[..., number, 0]
 
 
 def require_finite(q: Tensor, step: int, domain: Domain) -> None:

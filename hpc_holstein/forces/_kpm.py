@@ -11,10 +11,11 @@ from torch import Tensor
 
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _probing
-from hpc_holstein.forces._canonical import atomic_limit, require_filling, site_mean
+from hpc_holstein.forces._canonical import require_filling, site_mean
 from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, PotentialNodes, fermi_order
 from hpc_holstein.forces._elements import force_scale, matrix_elements, needed_entries
 from hpc_holstein.forces._filling import potential_uncertainty
+from hpc_holstein.forces._first_guess import LocalSpectra
 from hpc_holstein.forces._kernel_layout import Demand, Layout
 from hpc_holstein.forces._memory import fair_bytes
 from hpc_holstein.forces._pilot import PILOTS, pilot, probing_error
@@ -33,7 +34,7 @@ _MEMORY = 0.8  # part of the memory that can be used
 _SMALL = 256  # sites of a lattice on which each is a probe of its own
 _FLOAT32 = 1e-4  # tolerance that single precision reaches
 _FLOAT64 = 1e-12  # ... and double precision: recurrences of some hundred steps on energies of some ten
-_COLD, _WARM = 3 * math.pi, 1.0  # kT: how far mu may lie from that of the atomic limit, and of the forces before
+_COLD, _WARM = 3 * math.pi, 1.0  # kT: how far mu may lie from the first guess, and from that of the forces before
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,9 @@ class KPMForces:
             return PotentialNodes.around(self.ensemble.chemical_potential, 0.0, kT, problem.error)
         if previous is not None:
             return PotentialNodes.around(previous, _WARM * kT, kT, problem.error)
-        levels = matrix_elements(self.hamiltonian, self.domain, q[None])[..., : q.shape[-2]]
-        guess = atomic_limit(levels, self.domain, self.ensemble.filling, kT).chemical_potential
-        return PotentialNodes.around(float(guess), _COLD * kT, kT, problem.error)
+        spectra = LocalSpectra.of(self.hamiltonian, self.domain, q[None], kT)
+        guess = float(spectra.chemical_potential(self.ensemble.filling))
+        return PotentialNodes.around(guess, _COLD * kT, kT, problem.error)
 
     def _solve_coloured(self, problem: Problem, q: Tensor, nodes: PotentialNodes) -> _Solution:
         """Sweep until ``mu`` lies among the nodes and the error is small enough, which the first sweep does as a rule."""

@@ -11,7 +11,6 @@ from torch import Tensor
 from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._canonical import (
-    atomic_limit,
     grand_potential,
     occupation,
     require_filling,
@@ -19,8 +18,9 @@ from hpc_holstein.forces._canonical import (
     solve_chemical_potential,
 )
 from hpc_holstein.forces._clusters import Clusters
-from hpc_holstein.forces._elements import matrix_elements, needed_entries, require_finite
+from hpc_holstein.forces._elements import needed_entries, require_finite
 from hpc_holstein.forces._filling import potential_uncertainty
+from hpc_holstein.forces._first_guess import LocalSpectra
 from hpc_holstein.forces._gap import FLAT, PRESENT, Levels, balanced
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.forces._sampled import chosen_sites, known_potential, owned_sites, read_for, sampled
@@ -30,7 +30,6 @@ from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, 
 _BYTES = 8
 _MATRICES = 4  # n x n arrays alive per cluster: the matrix, its eigenvectors, the workspace of the solver
 _CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**31}  # of these; on a CPU, larger chunks are not faster
-_SLOPE_FLOOR = 1e-6  # smallest d(mean n)/d(mu) to start from: in a gap the atomic limit has none
 _SAME_LEVEL = 2.0**-32  # at kT = 0, in t_nn: levels of different clusters that round to one multiple are one level
 
 
@@ -138,15 +137,15 @@ class LocalForces:
     def _canonical(self, q: Tensor, levels: _Levels) -> _Solution:
         """Solution of :meth:`_solve` at the ``mu`` of the filling."""
         ensemble = self.ensemble
-        on_site = matrix_elements(self.hamiltonian, self.domain, q)[..., : q.shape[-2]]
-        start = atomic_limit(on_site[None], self.domain, ensemble.filling, ensemble.kT)
+        spectra = LocalSpectra.of(self.hamiltonian, self.domain, q[None], ensemble.kT)
+        guess = spectra.chemical_potential(ensemble.filling)
         solved = solve_chemical_potential(
             density=lambda mu, rows: self._rho(levels, mu)[None],  # bond orders of a level that is filled in part follow it
             mean=lambda rho: site_mean(rho[..., : q.shape[-2]], self.domain),
             filling=ensemble.filling,
             kT=ensemble.kT,
-            guess=start.chemical_potential,
-            slope=start.slope.clamp_min(_SLOPE_FLOOR),
+            guess=guess,
+            slope=spectra.slope(guess),
             density_tolerance=0.0,
         )
         mu, uncertain = self._potential(levels, float(solved.chemical_potential[0]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from torch import Tensor
 
-from hpc_holstein.forces._elements import matrix_elements
+from hpc_holstein.forces._elements import both_ways, matrix_elements
+from hpc_holstein.hamiltonian import displaced
 from hpc_holstein.interfaces import Domain, Hamiltonian
 
 
@@ -50,20 +51,7 @@ def _triplets(hamiltonian: Hamiltonian, domain: Domain, entries: Tensor) -> Iter
     width, basis = hamiltonian.reach, len(domain.lattice.basis)
     number = torch.arange(domain.lattice.sites, dtype=torch.float64).view(*domain.lattice.extent, basis, 1)
     sites = domain.pad(torch.cat([number, torch.ones_like(number)], dim=-1), width)  # beyond an open edge: all zero
-    ghosted = domain.pad(entries.unsqueeze(-1), width)
-    for entry, bond in enumerate(hamiltonian.pattern):
-        ends = [(bond.source, bond.target, bond.offset, entries[..., entry])]
-        if bond.source != bond.target or any(bond.offset):
-            back = tuple(-step for step in bond.offset)
-            ends.append((bond.target, bond.source, back, shifted(ghosted, back, width)[..., entry, 0]))
-        for here, there, offset, value in ends:
-            column, exists = shifted(sites, offset, width)[..., there, :].unbind(dim=-1)
-            kept = exists > 0
-            yield number[..., here, 0][kept], column[kept], value[kept]
-
-
-def shifted(ghosted: Tensor, offset: Sequence[int], width: int) -> Tensor:
-    """View of the cells at ``offset`` from the owned ones, of a field ``[*cells, basis, components]`` with ``width`` ghosts."""
-    for axis, step in enumerate(offset):
-        ghosted = ghosted.narrow(axis, width + step, ghosted.shape[axis] - 2 * width)
-    return ghosted
+    for bond, value in both_ways(hamiltonian, domain, entries):
+        column, exists = displaced(sites, width, bond.offset)[..., bond.target, :].unbind(dim=-1)
+        kept = exists > 0
+        yield number[..., bond.source, 0][kept], column[kept], value[kept]
