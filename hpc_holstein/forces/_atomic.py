@@ -20,12 +20,12 @@ from hpc_holstein.forces._canonical import (
 )
 from hpc_holstein.forces._filling import fill, potential_uncertainty, uncertainty
 from hpc_holstein.forces._gap import FLAT, Levels, balanced
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 
 _SORTED = 4096  # sites of lattices whose levels one rank sorts
 
 
-class AtomicForces:
+class AtomicForces(ForceProvider):
     """Force provider of the atomic limit; implements :class:`interfaces.ForceProvider` and takes any batch of states."""
 
     tolerance = None
@@ -36,7 +36,7 @@ class AtomicForces:
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
         require_filling(ensemble)
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
-        self.reach = hamiltonian.reach
+        self.reach: int = hamiltonian.reach
         domain.require_halo(self.reach)
 
     @torch.no_grad()

@@ -50,7 +50,7 @@ def needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:
     return [entry for entry, moving in enumerate(moves) if moving or entry < basis]
 
 
-def force_scale(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> float:
+def force_scale(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Tensor:
     """Largest force, on this rank, that errors of one in the needed entries of ``rho`` can make together; collective.
 
     ``max_c sum_ij |dH_ij/dq_c|``, the signs of the errors of one entry drawn at random: one site in a few has the worst ones.
@@ -63,4 +63,4 @@ def force_scale(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> float:
         rho = q.new_zeros((*q.shape[:-2], len(hamiltonian.pattern)))
         rho[..., entry] = signs
         total += hamiltonian.electronic_force(ghosted, halo, rho, domain).abs()
-    return float(total.max())
+    return total.max().cpu()

@@ -18,7 +18,7 @@ from hpc_holstein.forces import _filling
 from hpc_holstein.forces._canonical import require_filling
 from hpc_holstein.forces._elements import matrix_elements, needed_entries
 from hpc_holstein.forces._memory import usable_bytes
-from hpc_holstein.interfaces import Bond, Domain, Ensemble, ForceResult, Hamiltonian, Lattice, State
+from hpc_holstein.interfaces import Bond, Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, Lattice, State
 
 _MATRICES = 5  # N x N float64 arrays alive at the peak of the eigensolver, measured
 _BYTES = 8
@@ -33,7 +33,7 @@ class _SiteIndices:
     present: Tensor
 
 
-class ExactForces:
+class ExactForces(ForceProvider):
     """Adiabatic forces by exact diagonalization; implements :class:`interfaces.ForceProvider`.
 
     ``q`` of any float type and any batch shape; the result is computed in float64 and returned in the type of ``q``
@@ -42,6 +42,7 @@ class ExactForces:
 
     reach = None
     tolerance = 1e-9
+    knows_spectrum = True
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble, deterministic: bool = False) -> None:
         require_filling(ensemble)

@@ -24,7 +24,7 @@ from hpc_holstein.forces._sampled import chosen_sites, known_potential, previous
 from hpc_holstein.forces._stencil import Stencil, all_max
 from hpc_holstein.forces._sweep import Problem, Swept, sweep
 from hpc_holstein.forces.kpm import Options
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 
 _TRUNCATION = 1e-3  # of the tolerance, for |f - f_M|: a single level at mu amplifies that of the electron number by all sites
 _CHECKED = 4  # every so many chemical potentials the error is looked at
@@ -48,7 +48,7 @@ class _Solution:
     settled: bool = True
 
 
-class KPMForces:
+class KPMForces(ForceProvider):
     """Adiabatic forces by KPM; implements :class:`interfaces.ForceProvider`, batches included (state by state).
 
     The result is a function of ``q`` and, below the tolerance, of ``state.forces.chemical_potential``; beyond round-off it does
@@ -137,7 +137,7 @@ class KPMForces:
         layout = Layout.of(self.domain, self.hamiltonian.reach, self._beyond, q.dtype)
         stencil = Stencil(self.hamiltonian, self.domain, q, layout.widths)
         interval = Interval.enclosing(*stencil.bounds())
-        scale = float(all_max(torch.tensor(force_scale(self.hamiltonian, self.domain, q.double())), self.domain))
+        scale = float(all_max(force_scale(self.hamiltonian, self.domain, q.double()), self.domain))
         tolerance = max(self.options.tolerance, _FLOAT32 if q.dtype == torch.float32 else 0.0) / scale
         bonds = [(entry, self.hamiltonian.pattern[entry]) for entry in self._entries]
         return Problem(

@@ -25,7 +25,7 @@ from hpc_holstein.forces._gap import FLAT, PRESENT, Levels, balanced
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.forces._sampled import chosen_sites, known_potential, owned_sites, read_for, sampled
 from hpc_holstein.forces.local import Options
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 
 _BYTES = 8
 _MATRICES = 4  # n x n arrays alive per cluster: the matrix, its eigenvectors, the workspace of the solver
@@ -60,7 +60,7 @@ class _Solution(NamedTuple):
     told: dict[str, float]
 
 
-class LocalForces:
+class LocalForces(ForceProvider):
     """Force provider by divide and conquer; implements :class:`interfaces.ForceProvider` and takes any batch of states.
 
     ``q`` of any float type; the result is computed in float64 and returned in the type of ``q`` (chemical and grand
@@ -208,7 +208,7 @@ def _require_memory(clusters: Clusters, domain: Domain) -> None:
     levels = 2 * clusters.number * clusters.sites * rows  # twice: functions of the levels beside them
     needed = _BYTES * (levels + _MATRICES * clusters.sites**2)
     of_ranks = torch.zeros((domain.size, 2), dtype=torch.float64)
-    of_ranks[domain.rank] = torch.tensor([needed, usable_bytes(domain.device)])
+    of_ranks[domain.rank] = torch.tensor([needed, usable_bytes(domain.device)], dtype=torch.float64)
     for rank, (there, fits) in enumerate(domain.allsum(of_ranks).tolist()):
         if there > fits:
             raise ConfigError(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from itertools import product
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,7 +29,7 @@ from hpc_holstein.forces._following import completed, followed
 from hpc_holstein.forces._graphs import Outputs, Replayed, require_graphs
 from hpc_holstein.forces._precision import arithmetic, dtype_of
 from hpc_holstein.forces.neural import Options, Precision
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 from hpc_holstein.network.checkpoint import trained_elsewhere
 from hpc_holstein.network.models._enn import Enn
 from hpc_holstein.network.models._levels import LevelNetwork
@@ -44,15 +44,7 @@ _LONGEST = {"cpu": 64, "cuda": 512}  # edge of a window of the lattice that is e
 # CPU: activations stay in the cache, where PyTorch evaluates the network.  CUDA: bounds the memory.
 
 
-class _HasDensity(Hamiltonian, Protocol):
-    """A Hamiltonian whose electronic force tells the density."""
-
-    def density(self, q: Tensor, electronic_force: Tensor) -> Tensor:
-        """The inverse of ``electronic_force``."""
-        ...
-
-
-class NeuralForces:
+class NeuralForces(ForceProvider):
     """Force provider that evaluates ``module``; implements :class:`interfaces.ForceProvider`, batches included.
 
     The result depends on ``q`` and on ``state.forces`` (``chemical_potential``, ``info["filling_slope"]`` and
@@ -113,10 +105,10 @@ class NeuralForces:
         ghosted = _Arriving(q, self.domain, self._width)
         omega, of_states = None, list[dict[str, float]]()
         if self._module.predicts == "force":
-            force = self._evaluate(ghosted, torch.zeros(len(q)), torch.arange(len(q)))[..., None]
+            force = self._evaluate(ghosted, torch.zeros(len(q), dtype=torch.float64), torch.arange(len(q)))[..., None]
             classical = self.hamiltonian.classical_force(ghosted.arrived(), self._width, self.domain)
-            density = cast(_HasDensity, self.hamiltonian).density(q, force - classical)
-            mu, info = torch.full((len(q),), math.nan), {"evaluations": 1.0}
+            density = self.hamiltonian.density(force - classical)
+            mu, info = torch.full((len(q),), math.nan, dtype=torch.float64), {"evaluations": 1.0}
         else:
             evaluate = self._evaluation(ghosted)
             density, mu, info, of_states = self._density(q, ghosted, evaluate, state.forces)
@@ -157,7 +149,7 @@ class NeuralForces:
         """``n [batch, y, x, 1]``, ``mu [batch]``, info and that of each state."""
         every = torch.arange(len(q))
         if self._module.field == "plain":
-            zero = torch.zeros(len(q))
+            zero = torch.zeros(len(q), dtype=torch.float64)
             return evaluate(zero, every), zero * math.nan, {"evaluations": 1.0}, []
         if self.ensemble.kind == "grand-canonical":
             mu = torch.full((len(q),), self.ensemble.chemical_potential, dtype=torch.float64)

@@ -26,7 +26,7 @@ from hpc_holstein.forces._resolvent import Resolvent, Solution
 from hpc_holstein.forces._rows import Rows
 from hpc_holstein.forces._sampled import chosen_sites, known_potential, previous_potentials, sampled
 from hpc_holstein.forces.petsc import Options
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 
 _PREFIX = "holstein_"
 _FACTORIZE = "-ksp_type preonly -pc_type lu -pc_factor_mat_ordering_type nd"
@@ -41,7 +41,7 @@ _LEAST_TOLERANCE = 1e-9
 _LEAST_RESIDUAL = 1e-13
 
 
-class PETScForces:
+class PETScForces(ForceProvider):
     """Adiabatic forces by PETSc; implements :class:`interfaces.ForceProvider`, batches included (state by state).
 
     The result is a function of ``q`` and, below the tolerance, of ``state.forces.chemical_potential`` and the ranks.

@@ -123,7 +123,7 @@ class Resolvent:
 
     def _problem(self, q: Tensor) -> _Problem:
         rows = assemble(self.hamiltonian, self.domain, q)
-        scale = force_scale(self.hamiltonian, self.domain, q)
+        scale = float(force_scale(self.hamiltonian, self.domain, q))
         spectra = LocalSpectra.of(self.hamiltonian, self.domain, q[None], self.ensemble.kT)
         return _Problem(rows, *rows.bounds(), float(spectra.levels.sum()), spectra, self.tolerance / scale, scale)
 

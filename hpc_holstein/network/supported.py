@@ -41,7 +41,7 @@ def require_readable(hamiltonian: Hamiltonian, lattice: Lattice) -> None:
 def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice: Lattice, ensemble: Ensemble) -> None:
     """Raise ModelError if ``module`` cannot give, or learn, the forces of this system."""
     require_readable(hamiltonian, lattice)
-    if module.predicts == "force" and not hasattr(hamiltonian, "density"):
+    if module.predicts == "force" and not hamiltonian.tells_density:
         raise ModelError(
             f"the force of the {hamiltonian.name} Hamiltonian does not tell its density: use a model that predicts the density"
         )

@@ -25,11 +25,11 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces._neural import NeuralForces
-from hpc_holstein.interfaces import ForceResult, State
+from hpc_holstein.interfaces import ForceProvider, ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.simulation import Deadline, Lockstep, MeteredTransport, Simulation, Watch, memory
 from hpc_holstein.simulation.ledger import _Spent
-from hpc_holstein.simulation.lockstep import Member, split, stacked, takes_batches
+from hpc_holstein.simulation.lockstep import Member, split, stacked
 
 PRESET = "paper-2601.04104"
 GIVEN = ["run", "--preset", PRESET, "--seed", "5", "--set", "output.observables_every=4"]
@@ -72,7 +72,7 @@ def assert_same(folder: str, other: str, tolerance: float = 0.0) -> None:
 # ---- the lock step itself ------------------------------------------------------------------------------------------------
 
 
-class Springs:
+class Springs(ForceProvider):
     """``F = -q`` with the mean of ``q`` as chemical potential; refuses states with a negative mean, and counts its calls."""
 
     reach, tolerance, takes_batches = 0, None, True
@@ -186,8 +186,8 @@ def test_a_provider_that_takes_batches_gives_each_state_what_it_has_alone(model:
     """Over several steps, of which each starts from the one before; bit for bit where that is asked for."""
     options = {"force.kind": kind, "parallel.deterministic": True} if kind in ("neural", "atomic") else {"force.kind": kind}
     made, states = simulation(options | ({"force.model": "small.safetensors"} if kind == "neural" else {}))
-    assert takes_batches(made.forces) == (kind in ("neural", "atomic"))
-    if not takes_batches(made.forces):
+    assert made.forces.takes_batches == (kind in ("neural", "atomic"))
+    if not made.forces.takes_batches:
         return
     together, alone = list(states), list(states)
     for _ in range(4):
