@@ -8,7 +8,7 @@ from typing import Any
 
 from hpc_holstein.config import Config
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.forces._electron_number import potential_uncertainty
+from hpc_holstein.forces._committee import potential_uncertainty
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.interfaces import State
 from hpc_holstein.network.checkpoint import Card, model_path, read_card

@@ -30,6 +30,31 @@ def both_ways(hamiltonian: Hamiltonian, domain: Domain, entries: Tensor) -> Iter
             yield back, displaced(ghosted, hamiltonian.reach, back.offset)[..., number, 0]
 
 
+def entry_ends(hamiltonian: Hamiltonian, whole: Domain) -> tuple[Tensor, Tensor]:
+    """Sites that each entry of the pattern starts from and ends at, ``[cells, pattern]``, -1 beyond an open edge.
+
+    Numbers of the whole lattice, which the serial domain ``whole`` holds: cells row-major, then basis.
+    """
+    lattice, halo, pattern = whole.lattice, hamiltonian.reach, hamiltonian.pattern
+    number = torch.arange(1.0, lattice.sites + 1, dtype=torch.float64, device=whole.device)  # beyond an open edge: 0
+    sites = whole.pad(number.view(*lattice.extent, len(lattice.basis), 1), halo)
+    here = whole.crop(sites, halo)[..., [bond.source for bond in pattern], 0]
+    there = torch.stack([displaced(sites, halo, bond.offset)[..., bond.target, 0] for bond in pattern], dim=-1)
+    return here.flatten(0, -2).long() - 1, there.flatten(0, -2).long() - 1
+
+
+def whole_matrix(hamiltonian: Hamiltonian, whole: Domain, q: Tensor, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Row, column and value of every matrix element of ``H(q)``, both halves; those of the same two sites add up.
+
+    ``ends``: :func:`entry_ends`; ``q``: one state of the whole lattice.
+    """
+    values = matrix_elements(hamiltonian, whole, q).reshape(ends[0].shape)
+    twice = torch.tensor([bond.source != bond.target or any(bond.offset) for bond in hamiltonian.pattern], device=q.device)
+    start, end, exists = *ends, ends[1] >= 0
+    halves = ((start, end, exists), (end, start, exists & twice))
+    return tuple(torch.cat(part) for part in zip(*((i[kept], j[kept], values[kept]) for i, j, kept in halves), strict=True))
+
+
 def require_finite(q: Tensor, step: int, domain: Domain) -> None:
     """Raise SpectrumError, on all ranks alike, for coordinates without a spectrum."""
     bad = domain.allsum((~torch.isfinite(q)).sum().double().cpu())

@@ -22,10 +22,9 @@ from hpc_holstein.forces._canonical import (
     solve_chemical_potential,
 )
 from hpc_holstein.forces._committee import Committee
-from hpc_holstein.forces._energy_network import RecordedPotential
 from hpc_holstein.forces._filling import potential_uncertainty
 from hpc_holstein.forces._first_guess import LocalSpectra
-from hpc_holstein.forces._following import completed, followed
+from hpc_holstein.forces._following import RecordedPotential, completed, followed
 from hpc_holstein.forces._graphs import Outputs, Replayed, require_graphs
 from hpc_holstein.forces._precision import arithmetic, dtype_of
 from hpc_holstein.forces.neural import Options, Precision

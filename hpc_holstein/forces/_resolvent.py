@@ -19,13 +19,13 @@ from torch import Tensor
 
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.forces._columns import Columns, Complex, LinearSystem
+from hpc_holstein.forces._columns import Columns, Complex, LinearSystem, Rows, assemble
 from hpc_holstein.forces._elements import force_scale
 from hpc_holstein.forces._filling import RESOLVED, potential_uncertainty
 from hpc_holstein.forces._first_guess import LocalSpectra
 from hpc_holstein.forces._poles import PoleExpansion, Weights
-from hpc_holstein.forces._rows import Rows, assemble
 from hpc_holstein.forces._sampled import read_for
+from hpc_holstein.forces._state_by_state import Solution
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 
 _TRUNCATION = 0.02  # of the tolerance, for the poles
@@ -37,16 +37,6 @@ _LONGEST = 3.0  # kT: first step to another centre
 _CREDIBLE = 3 * math.pi  # kT: beside its uncertainty: how far from the first guess a previous mu may lie to be worth a look
 _UNFELT = 0.02  # of the tolerance, in the density of any site
 _ATTEMPTS = 20
-
-
-@dataclass(frozen=True)
-class Solution:
-    """One state: ``rho [cells, pattern]`` where it is needed, ``mu``, ``Omega`` (NaN for a sample) and what they cost."""
-
-    rho: Tensor
-    chemical_potential: float
-    grand_potential: float
-    info: dict[str, float]
 
 
 @dataclass(frozen=True)
