@@ -10,6 +10,7 @@ One sentence is the architecture: ``force = -dV/dq - Tr[rho dH/dq]``, and only t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
@@ -156,6 +157,8 @@ class Hamiltonian(Protocol):
     reach: int  # cells that the pattern and the classical potential extend over
     pattern: tuple[Bond, ...]  # upper half: each off-diagonal bond once, on-site entries first
 
+    tells_density: bool  # by its electronic force: :meth:`density` is the inverse of :meth:`electronic_force`
+
     @property
     def parameters(self) -> dict[str, float]: ...
     @property
@@ -166,15 +169,40 @@ class Hamiltonian(Protocol):
     def force(self, ghosted_q: Tensor, halo: int, rho: Tensor, domain: Domain) -> Tensor: ...
     def electronic_force(self, ghosted_q: Tensor, halo: int, rho: Tensor, domain: Domain) -> Tensor: ...
     def classical_force(self, ghosted_q: Tensor, halo: int, domain: Domain) -> Tensor: ...
+    def density(self, electronic_force: Tensor) -> Tensor: ...
 
 
-class ForceProvider(Protocol):
-    """Anything that maps a state to the adiabatic force: exact diagonalization, KPM, a network, ..."""
+class ForceProvider(ABC):
+    """Anything that maps a state to the adiabatic force: exact diagonalization, KPM, a network, ...
 
-    reach: int | None  # cells; None: needs the whole lattice
-    tolerance: float | None  # promised max |dF| against exact, of coordinates in float64; None: promises nothing (a network)
+    Inherit from it, and say what is not as here:
 
-    def __call__(self, state: State) -> ForceResult: ...
+    reach            cells; None: needs the whole lattice
+    tolerance        promised max |dF| against exact, of coordinates in float64; None: promises nothing (a network)
+    deterministic    the bits of the forces do not depend on the ranks
+    takes_batches    a batch of states costs less than one after another
+    batches_exactly  those of a state have the same bits in any batch
+    knows_spectrum   densities at further chemical potentials come with the forces: :meth:`with_densities`
+    """
+
+    reach: int | None
+    tolerance: float | None
+    deterministic: bool = False
+    takes_batches: bool = False
+    batches_exactly: bool = False
+    knows_spectrum: bool = False
+
+    @abstractmethod
+    def __call__(self, state: State) -> ForceResult:
+        """Force, density and potentials of ``state``, of any batch; collective."""
+
+    def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
+        """The forces, and the densities at ``mu + offset``, float64 ``[*batch, *cells, offsets, basis]``."""
+        raise NotImplementedError(f"{type(self).__name__} does not know the spectrum")
+
+    def memory_bytes(self, dtype: torch.dtype) -> float:
+        """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``, where they are many."""
+        return 0.0
 
 
 class Integrator(Protocol):

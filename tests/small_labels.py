@@ -8,7 +8,7 @@ from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.dynamics import langevin
 from hpc_holstein.forces import atomic, exact, local
 from hpc_holstein.hamiltonian import holstein
-from hpc_holstein.interfaces import Ensemble
+from hpc_holstein.interfaces import Ensemble, ForceProvider
 from hpc_holstein.lattice import square
 from hpc_holstein.training import dataset
 from hpc_holstein.training.label import make_file
@@ -32,7 +32,7 @@ class InterruptedJobError(Exception):
     """Stands for the end of a job's time."""
 
 
-class Watched:
+class Watched(ForceProvider):
     """A provider that does something else before each call."""
 
     def __init__(self, forces, before):

@@ -32,7 +32,6 @@ from hpc_holstein.errors import ConfigError, HolsteinError
 from hpc_holstein.files import replace_text
 from hpc_holstein.output.summary import read_summary
 from hpc_holstein.simulation import Lockstep, Simulation, StopSignals, most_together, require_memory
-from hpc_holstein.simulation.lockstep import takes_batches
 
 _USER_ERROR = 2
 _FILES_OF_RUN, _OTHER_FILES = 4, 128  # 2 to 3 of a run are open
@@ -62,7 +61,7 @@ class Company:
         forces, wanted = simulation.forces, self.lockstep.wanted
         of_one = simulation.domain, session.transport, config.parallel.torch_dtype, forces, gathers
         several = wanted > 1 and session.transport.size > 1 and config.parallel.transport == "nccl"  # has one run at a time
-        batched = wanted > 1 and takes_batches(forces) and not several
+        batched = wanted > 1 and forces.takes_batches and not several
         if self.lockstep.joined:
             simulation.together = self.lockstep.join(forces, simulation.transport)
             return

@@ -17,7 +17,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.files import refuse_existing
-from hpc_holstein.forces._electron_number import potential_uncertainty
+from hpc_holstein.forces._committee import potential_uncertainty
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.interfaces import State
 from hpc_holstein.network.checkpoint import Card, model_path, read_card

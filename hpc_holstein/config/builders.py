@@ -73,7 +73,7 @@ def forces_maker(
 
     def make(domain: Domain) -> ForceProvider:
         provider: ForceProvider = module.build(options, system.hamiltonian, domain, system.ensemble)
-        if deterministic and not getattr(provider, "deterministic", False):
+        if deterministic and not provider.deterministic:
             raise ConfigError(
                 f"force.kind = '{force.kind}' computes in an order that depends on the ranks, which parallel.deterministic = "
                 "true excludes: use neural, exact or atomic, or leave deterministic out"

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import pickle
-import sys
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
-from hpc_holstein.domain._messages import Channel, Message, Repeated, sum_in_rank_order
-
-if TYPE_CHECKING:
-    from hpc_holstein.domain.transport import Transport
+from hpc_holstein.domain._messages import Message, Transport
 
 T = TypeVar("T")
 
@@ -61,7 +54,7 @@ class _Board:
             return self.changed.wait_for(lambda: len(self.arrived) == self.size, timeout=seconds)
 
 
-class ThreadTransport:
+class ThreadTransport(Transport):
     """One of several ranks that are threads of this process; made by :func:`run_in_process`.  Values are copied.
 
     On CUDA the backward pass of all ranks shares one thread of autograd, which cannot wait for itself: use the CPU, or MPI.
@@ -72,10 +65,6 @@ class ThreadTransport:
         self.size = board.size
         self._board = board
         self._sent, self._asked_for = Counter[int](), Counter[int]()  # messages to and from each rank
-
-    def exchange(self, messages: Sequence[Message]) -> None:
-        """Put all sends on the board, then take all receives."""
-        self.exchange_start(messages)()
 
     def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
         """The receives are taken when the result is called."""
@@ -94,54 +83,15 @@ class ThreadTransport:
 
         return finish
 
-    def channel(self, messages: Sequence[Message]) -> Channel:
-        """Exchanges."""
-        return Repeated(self.exchange_start, messages)
-
-    def allsum(self, value: Tensor) -> Tensor:
-        """Sum of the gathered values in rank order."""
-        parts = torch.stack(self.allgather(value.detach().cpu()))
-        return sum_in_rank_order(parts).to(value.device)
-
     def allgather(self, value: T) -> list[T]:
         """Every rank sends to every rank."""
         for dest in range(self.size):
-            self._put(dest, value)
-        return [self._take(source) for source in range(self.size)]
-
-    def gather(self, value: T) -> list[T] | None:
-        """Every rank sends to the root."""
-        self._put(0, value)
-        return [self._take(source) for source in range(self.size)] if self.rank == 0 else None
-
-    def scatter(self, values: Sequence[T] | None) -> T:
-        """The root sends to every rank."""
-        for dest, value in enumerate(values or ()):
-            self._put(dest, value)
-        return self._take(0)
-
-    def bcast(self, value: T) -> T:
-        """The root sends the same to every rank."""
-        return self.scatter([value] * self.size if self.rank == 0 else None)
-
-    def barrier(self) -> None:
-        """Every rank hears from every rank."""
-        self.allgather(None)
+            self._board.put(self.rank, dest, "object", pickle.dumps(value))
+        return [pickle.loads(self._board.take(source, self.rank, "object")) for source in range(self.size)]
 
     def all_arrive(self, seconds: float) -> bool:
         """True if all threads get here in time."""
         return self._board.arrive(self.rank, seconds)
-
-    def abort(self, message: str, code: int = 1) -> NoReturn:
-        """Fail this rank, on which the others fail as well."""
-        print(f"rank {self.rank} of {self.size}: {message}", file=sys.stderr, flush=True)
-        raise SystemExit(code)
-
-    def _put(self, dest: int, value: Any) -> None:
-        self._board.put(self.rank, dest, "object", pickle.dumps(value))
-
-    def _take(self, source: int) -> Any:
-        return pickle.loads(self._board.take(source, self.rank, "object"))
 
 
 def run_in_process(size: int, body: Callable[[Transport], T]) -> list[T]:

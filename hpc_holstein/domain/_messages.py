@@ -5,12 +5,15 @@ Tensors on a GPU are staged in pinned host memory on both sides, or handed to MP
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 from weakref import finalize
 
 import torch
 from torch import Tensor
+
+T = TypeVar("T")
 
 _TAG, _CHANNEL_TAG = 1, 2
 
@@ -52,6 +55,62 @@ class Repeated:
         """See :class:`Channel`."""
         if self._finish is not None:
             self._finish()
+
+
+class Transport(Protocol):
+    """Communication between ranks.  All methods but the exchanges and ``abort`` are collective; the root is rank 0.
+
+    A kind of ranks inherits from it, and says at least how messages are sent and what all ranks get together.
+    """
+
+    rank: int
+    size: int
+
+    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
+        """Post all sends and receives together; calling the result waits.  All ranks start several in the same order."""
+
+    def allgather(self, value: T) -> list[T]:
+        """The value of every rank, in rank order, on every rank."""
+
+    def all_arrive(self, seconds: float) -> bool:
+        """True if every rank calls this within ``seconds``."""
+
+    def exchange(self, messages: Sequence[Message]) -> None:
+        """:meth:`exchange_start`, and its end."""
+        self.exchange_start(messages)()
+
+    def channel(self, messages: Sequence[Message]) -> Channel:
+        """For messages that are sent often; channels are started in the same order on all ranks, apart from exchanges."""
+        return Repeated(self.exchange_start, messages)
+
+    def allsum(self, value: Tensor) -> Tensor:
+        """Sum over ranks, added in rank order: the same bits on all ranks and in every run.  Carries no gradient."""
+        return sum_in_rank_order(torch.stack(self.allgather(value.detach().cpu()))).to(value.device)
+
+    def gather(self, value: T) -> list[T] | None:
+        """The value of every rank, in rank order, on the root; None elsewhere.  NumPy arrays travel as raw buffers."""
+        values = self.allgather(value)
+        return values if self.rank == 0 else None
+
+    def scatter(self, values: Sequence[T] | None) -> T:
+        """Entry ``rank`` of the sequence that the root gives."""
+        of_root = self.allgather(values)[0]
+        assert of_root is not None
+        return of_root[self.rank]
+
+    def bcast(self, value: T) -> T:
+        """The value of the root, on every rank."""
+        return self.allgather(value)[0]
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+        self.allgather(None)
+
+    def abort(self, message: str, code: int = 1) -> NoReturn:
+        """Print ``message`` and end every rank with exit code ``code``."""
+        sys.stdout.flush()
+        print(message if self.size == 1 else f"rank {self.rank} of {self.size}: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(code)
 
 
 def post(comm: Any, messages: Sequence[Message], direct: bool = False) -> Callable[[], None]:

@@ -81,7 +81,7 @@ class SlabTransform:
         self.rows, self.columns = slabs[domain.rank][0], columns[domain.rank][-1]
         number = torch.arange(*self.columns, device=domain.device)
         single = (number == 0) | (2 * number == last) if real else torch.ones_like(number, dtype=torch.bool)
-        self.weights = torch.where(single, 1.0, 2.0).double()
+        self.weights = 2.0 - single.double()
 
     @property
     def row_shape(self) -> tuple[int, ...]:

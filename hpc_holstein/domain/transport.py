@@ -11,12 +11,12 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
 
 from hpc_holstein.domain._in_process import ThreadTransport, run_in_process
-from hpc_holstein.domain._messages import Channel, Message, PersistentChannel, Repeated, post, sum_in_rank_order
+from hpc_holstein.domain._messages import Channel, Message, PersistentChannel, Transport, post, sum_in_rank_order
 from hpc_holstein.errors import HolsteinError
 
 __all__ = ["Channel", "MPITransport", "Message", "SerialTransport", "ThreadTransport", "Transport"]
@@ -24,70 +24,22 @@ __all__ += ["abort_all_on_error", "agree", "agreed", "run_in_process", "sum_in_r
 
 T = TypeVar("T")
 
-_USER_ERROR, _UNEXPECTED = 2, 1  # exit codes
+_USER_ERROR = 2  # exit code
 _ARRIVAL_SECONDS = 5.0  # how long a rank with a user error waits for the others to have one too
 
 
-class Transport(Protocol):
-    """Communication between ranks.  All methods but the exchanges and ``abort`` are collective; the root is rank 0."""
-
-    rank: int
-    size: int
-
-    def exchange(self, messages: Sequence[Message]) -> None:
-        """Post all sends and receives together and wait until all have ended."""
-
-    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
-        """The same in two parts: calling the result waits.  All ranks start several in the same order."""
-
-    def channel(self, messages: Sequence[Message]) -> Channel:
-        """For messages that are sent often; channels are started in the same order on all ranks, apart from exchanges."""
-
-    def allsum(self, value: Tensor) -> Tensor:
-        """Sum over ranks, added in rank order: the same bits on all ranks and in every run.  Carries no gradient."""
-
-    def allgather(self, value: T) -> list[T]:
-        """The value of every rank, in rank order, on every rank."""
-
-    def gather(self, value: T) -> list[T] | None:
-        """The value of every rank, in rank order, on the root; None elsewhere.  NumPy arrays travel as raw buffers."""
-
-    def scatter(self, values: Sequence[T] | None) -> T:
-        """Entry ``rank`` of the sequence that the root gives."""
-
-    def bcast(self, value: T) -> T:
-        """The value of the root, on every rank."""
-
-    def barrier(self) -> None:
-        """Return when every rank has called it."""
-
-    def all_arrive(self, seconds: float) -> bool:
-        """True if every rank calls this within ``seconds``."""
-
-    def abort(self, message: str, code: int = _UNEXPECTED) -> NoReturn:
-        """Print ``message`` and end every rank with exit code ``code``."""
-
-
-class SerialTransport:
+class SerialTransport(Transport):
     """One rank alone."""
 
     rank = 0
     size = 1
 
-    def exchange(self, messages: Sequence[Message]) -> None:
-        """A copy of what the rank sends to itself."""
+    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
+        """A copy of what the rank sends to itself; nothing is left to wait for."""
         for message in messages:
             if message.source is not None:
                 message.recv.copy_(message.send)
-
-    def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
-        """The same; nothing is left to wait for."""
-        self.exchange(messages)
         return lambda: None
-
-    def channel(self, messages: Sequence[Message]) -> Channel:
-        """Exchanges."""
-        return Repeated(self.exchange_start, messages)
 
     def allsum(self, value: Tensor) -> Tensor:
         """A copy of ``value``."""
@@ -97,33 +49,12 @@ class SerialTransport:
         """``[value]``."""
         return [value]
 
-    def gather(self, value: T) -> list[T] | None:
-        """``[value]``."""
-        return [value]
-
-    def scatter(self, values: Sequence[T] | None) -> T:
-        """The only entry."""
-        assert values is not None
-        return values[0]
-
-    def bcast(self, value: T) -> T:
-        """``value``."""
-        return value
-
-    def barrier(self) -> None:
-        """Nothing to wait for."""
-
     def all_arrive(self, seconds: float) -> bool:
         """True: the only rank is here."""
         return True
 
-    def abort(self, message: str, code: int = _UNEXPECTED) -> NoReturn:
-        """Print ``message`` and leave with ``code``."""
-        print(message, file=sys.stderr, flush=True)
-        raise SystemExit(code)
 
-
-class MPITransport:
+class MPITransport(Transport):
     """A rank of an MPI communicator (default: all ranks of the job); starts MPI.  Collective to make.
 
     GPU memory passes through pinned host memory, so that every MPI library will do, but from :meth:`direct`.
@@ -150,10 +81,6 @@ class MPITransport:
         other = copy.copy(self)
         other._direct = True
         return other
-
-    def exchange(self, messages: Sequence[Message]) -> None:
-        """:meth:`exchange_start`, and its end."""
-        self.exchange_start(messages)()
 
     def exchange_start(self, messages: Sequence[Message]) -> Callable[[], None]:
         """Non-blocking receives first, then the sends."""
@@ -200,7 +127,7 @@ class MPITransport:
             time.sleep(0.01)
         return True
 
-    def abort(self, message: str, code: int = _UNEXPECTED) -> NoReturn:
+    def abort(self, message: str, code: int = 1) -> NoReturn:
         """MPI_Abort, after the message is out."""
         sys.stdout.flush()
         print(f"rank {self.rank} of {self.size}: {message}", file=sys.stderr, flush=True)

@@ -11,21 +11,20 @@ from torch import Tensor
 from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.forces._canonical import (
     CanonicalDensity,
-    atomic_limit,
     grand_potential,
     occupation,
-    on_site_energies,
     require_filling,
     site_mean,
+    solve_chemical_potential,
 )
 from hpc_holstein.forces._filling import fill, potential_uncertainty, uncertainty
 from hpc_holstein.forces._gap import FLAT, Levels, balanced
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 
 _SORTED = 4096  # sites of lattices whose levels one rank sorts
 
 
-class AtomicForces:
+class AtomicForces(ForceProvider):
     """Force provider of the atomic limit; implements :class:`interfaces.ForceProvider` and takes any batch of states."""
 
     tolerance = None
@@ -36,7 +35,7 @@ class AtomicForces:
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
         require_filling(ensemble)
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
-        self.reach = hamiltonian.reach
+        self.reach: int = hamiltonian.reach
         domain.require_halo(self.reach)
 
     @torch.no_grad()
@@ -46,7 +45,7 @@ class AtomicForces:
         batch = state.q.shape[: state.q.ndim - axes]
         q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :])
         ghosted = self.domain.pad(q, self.reach)
-        levels = on_site_energies(ghosted, self.reach, self.hamiltonian)
+        levels = self.hamiltonian.matrix(ghosted, self.reach)[..., : q.shape[-2]]
         density, mu, info = self._fill(levels)
         force = self.hamiltonian.force(ghosted, self.reach, density, self.domain)
         return ForceResult(
@@ -100,3 +99,21 @@ class AtomicForces:
     def _grand_potential(self, levels: Tensor, mu: Tensor) -> Tensor:
         """``Omega = -kT sum_i ln(1 + exp((mu - e_i) / kT))`` of the whole lattice, ``[batch]``."""
         return global_sum(grand_potential(levels.double(), mu, self.ensemble.kT), self.domain)
+
+
+def atomic_limit(energies: Tensor, domain: Domain, filling: float, kT: float) -> CanonicalDensity:
+    """Canonical density of decoupled sites, ``n_i = f(e_i - mu)`` with the ``energies`` ``e_i``, to round-off.
+
+    ``energies``: ``[batch, *cells, basis]``.
+    """
+    mean = site_mean(energies, domain)
+    spread = (site_mean(energies.double().square(), domain) - mean.square()).clamp_min(0).sqrt() + kT
+    return solve_chemical_potential(
+        density=lambda mu, rows: occupation(energies if len(rows) == len(energies) else energies[rows], mu, kT),
+        mean=lambda n: site_mean(n, domain),
+        filling=filling,
+        kT=kT,
+        guess=mean,
+        slope=0.4 / spread,  # the peak of a normal distribution of levels
+        density_tolerance=0.0,
+    )

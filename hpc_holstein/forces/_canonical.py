@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
+from hpc_holstein.interfaces import Domain, Ensemble
 
 Density = Callable[[Tensor, Tensor], Tensor]
 """``density(mu, rows)``: chemical potentials ``[m]`` of the states ``rows [m]`` of the batch -> ``n [m, *cells, basis]``."""
@@ -65,10 +65,13 @@ def site_mean(density: Tensor, domain: Domain) -> Tensor:
     return global_sum(density, domain) / domain.lattice.sites
 
 
-def occupation(energies: Tensor, chemical_potential: Tensor, kT: float) -> Tensor:
-    """Fermi function ``f(e - mu)`` of ``energies [m, ...]`` for ``mu [m]``; at ``kT = 0`` a level at ``mu`` is half filled."""
+def occupation(energies: Tensor, chemical_potential: Tensor, kT: float | Tensor) -> Tensor:
+    """Fermi function ``f(e - mu)`` of ``energies [m, ...]`` for ``mu [m]``; at ``kT = 0`` a level at ``mu`` is half filled.
+
+    ``kT`` may be a width of each level.
+    """
     mu = chemical_potential.to(energies).view(-1, *(1,) * (energies.ndim - 1))
-    if kT == 0:
+    if not isinstance(kT, Tensor) and kT == 0:
         return torch.heaviside(mu - energies, energies.new_tensor(0.5))
     return 1 / (1 + torch.exp((energies - mu) / kT))  # torch.sigmoid gives other bits to the last few elements of an array
 
@@ -80,29 +83,6 @@ def grand_potential(energies: Tensor, chemical_potential: Tensor, kT: float) -> 
     if kT == 0:
         return filled
     return filled - kT * torch.log1p(torch.exp(-below.abs() / kT))  # softplus has other bits at the end of an array too
-
-
-def atomic_limit(energies: Tensor, domain: Domain, filling: float, kT: float) -> CanonicalDensity:
-    """Canonical density of decoupled sites, ``n_i = f(e_i - mu)`` with the ``energies`` ``e_i``, to round-off.
-
-    ``energies``: ``[batch, *cells, basis]``, see :func:`on_site_energies`.
-    """
-    mean = site_mean(energies, domain)
-    spread = (site_mean(energies.double().square(), domain) - mean.square()).clamp_min(0).sqrt() + kT
-    return solve_chemical_potential(
-        density=lambda mu, rows: occupation(energies if len(rows) == len(energies) else energies[rows], mu, kT),
-        mean=lambda n: site_mean(n, domain),
-        filling=filling,
-        kT=kT,
-        guess=mean,
-        slope=0.4 / spread,  # the peak of a normal distribution of levels
-        density_tolerance=0.0,
-    )
-
-
-def on_site_energies(ghosted_q: Tensor, halo: int, hamiltonian: Hamiltonian) -> Tensor:
-    """Diagonal of ``H(q)``: ``[batch, *ghosted cells, basis, components]`` -> ``[batch, *cells, basis]``."""
-    return hamiltonian.matrix(ghosted_q, halo)[..., : ghosted_q.shape[-2]]
 
 
 def solve_chemical_potential(

@@ -1,23 +1,57 @@
-"""Columns of the resolvent ``G(z) = (H - z)^-1``: a right-hand side for each site, and what is read of the solutions."""
+"""Columns of the resolvent ``G(z) = (H - z)^-1``: the matrix, a right-hand side for each site, what is read of the solutions.
+
+The matrix is that of a whole lattice, sites row-major, cells then basis.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
 from torch import Tensor
 
 from hpc_holstein.domain.transport import Transport, agreed
-from hpc_holstein.forces._elements import needed_entries
+from hpc_holstein.forces._elements import entry_ends, needed_entries, whole_matrix
 from hpc_holstein.forces._poles import PoleExpansion
-from hpc_holstein.forces._rows import Rows, shifted
 from hpc_holstein.interfaces import Domain, Hamiltonian
 
 Array = NDArray[np.float64]
 Complex = NDArray[np.complex128]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A symmetric matrix, the diagonal always among its entries.
+
+    ``starts [rows + 1]``, ``columns [entries]`` sorted in each row, ``values [entries]``; ``diagonal [rows]``: its entries.
+    """
+
+    starts: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    values: NDArray[np.float64]
+    diagonal: NDArray[np.int64]
+
+    def bounds(self) -> tuple[float, float]:
+        """Energies that the circles of Gershgorin leave to the eigenvalues."""
+        centres = self.values[self.diagonal]
+        radii = np.add.reduceat(np.abs(self.values), self.starts[:-1]) - np.abs(centres)
+        return float((centres - radii).min()), float((centres + radii).max())
+
+
+def assemble(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Rows:
+    """``H(q)`` for one state ``q [*cells, basis, components]`` of the whole lattice; bonds of the same two sites add up."""
+    sites = domain.lattice.sites
+    ends = entry_ends(hamiltonian, domain)
+    row, column, value = (part.numpy() for part in whole_matrix(hamiltonian, domain, q.double(), ends))
+    matrix = coo_array((value, (row, column)), shape=(sites, sites)).tocsr()
+    matrix.sort_indices()
+    starts, columns = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64)
+    return Rows(starts, columns, matrix.data, np.flatnonzero(columns == np.repeat(np.arange(sites), np.diff(starts))))
 
 
 class LinearSystem(Protocol):
@@ -54,13 +88,10 @@ class Columns:
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, system: LinearSystem, team: Transport, sites: Tensor) -> None:
         self.system, self.team, self.sites, self._total = system, team, sites, domain.lattice.sites
-        width, basis, pattern = hamiltonian.reach, len(domain.lattice.basis), len(hamiltonian.pattern)
-        number = torch.arange(1.0, self._total + 1, dtype=torch.float64).view(*domain.lattice.extent, basis, 1)
-        ghosted = domain.pad(number, width)  # beyond an open edge: 0
+        (_, targets), basis, pattern = entry_ends(hamiltonian, domain), len(domain.lattice.basis), len(hamiltonian.pattern)
         parts = []
         for entry in needed_entries(hamiltonian, domain):
-            bond = hamiltonian.pattern[entry]
-            ends = shifted(ghosted, bond.offset, width)[..., bond.target, 0].reshape(-1).long() - 1  # of each cell
+            bond, ends = hamiltonian.pattern[entry], targets[:, entry]
             mine = torch.nonzero((sites % basis == bond.source) & (ends[sites // basis] >= 0))[:, 0]
             here, there = sites[mine], ends[sites[mine] // basis]
             on_site = torch.full_like(mine, entry < basis)

@@ -2,16 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.interfaces import Domain, Hamiltonian
+from hpc_holstein.hamiltonian import displaced
+from hpc_holstein.interfaces import Bond, Domain, Hamiltonian
 
 
 def matrix_elements(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Tensor:
     """``H(q)`` on the pattern of the owned cells, ``[*batch, *cells, pattern]``; collective."""
     return hamiltonian.matrix(domain.pad(q, hamiltonian.reach), hamiltonian.reach)
+
+
+def both_ways(hamiltonian: Hamiltonian, domain: Domain, entries: Tensor) -> Iterator[tuple[Bond, Tensor]]:
+    """Every bond of the pattern from both of its ends, those of one site once: with its value in each cell that it starts in.
+
+    ``entries [*batch, *cells, pattern]``, values ``[*batch, *cells]``, which mean nothing where a bond leaves an open edge.
+    """
+    ghosted = domain.pad(entries.unsqueeze(-1), hamiltonian.reach)
+    for number, bond in enumerate(hamiltonian.pattern):
+        yield bond, entries[..., number]
+        if bond.source != bond.target or any(bond.offset):
+            back = Bond(bond.target, bond.source, tuple(-step for step in bond.offset))
+            yield back, displaced(ghosted, hamiltonian.reach, back.offset)[..., number, 0]
+
+
+def entry_ends(hamiltonian: Hamiltonian, whole: Domain) -> tuple[Tensor, Tensor]:
+    """Sites that each entry of the pattern starts from and ends at, ``[cells, pattern]``, -1 beyond an open edge.
+
+    Numbers of the whole lattice, which the serial domain ``whole`` holds: cells row-major, then basis.
+    """
+    lattice, halo, pattern = whole.lattice, hamiltonian.reach, hamiltonian.pattern
+    number = torch.arange(1.0, lattice.sites + 1, dtype=torch.float64, device=whole.device)  # beyond an open edge: 0
+    sites = whole.pad(number.view(*lattice.extent, len(lattice.basis), 1), halo)
+    here = whole.crop(sites, halo)[..., [bond.source for bond in pattern], 0]
+    there = torch.stack([displaced(sites, halo, bond.offset)[..., bond.target, 0] for bond in pattern], dim=-1)
+    return here.flatten(0, -2).long() - 1, there.flatten(0, -2).long() - 1
+
+
+def whole_matrix(hamiltonian: Hamiltonian, whole: Domain, q: Tensor, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Row, column and value of every matrix element of ``H(q)``, both halves; those of the same two sites add up.
+
+    ``ends``: :func:`entry_ends`; ``q``: one state of the whole lattice.
+    """
+    values = matrix_elements(hamiltonian, whole, q).reshape(ends[0].shape)
+    twice = torch.tensor([bond.source != bond.target or any(bond.offset) for bond in hamiltonian.pattern], device=q.device)
+    start, end, exists = *ends, ends[1] >= 0
+    halves = ((start, end, exists), (end, start, exists & twice))
+    return tuple(torch.cat(part) for part in zip(*((i[kept], j[kept], values[kept]) for i, j, kept in halves), strict=True))
 
 
 def require_finite(q: Tensor, step: int, domain: Domain) -> None:
@@ -34,7 +75,7 @@ def needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:
     return [entry for entry, moving in enumerate(moves) if moving or entry < basis]
 
 
-def force_scale(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> float:
+def force_scale(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Tensor:
     """Largest force, on this rank, that errors of one in the needed entries of ``rho`` can make together; collective.
 
     ``max_c sum_ij |dH_ij/dq_c|``, the signs of the errors of one entry drawn at random: one site in a few has the worst ones.
@@ -47,4 +88,4 @@ def force_scale(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> float:
         rho = q.new_zeros((*q.shape[:-2], len(hamiltonian.pattern)))
         rho[..., entry] = signs
         total += hamiltonian.electronic_force(ghosted, halo, rho, domain).abs()
-    return float(total.max())
+    return total.max().cpu()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,24 +14,15 @@ from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _filling
 from hpc_holstein.forces._canonical import require_filling
-from hpc_holstein.forces._elements import matrix_elements, needed_entries
+from hpc_holstein.forces._elements import entry_ends, needed_entries, whole_matrix
 from hpc_holstein.forces._memory import usable_bytes
-from hpc_holstein.interfaces import Bond, Domain, Ensemble, ForceResult, Hamiltonian, Lattice, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 
 _MATRICES = 5  # N x N float64 arrays alive at the peak of the eigensolver, measured
 _BYTES = 8
 
 
-@dataclass(frozen=True)
-class _SiteIndices:
-    """Row and column of every pattern entry in the matrix, ``[cells, pattern]``; ``present`` where the bond exists."""
-
-    rows: Tensor
-    columns: Tensor
-    present: Tensor
-
-
-class ExactForces:
+class ExactForces(ForceProvider):
     """Adiabatic forces by exact diagonalization; implements :class:`interfaces.ForceProvider`.
 
     ``q`` of any float type and any batch shape; the result is computed in float64 and returned in the type of ``q``
@@ -42,17 +31,16 @@ class ExactForces:
 
     reach = None
     tolerance = 1e-9
+    knows_spectrum = True
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble, deterministic: bool = False) -> None:
         require_filling(ensemble)
         _require_memory(domain)
         self.deterministic = deterministic
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
-        self._indices = _site_indices(domain.lattice, hamiltonian.pattern, domain.device)
         self._needed = needed_entries(hamiltonian, domain)
         self._whole = CartesianDomain(domain.lattice, SerialTransport(), device=domain.device)
-        offset_free = torch.tensor([b.source == b.target and not any(b.offset) for b in hamiltonian.pattern])
-        self._off_diagonal = self._indices.present & ~offset_free.to(domain.device)
+        self._ends = entry_ends(hamiltonian, self._whole)
 
     def __call__(self, state: State) -> ForceResult:
         """Force, density, chemical and grand potential of ``state.q``; collective over the ranks of the domain."""
@@ -115,7 +103,7 @@ class ExactForces:
     def _solve(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, list[float]]:
         """One snapshot ``[*extent, basis, components]``: ``rho`` on the pattern and densities ``[cells, ...]``; potentials and
         the uncertainty of the chemical one."""
-        rho, basis = q.new_zeros(self._indices.rows.shape), q.shape[-2]
+        rho, basis = q.new_zeros(self._ends[0].shape), q.shape[-2]
         if not torch.isfinite(q).all():
             return torch.cat([rho, q.new_zeros((len(rho), len(offsets) * basis))], dim=1), [math.nan] * 3
         energies, states = torch.linalg.eigh(self._matrix(q))
@@ -128,7 +116,7 @@ class ExactForces:
             filled = _filling.fermi(levels, mu, kT)
         occupations = torch.from_numpy(filled).to(states)
         for entry in self._needed:
-            bra, ket = states[self._indices.rows[:, entry]], states[self._indices.columns[:, entry]]
+            bra, ket = (states[ends[:, entry]] for ends in self._ends)
             rho[:, entry] = (bra * ket) @ occupations
         weights = states.square() if offsets else states
         more = [
@@ -136,17 +124,12 @@ class ExactForces:
             for offset in offsets
         ]
         potentials = [mu, _filling.grand_potential(levels, mu, kT), _filling.uncertainty(levels, mu, kT)]
-        return torch.cat([rho * self._indices.present, *more], dim=1), potentials
+        return torch.cat([rho * (self._ends[1] >= 0), *more], dim=1), potentials
 
     def _matrix(self, q: Tensor) -> Tensor:
         """``H(q)`` as a dense symmetric matrix; bonds that wrap onto the same pair of sites add up."""
-        sites = self.domain.lattice.sites
-        values = matrix_elements(self.hamiltonian, self._whole, q).reshape(self._indices.rows.shape)
-        matrix = values.new_zeros((sites, sites))
-        rows, columns = self._indices.rows, self._indices.columns
-        for kept, i, j in ((self._indices.present, rows, columns), (self._off_diagonal, columns, rows)):
-            matrix.index_put_((i[kept], j[kept]), values[kept], accumulate=True)
-        return matrix
+        row, column, value = whole_matrix(self.hamiltonian, self._whole, q, self._ends)
+        return value.new_zeros((self.domain.lattice.sites,) * 2).index_put_((row, column), value, accumulate=True)
 
 
 @contextmanager
@@ -158,19 +141,6 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _site_indices(lattice: Lattice, pattern: tuple[Bond, ...], device: torch.device) -> _SiteIndices:
-    """Site ``b`` of cell ``c`` (row-major) is number ``c * len(basis) + b``; open axes drop the bonds that leave them."""
-    extent = np.asarray(lattice.extent)
-    cells = np.indices(lattice.extent).reshape(len(extent), -1).T[:, None, :]
-    target = cells + np.asarray([bond.offset for bond in pattern])
-    present = ((target >= 0) & (target < extent) | np.asarray(lattice.periodic)).all(axis=-1)
-    cell_numbers = [np.ravel_multi_index(tuple(np.moveaxis(r % extent, -1, 0)), lattice.extent) for r in (cells, target)]
-    basis = len(lattice.basis)
-    rows = cell_numbers[0] * basis + np.asarray([bond.source for bond in pattern])
-    columns = cell_numbers[1] * basis + np.asarray([bond.target for bond in pattern])
-    return _SiteIndices(*(torch.from_numpy(array).to(device) for array in (rows, columns, present)))
 
 
 def _require_memory(domain: Domain) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,19 +11,21 @@ from torch import Tensor
 
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _probing
-from hpc_holstein.forces._canonical import atomic_limit, require_filling, site_mean
+from hpc_holstein.forces._canonical import site_mean
 from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, PotentialNodes, fermi_order
 from hpc_holstein.forces._elements import force_scale, matrix_elements, needed_entries
 from hpc_holstein.forces._filling import potential_uncertainty
+from hpc_holstein.forces._first_guess import LocalSpectra
 from hpc_holstein.forces._kernel_layout import Demand, Layout
 from hpc_holstein.forces._memory import fair_bytes
 from hpc_holstein.forces._pilot import PILOTS, pilot, probing_error
 from hpc_holstein.forces._probing import Colouring, Readings, Sites
-from hpc_holstein.forces._sampled import chosen_sites, known_potential, previous_potentials, read_for, sampled
+from hpc_holstein.forces._sampled import read_for
+from hpc_holstein.forces._state_by_state import Solution, StateByState
 from hpc_holstein.forces._stencil import Stencil, all_max
 from hpc_holstein.forces._sweep import Problem, Swept, sweep
 from hpc_holstein.forces.kpm import Options
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 
 _TRUNCATION = 1e-3  # of the tolerance, for |f - f_M|: a single level at mu amplifies that of the electron number by all sites
 _CHECKED = 4  # every so many chemical potentials the error is looked at
@@ -33,21 +35,10 @@ _MEMORY = 0.8  # part of the memory that can be used
 _SMALL = 256  # sites of a lattice on which each is a probe of its own
 _FLOAT32 = 1e-4  # tolerance that single precision reaches
 _FLOAT64 = 1e-12  # ... and double precision: recurrences of some hundred steps on energies of some ten
-_COLD, _WARM = 3 * math.pi, 1.0  # kT: how far mu may lie from that of the atomic limit, and of the forces before
+_COLD, _WARM = 3 * math.pi, 1.0  # kT: how far mu may lie from the first guess, and from that of the forces before
 
 
-@dataclass(frozen=True)
-class _Solution:
-    """One state: ``rho [cells, pattern]``, ``mu``, ``Omega``, what they cost, and whether the probing is as good as asked."""
-
-    rho: Tensor
-    chemical_potential: float
-    grand_potential: float
-    info: dict[str, float]
-    settled: bool = True
-
-
-class KPMForces:
+class KPMForces(StateByState):
     """Adiabatic forces by KPM; implements :class:`interfaces.ForceProvider`, batches included (state by state).
 
     The result is a function of ``q`` and, below the tolerance, of ``state.forces.chemical_potential``; beyond round-off it does
@@ -59,37 +50,14 @@ class KPMForces:
     reach = None
 
     def __init__(self, options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
+        super().__init__(hamiltonian, domain, ensemble, options.sites, options.seed)
         _check(options, ensemble)
         domain.require_halo(hamiltonian.reach)
-        self.options, self.hamiltonian, self.domain, self.ensemble = options, hamiltonian, domain, ensemble
+        self.options = options
         self.tolerance = options.tolerance if options.probing == "colours" else None
         self._entries = needed_entries(hamiltonian, domain)
-        self._chosen = chosen_sites(domain.lattice, options.sites, options.seed) if options.sites else torch.arange(0)
-        self._read = read_for(self._chosen, hamiltonian, domain) if options.sites else self._chosen
+        self._read = torch.arange(0) if self._chosen is None else read_for(self._chosen, hamiltonian, domain)
         self._beyond = max(abs(step) for entry in self._entries for step in hamiltonian.pattern[entry].offset)
-
-    @torch.no_grad()
-    def __call__(self, state: State) -> ForceResult:
-        """Force, density, chemical and grand potential of ``state.q``; collective over the ranks of the domain."""
-        axes = len(self.domain.local_extent) + 2
-        batch = state.q.shape[: state.q.ndim - axes]
-        q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :])
-        known = (
-            known_potential(state, self.ensemble, len(q)).tolist() if self.options.sites else previous_potentials(state, len(q))
-        )
-        solved = [self._solve(one, mu) for one, mu in zip(q, known, strict=True)]
-        q64 = q.double()
-        rho = torch.stack([one.rho for one in solved]).reshape(*q.shape[:-2], -1)
-        halo = self.hamiltonian.reach
-        force = self.hamiltonian.force(self.domain.pad(q64, halo), halo, rho, self.domain)
-        result = ForceResult(
-            force=force.to(q.dtype).reshape(state.q.shape),
-            density=rho[..., : q.shape[-2]].to(q.dtype).reshape(state.q.shape[:-1]),
-            chemical_potential=q64.new_tensor([one.chemical_potential for one in solved]).reshape(batch),
-            grand_potential=q64.new_tensor([one.grand_potential for one in solved]).reshape(batch),
-            info={key: max(one.info[key] for one in solved) for key in solved[0].info},
-        )
-        return sampled(result, self.domain, self._chosen) if self.options.sites else result
 
     def memory_bytes(self, dtype: torch.dtype = torch.float64, block: int = 0) -> float:
         """Bytes of one evaluation on the rank of the largest tile, coordinates of ``dtype``; ``block`` as in the options."""
@@ -122,11 +90,10 @@ class KPMForces:
             block = max(least, block // 2 // layout.lanes * layout.lanes)
         return block
 
-    def _solve(self, q: Tensor, previous: float | None) -> _Solution:
-        """One state ``[*cells, basis, components]``."""
+    def _solve(self, q: Tensor, known: float | None, previous: float | None) -> Solution:
         problem = self._problem(q)
         if self.options.sites:
-            return self._solve_sampled(problem, previous)
+            return self._solve_sampled(problem, known)
         if self.options.probing == "random":
             return self._solve_random(problem)
         return self._solve_coloured(problem, q, self._first_nodes(problem, q, previous))
@@ -136,7 +103,7 @@ class KPMForces:
         layout = Layout.of(self.domain, self.hamiltonian.reach, self._beyond, q.dtype)
         stencil = Stencil(self.hamiltonian, self.domain, q, layout.widths)
         interval = Interval.enclosing(*stencil.bounds())
-        scale = float(all_max(torch.tensor(force_scale(self.hamiltonian, self.domain, q.double())), self.domain))
+        scale = float(all_max(force_scale(self.hamiltonian, self.domain, q.double()), self.domain))
         tolerance = max(self.options.tolerance, _FLOAT32 if q.dtype == torch.float32 else 0.0) / scale
         bonds = [(entry, self.hamiltonian.pattern[entry]) for entry in self._entries]
         return Problem(
@@ -161,21 +128,21 @@ class KPMForces:
             return PotentialNodes.around(self.ensemble.chemical_potential, 0.0, kT, problem.error)
         if previous is not None:
             return PotentialNodes.around(previous, _WARM * kT, kT, problem.error)
-        levels = matrix_elements(self.hamiltonian, self.domain, q[None])[..., : q.shape[-2]]
-        guess = atomic_limit(levels, self.domain, self.ensemble.filling, kT).chemical_potential
-        return PotentialNodes.around(float(guess), _COLD * kT, kT, problem.error)
+        spectra = LocalSpectra.of(self.hamiltonian, self.domain, q[None], kT)
+        guess = float(spectra.chemical_potential(self.ensemble.filling))
+        return PotentialNodes.around(guess, _COLD * kT, kT, problem.error)
 
-    def _solve_coloured(self, problem: Problem, q: Tensor, nodes: PotentialNodes) -> _Solution:
+    def _solve_coloured(self, problem: Problem, q: Tensor, nodes: PotentialNodes) -> Solution:
         """Sweep until ``mu`` lies among the nodes and the error is small enough, which the first sweep does as a rule."""
         energies = matrix_elements(self.hamiltonian, self.domain, q.double())[..., : q.shape[-2]].reshape(-1)
         tolerance, cost = problem.tolerance, 0.0
         for _ in range(_ATTEMPTS):
-            solution = self._attempt(problem, energies, nodes, tolerance)
+            solution, settled = self._attempt(problem, energies, nodes, tolerance)
             cost += solution.info["vector_moments"]
             if not nodes.hold(solution.chemical_potential) and self.ensemble.kind == "canonical":
                 kT = self.ensemble.kT
                 nodes = PotentialNodes.around(solution.chemical_potential, _WARM * kT, kT, problem.error)
-            elif solution.settled:
+            elif settled:
                 return replace(solution, info={**solution.info, "vector_moments": cost})
             else:
                 tolerance *= 0.1
@@ -184,8 +151,8 @@ class KPMForces:
             f"(mu = {solution.chemical_potential:.6g}): raise the tolerance, or use force kind 'exact'"
         )
 
-    def _attempt(self, problem: Problem, energies: Tensor, nodes: PotentialNodes, tolerance: float) -> _Solution:
-        """One sweep, with the colours that the pilot sites ask for."""
+    def _attempt(self, problem: Problem, energies: Tensor, nodes: PotentialNodes, tolerance: float) -> tuple[Solution, bool]:
+        """One sweep, with the colours that the pilot sites ask for, and if the probing is as good as asked."""
         look = None if self.domain.lattice.sites <= _SMALL else pilot(problem, energies, nodes, tolerance)
         colouring = Colouring.complete(self.domain.lattice.extent) if look is None else look.colouring
         readings = self._readings(problem, colouring)
@@ -204,7 +171,7 @@ class KPMForces:
         settled = colouring.exact or probing + min(truncation, 0.5 * problem.tolerance) <= problem.tolerance
         moments = float(problem.terms * (readings.vectors + (0 if look is None else look.readings.vectors)))
         cost = {"colours": float(readings.vectors), "vector_moments": moments}
-        return self._solution(problem, rho, mu, states, probing + truncation, cost, settled)
+        return self._solution(problem, rho, mu, states, probing + truncation, cost), settled
 
     def _response(self, problem: Problem, readings: Readings, values: Tensor, nodes: PotentialNodes, mu: float) -> float:
         """``max_i (dn_i/dmu) / sum_i dn_i/dmu``: the largest part of an electron that a shift of ``mu`` adds to one site.
@@ -224,7 +191,7 @@ class KPMForces:
         round_off = 0.3 * torch.finfo(problem.dtype).eps * math.sqrt(problem.terms)
         return (2 * problem.error + round_off) * (1 + math.sqrt(self.domain.lattice.sites) * response)
 
-    def _solve_random(self, problem: Problem) -> _Solution:
+    def _solve_random(self, problem: Problem) -> Solution:
         """Mean over random vectors; the estimate is what the largest of as many normal errors is expected to be."""
         count, sites = self.options.vectors, self.domain.lattice.sites
         pattern = len(self.hamiltonian.pattern)
@@ -246,7 +213,7 @@ class KPMForces:
         info = {"colours": float(count), "vector_moments": float(cost), "standard_error": typical}
         return self._solution(problem, rho, mu, states, error + self._truncation(problem, 0.0), info)
 
-    def _solve_sampled(self, problem: Problem, mu: float | None) -> _Solution:
+    def _solve_sampled(self, problem: Problem, mu: float | None) -> Solution:
         """A vector for each of the chosen sites: no probing error, at a ``mu`` that is known."""
         assert mu is not None
         pattern = len(self.hamiltonian.pattern)
@@ -256,7 +223,7 @@ class KPMForces:
         rho = self._collected(readings, swept.values[0][0])
         cost = {"colours": float(readings.vectors), "vector_moments": float(problem.terms * readings.vectors)}
         info = {"error_estimate": problem.scale * self._truncation(problem, 0.0), "order": float(problem.terms)}
-        return _Solution(rho, mu, math.nan, {**info, "residual": 0.0, **cost})
+        return Solution(rho, mu, math.nan, {**info, "residual": 0.0, **cost})
 
     def _readings(self, problem: Problem, colouring: Colouring) -> Readings:
         signs = _probing.site_signs(self.options.seed, problem.sites.number)
@@ -294,8 +261,7 @@ class KPMForces:
         states: DensityOfStates,
         error: float,
         cost: dict[str, float],
-        settled: bool = True,
-    ) -> _Solution:
+    ) -> Solution:
         """The outcome; in the canonical ensemble the mean density, off by the errors of the sites, is set to the filling."""
         residual = 0.0
         if self.ensemble.kind == "canonical":
@@ -306,11 +272,10 @@ class KPMForces:
             cost = {**cost, "mu_uncertainty": potential_uncertainty(states.response(mu), self.ensemble.kT)}
         estimate = problem.scale * (error + residual)
         info = {"error_estimate": estimate, "order": float(problem.terms), "residual": residual, **cost}
-        return _Solution(rho, mu, states.grand_potential(mu) * self.domain.lattice.sites, info, settled)
+        return Solution(rho, mu, states.grand_potential(mu) * self.domain.lattice.sites, info)
 
 
 def _check(options: Options, ensemble: Ensemble) -> None:
-    require_filling(ensemble)
     if ensemble.kT == 0:
         raise SpectrumError(
             "kT = 0 makes the Fermi function a step, whose Chebyshev expansion does not converge: give kT > 0, "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,26 +10,25 @@ from torch import Tensor
 from hpc_holstein.domain.reduction import global_sum
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._canonical import (
-    atomic_limit,
     grand_potential,
     occupation,
-    require_filling,
     site_mean,
     solve_chemical_potential,
 )
 from hpc_holstein.forces._clusters import Clusters
-from hpc_holstein.forces._elements import matrix_elements, needed_entries, require_finite
+from hpc_holstein.forces._elements import needed_entries, require_finite
 from hpc_holstein.forces._filling import potential_uncertainty
+from hpc_holstein.forces._first_guess import LocalSpectra
 from hpc_holstein.forces._gap import FLAT, PRESENT, Levels, balanced
 from hpc_holstein.forces._memory import usable_bytes
-from hpc_holstein.forces._sampled import chosen_sites, known_potential, owned_sites, read_for, sampled
+from hpc_holstein.forces._sampled import owned_sites, read_for
+from hpc_holstein.forces._state_by_state import Solution, StateByState
 from hpc_holstein.forces.local import Options
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 
 _BYTES = 8
 _MATRICES = 4  # n x n arrays alive per cluster: the matrix, its eigenvectors, the workspace of the solver
 _CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**31}  # of these; on a CPU, larger chunks are not faster
-_SLOPE_FLOOR = 1e-6  # smallest d(mean n)/d(mu) to start from: in a gap the atomic limit has none
 _SAME_LEVEL = 2.0**-32  # at kT = 0, in t_nn: levels of different clusters that round to one multiple are one level
 
 
@@ -54,32 +52,23 @@ class _Levels:
         return torch.bmm(self.pairs, of_level[..., None])[..., 0]
 
 
-class _Solution(NamedTuple):
-    """``rho`` on the pattern or its on-site part, ``mu`` and ``Omega`` of a state, and what is told of these."""
-
-    fields: tuple[Tensor, Tensor, Tensor]
-    told: dict[str, float]
-
-
-class LocalForces:
+class LocalForces(StateByState):
     """Force provider by divide and conquer; implements :class:`interfaces.ForceProvider` and takes any batch of states.
 
     ``q`` of any float type; the result is computed in float64 and returned in the type of ``q`` (chemical and grand
     potential in float64), and depends on ``q`` alone.  In a gap ``mu`` balances electrons and holes.
 
-    At sampled sites ``mu`` is that of the grand-canonical ensemble or of ``state.forces``, force and density are NaN at the
-    other sites, and there is no grand potential.
+    ``info``: ``clusters`` diagonalized for a state on all ranks; in a canonical ensemble ``residual`` of the filling, and
+    ``mu_uncertainty``.  Raises SpectrumError where ``q`` holds NaN.
     """
 
     tolerance = None
 
     def __init__(self, options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
         _require_options(options)
-        require_filling(ensemble)
-        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
+        super().__init__(hamiltonian, domain, ensemble, options.sites, options.seed)
         self._moving = [e for e in needed_entries(hamiltonian, domain) if e >= len(domain.lattice.basis)]
-        self._sites = chosen_sites(domain.lattice, options.sites, options.seed) if options.sites else None
-        chosen = None if self._sites is None else self._read(self._sites)
+        chosen = None if self._chosen is None else self._read(self._chosen)
         size = options.reach, options.core, options.embedding
         self._clusters = Clusters(hamiltonian, domain, size, self._moving, chosen)
         self.reach = self._clusters.halo + (hamiltonian.reach if self._moving else 0)
@@ -90,39 +79,18 @@ class LocalForces:
         needed = read_for(sites, self.hamiltonian, self.domain, both_ends=True).to(self.domain.device)
         return torch.isin(owned_sites(self.domain), needed).any(dim=-1)
 
-    @torch.no_grad()
-    def __call__(self, state: State) -> ForceResult:
-        """Force, density, ``mu`` and grand potential; shapes as in :class:`ForceResult`.  Raises SpectrumError for NaN.
+    def _refuse(self, q: Tensor, step: int) -> None:
+        require_finite(q, step, self.domain)
 
-        ``info``: ``clusters`` diagonalized for a state on all ranks; in a canonical ensemble ``residual`` of the filling, and
-        ``mu_uncertainty``.
-        """
-        axes = len(self.domain.local_extent) + 2
-        batch = state.q.shape[: state.q.ndim - axes]
-        q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :]).double()
-        require_finite(q, state.step, self.domain)
-        ghosted = self.domain.pad(q, self._clusters.halo)
-        known = None if self._sites is None else known_potential(state, self.ensemble, len(q))
-        solved = [self._solve(q[i], None if known is None else known[i]) for i in range(len(q))]
-        rho, mu, omega = (torch.stack([one.fields[part] for one in solved]) for part in range(3))
-        force = self.hamiltonian.force(ghosted, self._clusters.halo, rho, self.domain)
-        clusters = self.domain.allsum(torch.tensor(float(self._clusters.number), dtype=torch.float64))
-        result = ForceResult(
-            force=force.reshape(state.q.shape).to(state.q.dtype),
-            density=rho[..., : q.shape[-2]].reshape(state.q.shape[:-1]).to(state.q.dtype),
-            chemical_potential=mu.reshape(batch).to(q.device),
-            grand_potential=omega.reshape(batch).to(q.device),
-            info={"clusters": float(clusters), **{name: max(one.told[name] for one in solved) for name in solved[0].told}},
-        )
-        return result if self._sites is None else sampled(result, self.domain, self._sites)
-
-    def _solve(self, q: Tensor, known: Tensor | None) -> _Solution:
-        """One state, at the ``known`` chemical potential if there is one."""
-        levels = self._diagonalize(self.domain.pad(q, self._clusters.halo))
-        if self.ensemble.kind == "canonical" and known is None:
-            return self._canonical(q, levels)
-        mu = torch.tensor(self.ensemble.chemical_potential, dtype=torch.float64) if known is None else known
-        return _Solution((self._rho(levels, mu), mu, self._grand_potential(levels, mu)), {"residual": 0.0})
+    def _solve(self, q: Tensor, known: float | None, previous: float | None) -> Solution:
+        levels = self._diagonalize(self.domain.pad(q.double(), self._clusters.halo))
+        mu, told = known, {"residual": 0.0}
+        if mu is None:
+            rho, mu, told = self._canonical(q, levels)
+        else:
+            rho = self._rho(levels, torch.tensor(mu, dtype=torch.float64))
+        told["clusters"] = float(self.domain.allsum(torch.tensor(float(self._clusters.number), dtype=torch.float64)))
+        return Solution(rho, mu, self._grand_potential(levels, mu), told)
 
     def _rho(self, levels: _Levels, mu: Tensor) -> Tensor:
         """``n [*cells, basis]``, or ``rho [*cells, pattern]`` if the force needs more, zero in the entries that it does not."""
@@ -135,25 +103,24 @@ class LocalForces:
         rho[..., self._moving] = self._clusters.bond_orders(levels.pair_sum(f), self._moving, self.domain)
         return rho
 
-    def _canonical(self, q: Tensor, levels: _Levels) -> _Solution:
-        """Solution of :meth:`_solve` at the ``mu`` of the filling."""
+    def _canonical(self, q: Tensor, levels: _Levels) -> tuple[Tensor, float, dict[str, float]]:
+        """``rho``, ``mu`` of the filling, and what is told of them."""
         ensemble = self.ensemble
-        on_site = matrix_elements(self.hamiltonian, self.domain, q)[..., : q.shape[-2]]
-        start = atomic_limit(on_site[None], self.domain, ensemble.filling, ensemble.kT)
+        spectra = LocalSpectra.of(self.hamiltonian, self.domain, q[None], ensemble.kT)
+        guess = spectra.chemical_potential(ensemble.filling)
         solved = solve_chemical_potential(
             density=lambda mu, rows: self._rho(levels, mu)[None],  # bond orders of a level that is filled in part follow it
             mean=lambda rho: site_mean(rho[..., : q.shape[-2]], self.domain),
             filling=ensemble.filling,
             kT=ensemble.kT,
-            guess=start.chemical_potential,
-            slope=start.slope.clamp_min(_SLOPE_FLOOR),
+            guess=guess,
+            slope=spectra.slope(guess),
             density_tolerance=0.0,
         )
         mu, uncertain = self._potential(levels, float(solved.chemical_potential[0]))
-        told = {"residual": solved.residual, "mu_uncertainty": uncertain}
-        return _Solution((solved.density[0], mu, self._grand_potential(levels, mu)), told)
+        return solved.density[0], mu, {"residual": solved.residual, "mu_uncertainty": uncertain}
 
-    def _potential(self, levels: _Levels, mu: float) -> tuple[Tensor, float]:
+    def _potential(self, levels: _Levels, mu: float) -> tuple[float, float]:
         """``mu``, in a gap as :mod:`forces._gap` defines it, and its uncertainty."""
         kT, sites = self.ensemble.kT, self.domain.lattice.sites
 
@@ -167,7 +134,7 @@ class LocalForces:
             mu, uncertain = balanced(spread, mu, self.ensemble.filling * sites, kT)
         else:
             uncertain = potential_uncertainty(chi, kT)
-        return torch.tensor(mu, dtype=torch.float64), uncertain
+        return mu, uncertain
 
     def _diagonalize(self, ghosted_q: Tensor) -> _Levels:
         """Spectra of all clusters, by chunks that bound the memory."""
@@ -188,10 +155,10 @@ class LocalForces:
         """At ``kT = 0`` the occupation is a step: equal levels must stay equal, whichever cluster they come from."""
         return energies if self.ensemble.kT > 0 else (energies / _SAME_LEVEL).round() * _SAME_LEVEL
 
-    def _grand_potential(self, levels: _Levels, mu: Tensor) -> Tensor:
+    def _grand_potential(self, levels: _Levels, mu: float) -> float:
         """``Omega = -kT sum_c sum_k |psi_k(c)|^2 ln(1 + exp((mu - e_k) / kT))`` of the whole lattice."""
-        of_level = grand_potential(levels.energies[None], mu[None], self.ensemble.kT)[0]
-        return global_sum(self._clusters.owned(levels.sum(of_level))[None], self.domain)[0]
+        of_level = grand_potential(levels.energies[None], torch.tensor([mu], dtype=torch.float64), self.ensemble.kT)[0]
+        return float(global_sum(self._clusters.owned(levels.sum(of_level))[None], self.domain)[0])
 
 
 def _require_options(options: Options) -> None:
@@ -209,7 +176,7 @@ def _require_memory(clusters: Clusters, domain: Domain) -> None:
     levels = 2 * clusters.number * clusters.sites * rows  # twice: functions of the levels beside them
     needed = _BYTES * (levels + _MATRICES * clusters.sites**2)
     of_ranks = torch.zeros((domain.size, 2), dtype=torch.float64)
-    of_ranks[domain.rank] = torch.tensor([needed, usable_bytes(domain.device)])
+    of_ranks[domain.rank] = torch.tensor([needed, usable_bytes(domain.device)], dtype=torch.float64)
     for rank, (there, fits) in enumerate(domain.allsum(of_ranks).tolist()):
         if there > fits:
             raise ConfigError(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from itertools import product
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,21 +17,18 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._canonical import (
     CanonicalDensity,
     Density,
-    atomic_limit,
-    occupation,
-    on_site_energies,
     require_filling,
     site_mean,
     solve_chemical_potential,
 )
 from hpc_holstein.forces._committee import Committee
-from hpc_holstein.forces._energy_network import RecordedPotential
 from hpc_holstein.forces._filling import potential_uncertainty
-from hpc_holstein.forces._following import completed, followed
+from hpc_holstein.forces._first_guess import LocalSpectra
+from hpc_holstein.forces._following import RecordedPotential, completed, followed
 from hpc_holstein.forces._graphs import Outputs, Replayed, require_graphs
 from hpc_holstein.forces._precision import arithmetic, dtype_of
 from hpc_holstein.forces.neural import Options, Precision
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 from hpc_holstein.network.checkpoint import trained_elsewhere
 from hpc_holstein.network.models._enn import Enn
 from hpc_holstein.network.models._levels import LevelNetwork
@@ -40,22 +37,13 @@ from hpc_holstein.network.supported import model_for, require_supported
 from hpc_holstein.network.surroundings import Surroundings
 
 _DENSITY_TOLERANCE = 1e-5  # bound on each n_i from the iteration for mu
-_SLOPE_FLOOR = 1e-6  # smallest slope to start from, per site and unit of energy: in a gap the atomic limit has none
 _STEEP = 1e-4  # kT d(mean n)/d(mu) below which the slope that the solver has may be what round-off hides
 _STEP = 0.1  # of kT
 _LONGEST = {"cpu": 64, "cuda": 512}  # edge of a window of the lattice that is evaluated at once
 # CPU: activations stay in the cache, where PyTorch evaluates the network.  CUDA: bounds the memory.
 
 
-class _HasDensity(Hamiltonian, Protocol):
-    """A Hamiltonian whose electronic force tells the density."""
-
-    def density(self, q: Tensor, electronic_force: Tensor) -> Tensor:
-        """The inverse of ``electronic_force``."""
-        ...
-
-
-class NeuralForces:
+class NeuralForces(ForceProvider):
     """Force provider that evaluates ``module``; implements :class:`interfaces.ForceProvider`, batches included.
 
     The result depends on ``q`` and on ``state.forces`` (``chemical_potential``, ``info["filling_slope"]`` and
@@ -118,10 +106,10 @@ class NeuralForces:
         ghosted = _Arriving(q, self.domain, self._width)
         omega, of_states = None, list[dict[str, float]]()
         if self._module.predicts == "force":
-            force = self._evaluate(ghosted, torch.zeros(len(q)), torch.arange(len(q)))[..., None]
+            force = self._evaluate(ghosted, torch.zeros(len(q), dtype=torch.float64), torch.arange(len(q)))[..., None]
             classical = self.hamiltonian.classical_force(ghosted.arrived(), self._width, self.domain)
-            density = cast(_HasDensity, self.hamiltonian).density(q, force - classical)
-            mu, info = torch.full((len(q),), math.nan), {"evaluations": 1.0}
+            density = self.hamiltonian.density(force - classical)
+            mu, info = torch.full((len(q),), math.nan, dtype=torch.float64), {"evaluations": 1.0}
         else:
             evaluate = self._evaluation(ghosted)
             density, mu, info, of_states = self._density(q, ghosted, evaluate, state.forces)
@@ -162,7 +150,7 @@ class NeuralForces:
         """``n [batch, *cells, basis]``, ``mu [batch]``, info and that of each state."""
         every = torch.arange(len(q))
         if self._module.field == "plain":
-            zero = torch.zeros(len(q))
+            zero = torch.zeros(len(q), dtype=torch.float64)
             return evaluate(zero, every), zero * math.nan, {"evaluations": 1.0}, []
         if self.ensemble.kind == "grand-canonical":
             mu = torch.full((len(q),), self.ensemble.chemical_potential, dtype=torch.float64)
@@ -226,22 +214,17 @@ class NeuralForces:
         )
 
     def _start(self, q: Tensor, previous: ForceResult | None) -> tuple[Tensor, Tensor]:
-        """``mu`` and slope to start from, ``[batch]``: extrapolated from the previous forces, or of the atomic limit."""
-        if previous is None:
-            guess = atomic_limit(self._levels(q), self.domain, self.ensemble.filling, self.ensemble.kT).chemical_potential
-        else:
+        """``mu`` and slope to start from, ``[batch]``: extrapolated from the previous forces, or of the first guess."""
+        if previous is not None:
             guess = previous.chemical_potential.reshape(-1).double().cpu()
             told = previous.of_states if len(previous.of_states) == len(q) else (previous.info,) * len(q)
             if "filling_slope" in told[0]:
                 slope, drift = (guess.new_tensor([one[name] for one in told]) for name in ("filling_slope", "mu_drift"))
                 return guess + drift, slope
-        n = occupation(self._levels(q), guess, self.ensemble.kT)
-        return guess, (site_mean(n * (1 - n), self.domain) / self.ensemble.kT).clamp_min(_SLOPE_FLOOR)
-
-    def _levels(self, q: Tensor) -> Tensor:
-        """On-site energies ``[batch, *cells, basis]``."""
-        halo = self.hamiltonian.reach
-        return on_site_energies(self.domain.pad(q, halo), halo, self.hamiltonian)
+        spectra = LocalSpectra.of(self.hamiltonian, self.domain, q, self.ensemble.kT)
+        if previous is None:
+            guess = spectra.chemical_potential(self.ensemble.filling)
+        return guess, spectra.slope(guess)
 
     def _evaluation(self, ghosted: _Arriving) -> Density | RecordedPotential:
         """The density as a function of ``mu`` and the states; with the grand potential, where the network has one."""

@@ -18,15 +18,14 @@ from torch import Tensor
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, SpectrumError
-from hpc_holstein.forces._canonical import require_filling
+from hpc_holstein.forces._columns import Rows
 from hpc_holstein.forces._elements import require_finite
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.forces._petsc_options import is_name, require_solver_options
-from hpc_holstein.forces._resolvent import Resolvent, Solution
-from hpc_holstein.forces._rows import Rows
-from hpc_holstein.forces._sampled import chosen_sites, known_potential, previous_potentials, sampled
+from hpc_holstein.forces._resolvent import Resolvent
+from hpc_holstein.forces._state_by_state import Solution, StateByState
 from hpc_holstein.forces.petsc import Options
-from hpc_holstein.interfaces import Domain, Ensemble, ForceResult, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 
 _PREFIX = "holstein_"
 _FACTORIZE = "-ksp_type preonly -pc_type lu -pc_factor_mat_ordering_type nd"
@@ -41,7 +40,7 @@ _LEAST_TOLERANCE = 1e-9
 _LEAST_RESIDUAL = 1e-13
 
 
-class PETScForces:
+class PETScForces(StateByState):
     """Adiabatic forces by PETSc; implements :class:`interfaces.ForceProvider`, batches included (state by state).
 
     The result is a function of ``q`` and, below the tolerance, of ``state.forces.chemical_potential`` and the ranks.
@@ -53,45 +52,21 @@ class PETScForces:
     reach = None
 
     def __init__(self, options: Options, hamiltonian: Hamiltonian, domain: CartesianDomain, ensemble: Ensemble) -> None:
+        super().__init__(hamiltonian, domain, ensemble, options.sites, options.seed)
         _check(options, ensemble)
         domain.require_halo(hamiltonian.reach)
-        self.options, self.hamiltonian, self.domain, self.ensemble = options, hamiltonian, domain, ensemble
-        self.tolerance = options.tolerance
-        lattice = domain.lattice
-        self._chosen = chosen_sites(lattice, options.sites, options.seed) if options.sites else None
+        self.tolerance, self._transport, lattice = options.tolerance, domain.transport, domain.lattice
         _require_size(domain, self._chosen is not None)
         plane = len(lattice.extent) <= 2 and _hold(domain, _FACTORS * lattice.sites * math.log2(max(lattice.sites, 2)))
         system = BlockSystem(options.petsc, _alone(lattice.sites, plane))
         whole = CartesianDomain(lattice, SerialTransport())
         self._resolvent = Resolvent(hamiltonian, whole, ensemble, system, domain.transport, options.tolerance, self._chosen)
 
-    @torch.no_grad()
-    def __call__(self, state: State) -> ForceResult:
-        """Force, density, chemical and grand potential of ``state.q``; collective over the ranks of the domain."""
-        axes = len(self.domain.local_extent) + 2
-        batch = state.q.shape[: state.q.ndim - axes]
-        q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :]).double()
-        require_finite(q, state.step, self.domain)
-        known = None
-        if self._chosen is not None or self.ensemble.kind == "grand-canonical":
-            known = known_potential(state, self.ensemble, len(q)).tolist()
-        previous = previous_potentials(state, len(q))
-        solved = [self._solve(one, known[k] if known else None, previous[k]) for k, one in enumerate(q)]
-        rho = torch.stack([one.rho for one in solved]).view(*q.shape[:-2], -1).to(q.device)
-        halo = self.hamiltonian.reach
-        force = self.hamiltonian.force(self.domain.pad(q, halo), halo, rho, self.domain)
-        result = ForceResult(
-            force=force.to(state.q.dtype).reshape(state.q.shape),
-            density=rho[..., : q.shape[-2]].to(state.q.dtype).reshape(state.q.shape[:-1]),
-            chemical_potential=q.new_tensor([one.chemical_potential for one in solved]).reshape(batch),
-            grand_potential=q.new_tensor([one.grand_potential for one in solved]).reshape(batch),
-            info={key: max(one.info[key] for one in solved) for key in solved[0].info},
-        )
-        return result if self._chosen is None else sampled(result, self.domain, self._chosen)
+    def _refuse(self, q: Tensor, step: int) -> None:
+        require_finite(q, step, self.domain)
 
     def _solve(self, q: Tensor, known: float | None, previous: float | None) -> Solution:
-        """One state ``[*cells, basis, components]``."""
-        everywhere = self.domain.transport.bcast(self.domain.gather(q))
+        everywhere = self._transport.bcast(self.domain.gather(q.double()))
         solution = self._resolvent.solve(cast(Tensor, everywhere).cpu(), known, previous)
         tile = tuple(slice(start, stop) for start, stop in self.domain.owned)
         rho = solution.rho.view(*self.domain.lattice.extent, -1)[tile]
@@ -237,7 +212,6 @@ class BlockSystem:
 
 
 def _check(options: Options, ensemble: Ensemble) -> None:
-    require_filling(ensemble)
     if ensemble.kT == 0:
         raise SpectrumError(
             "kT = 0 makes the Fermi function a step, which no number of poles represents: give kT > 0, "

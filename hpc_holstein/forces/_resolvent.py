@@ -19,13 +19,13 @@ from torch import Tensor
 
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.forces._canonical import atomic_limit
-from hpc_holstein.forces._columns import Columns, Complex, LinearSystem
-from hpc_holstein.forces._elements import force_scale, matrix_elements
+from hpc_holstein.forces._columns import Columns, Complex, LinearSystem, Rows, assemble
+from hpc_holstein.forces._elements import force_scale
 from hpc_holstein.forces._filling import RESOLVED, potential_uncertainty
+from hpc_holstein.forces._first_guess import LocalSpectra
 from hpc_holstein.forces._poles import PoleExpansion, Weights
-from hpc_holstein.forces._rows import Rows, assemble
 from hpc_holstein.forces._sampled import read_for
+from hpc_holstein.forces._state_by_state import Solution
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian
 
 _TRUNCATION = 0.02  # of the tolerance, for the poles
@@ -34,24 +34,14 @@ _ROUND_OFF = 3e-10  # error of the poles below which that is not asked for
 _COARSE = 1e-3  # accuracy of rho that finds mu
 _WINDOW = 0.3  # kT: how far from the centre of the poles mu may come to lie
 _LONGEST = 3.0  # kT: first step to another centre
-_CREDIBLE = 3 * math.pi  # kT: how far from that of the atomic limit a previous mu may lie to be worth a look
+_CREDIBLE = 3 * math.pi  # kT: beside its uncertainty: how far from the first guess a previous mu may lie to be worth a look
 _UNFELT = 0.02  # of the tolerance, in the density of any site
 _ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
-class Solution:
-    """One state: ``rho [cells, pattern]`` where it is needed, ``mu``, ``Omega`` (NaN for a sample) and what they cost."""
-
-    rho: Tensor
-    chemical_potential: float
-    grand_potential: float
-    info: dict[str, float]
-
-
-@dataclass(frozen=True)
 class _Problem:
-    """One state: matrix, energies that enclose its spectrum, its trace, the ``levels`` of the sites alone.
+    """One state: matrix, energies that enclose its spectrum, its trace, the ``spectra`` of the sites.
 
     ``tolerance``: of an entry of ``rho``, which makes an error ``scale`` times as large in a force.
     """
@@ -60,7 +50,7 @@ class _Problem:
     low: float
     high: float
     trace: float
-    levels: Tensor
+    spectra: LocalSpectra
     tolerance: float
     scale: float
 
@@ -123,18 +113,18 @@ class Resolvent:
 
     def _problem(self, q: Tensor) -> _Problem:
         rows = assemble(self.hamiltonian, self.domain, q)
-        scale = force_scale(self.hamiltonian, self.domain, q)
-        levels = matrix_elements(self.hamiltonian, self.domain, q)[..., : q.shape[-2]]
-        return _Problem(rows, *rows.bounds(), float(levels.sum()), levels, self.tolerance / scale, scale)
+        scale = float(force_scale(self.hamiltonian, self.domain, q))
+        spectra = LocalSpectra.of(self.hamiltonian, self.domain, q[None], self.ensemble.kT)
+        return _Problem(rows, *rows.bounds(), float(spectra.levels.sum()), spectra, self.tolerance / scale, scale)
 
     def _start(self, problem: _Problem, previous: float | None) -> float:
-        """``mu`` to about the window of the poles: the previous one, or by blunt solutions from that of the atomic limit on."""
+        """``mu`` to about the window of the poles: the previous one, or by blunt solutions from the first guess on."""
         kT = self.ensemble.kT
-        limit = float(atomic_limit(problem.levels[None], self.domain, self.ensemble.filling, kT).chemical_potential)
-        if previous is not None and abs(previous - limit) < _CREDIBLE * kT:
+        guess, uncertain = float(problem.spectra.chemical_potential(self.ensemble.filling)), problem.spectra.uncertainty()
+        if previous is not None and abs(previous - guess) < _CREDIBLE * kT + uncertain:
             return previous
         blunt = max(_COARSE, problem.tolerance)
-        return self._search(problem, limit, lambda centre: self._sweep(problem, centre, blunt, _TRUNCATION), _LONGEST * kT)[0]
+        return self._search(problem, guess, lambda centre: self._sweep(problem, centre, blunt, _TRUNCATION), _LONGEST * kT)[0]
 
     def _search(self, problem: _Problem, mu: float, sweep_at: Callable[[float], _Sweep], near: float) -> tuple[float, _Sweep]:
         """Poles about one ``mu`` after the other until the filling is met, or is expected to be ``near`` one of them.

@@ -32,6 +32,7 @@ class LatticeHamiltonian(ABC):
     name: str
     coordinates: Field
     elastic: tuple[str, str]  # names of the stiffness of a site and of the coupling of neighbours in ``V``
+    tells_density = False
 
     def __init__(self, lattice: Lattice, components: int, bonds: Sequence[Bond]) -> None:
         self.lattice, self.components = lattice, components
@@ -97,6 +98,10 @@ class LatticeHamiltonian(ABC):
     def classical_force(self, ghosted_q: Tensor, halo: int, domain: Domain) -> Tensor:
         """``-dV/dq`` on the owned cells; collective."""
         return _minus_gradient(ghosted_q, halo, domain, lambda q: self.energy(q, halo).sum())
+
+    def density(self, electronic_force: Tensor) -> Tensor:
+        """Density that belongs to an electronic force; for those that ``tells_density``."""
+        raise NotImplementedError(f"the force of the {self.name} Hamiltonian does not tell its density")
 
 
 def _minus_gradient(ghosted_q: Tensor, halo: int, domain: Domain, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -41,6 +41,7 @@ class Holstein(LatticeHamiltonian):
     name = "holstein"
     coordinates = fields.Field("q", "a", "lattice coordinate")
     elastic = ("k", "kappa")
+    tells_density = True
 
     def __init__(self, lattice: Lattice, options: Options) -> None:
         if options.g == 0:
@@ -66,7 +67,7 @@ class Holstein(LatticeHamiltonian):
         """``-Tr[rho dH/dq] = g n_i``."""
         return self.options.g * rho[..., : ghosted_q.shape[-2]].unsqueeze(-1)
 
-    def density(self, q: Tensor, electronic_force: Tensor) -> Tensor:
+    def density(self, electronic_force: Tensor) -> Tensor:
         """Density that belongs to an electronic force: the inverse of :meth:`electronic_force`."""
         return (electronic_force / self.options.g)[..., 0]
 

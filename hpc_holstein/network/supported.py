@@ -47,7 +47,7 @@ def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice
             f"the network is made for the {made_for} lattice, not for the {lattice.name} lattice: train one for "
             "that, or use force kind 'exact' or 'kpm'"
         )
-    if module.predicts == "force" and not hasattr(hamiltonian, "density"):
+    if module.predicts == "force" and not hamiltonian.tells_density:
         raise ModelError(
             f"the force of the {hamiltonian.name} Hamiltonian does not tell its density: use a model that predicts the density"
         )

@@ -30,7 +30,7 @@ def require_sane(state: State, domain: Domain, dt: float) -> None:
         )
 
 
-class GuardedForces:
+class GuardedForces(ForceProvider):
     """A force provider that refuses a state that has blown up, in one sentence on all ranks, and measures its time."""
 
     def __init__(self, forces: ForceProvider, domain: Domain, dt: float, ledger: Ledger) -> None:

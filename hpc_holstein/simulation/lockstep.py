@@ -26,11 +26,6 @@ from hpc_holstein.simulation.ledger import MeteredTransport
 T = TypeVar("T")
 
 
-def takes_batches(forces: ForceProvider) -> bool:
-    """True if ``forces`` computes the forces of many states at a lower cost than one after another, and says so."""
-    return bool(getattr(forces, "takes_batches", False))
-
-
 @dataclass
 class _Question:
     """A state whose forces are asked for; then these or why there are none, and the share of the time [s]."""
@@ -41,7 +36,7 @@ class _Question:
     seconds: float = 0.0
 
 
-class Member:
+class Member(ForceProvider):
     """Force provider of one run of a lock step, and a clock that stands still while the other runs work."""
 
     def __init__(self, lockstep: Lockstep, forces: ForceProvider, transport: MeteredTransport) -> None:

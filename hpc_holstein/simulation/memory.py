@@ -115,8 +115,7 @@ def _needs(
     sites = math.prod(domain.local_extent) * basis
     state, noise = 3 * components + 1, components * (_NOISE_NUMBERS * width + _NOISE_BYTES)
     held = together * (state * width + noise + _RINGS[basis * components > 1]) * sites
-    of_forces = getattr(forces, "memory_bytes", None)
-    of_one = of_forces(dtype) if of_forces is not None else 0.0
+    of_one = 0.0 if forces is None else forces.memory_bytes(dtype)
     of_all = together * (of_one + state * width * sites) if together > 1 else of_one
     working = max(_WORKING * components * sites, of_all)
     written = (domain.lattice.sites if domain.rank == 0 else 0) if gathers else sites

@@ -102,7 +102,7 @@ def _part(name: str, difference: NDArray[np.floating]) -> Part:
     return Part(name, float(np.sqrt(np.mean(difference**2))), float(np.abs(difference).max()), int(difference.size))
 
 
-class _AtPotential:
+class _AtPotential(ForceProvider):
     """A provider that is built anew at the chemical potential of each state, which ``state.forces`` tells."""
 
     def __init__(self, make: MakeInEnsemble, kT: float, domain: Domain) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -95,14 +95,6 @@ def memory_bytes(sites: int, further: int = 0) -> float:
     return (_NUMBERS + _FURTHER_NUMBERS * further) * 8.0 * sites
 
 
-class _KnowsSpectrum(Protocol):
-    """A provider that gives densities at further chemical potentials."""
-
-    def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
-        """Result and densities of :meth:`~hpc_holstein.forces._exact.ExactForces.with_densities`."""
-        ...
-
-
 @dataclass(frozen=True)
 class Work:
     """A provider, and how snapshots are shared out: dealt to ranks that work alone, or each decomposed over all ranks."""
@@ -156,7 +148,7 @@ class Work:
             state = state.moved(forces=_at(chemical_potential, state.q))
         start = time.perf_counter()
         if offsets:
-            result, more = cast(_KnowsSpectrum, self.forces).with_densities(state, offsets)
+            result, more = self.forces.with_densities(state, offsets)
         else:
             result, more = self.forces(state), None
         whole = [self.domain.gather(field) for field in (result.force, result.density[..., None])]
@@ -232,7 +224,7 @@ def label(
     force; :class:`ConfigError` where it gives no density at the chemical potentials that ``further`` asks for.
     """
     work = Work.of(snapshots, lattice, transport, make_forces, device)
-    if further and not hasattr(work.forces, "with_densities"):
+    if further and not work.forces.knows_spectrum:
         raise ConfigError(
             f"densities at {further.number} further chemical potentials come with exact forces only: label with --force exact, "
             "or without --more-mu"

@@ -173,7 +173,7 @@ def joined(sets: Sequence[Snapshots]) -> Snapshots:
 def _groups(plan: QuenchPlan, mine: Sequence[int], stored: _Stored, domain: Domain) -> Iterator[list[int]]:
     """Quenches of one rank that move together: those that are equally far, as many as pays, in groups of nearly one size."""
     sites = domain.lattice.sites
-    together = max(1, _TOGETHER // sites) if getattr(plan.make_forces(domain), "batches_exactly", False) else 1
+    together = max(1, _TOGETHER // sites) if plan.make_forces(domain).batches_exactly else 1
     alike: dict[tuple[int, int], list[int]] = {}
     for quench in mine:
         part = stored.get(quench)

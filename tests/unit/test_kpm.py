@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from small_kpm import KT, dense, fermi, random_q, system
+from small_kpm import CANONICAL, KT, dense, fermi, random_q, system
 
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import run_in_process
@@ -228,3 +228,9 @@ def test_each_site_starts_once_and_blocks_partition_the_vectors():
     assert readings.vectors == 12
     assert torch.equal(torch.cat([part.source for part in parts]), readings.source)
     assert all(part.vector.max() < part.vectors for part in parts)
+
+
+def test_the_scale_of_errors_is_not_rounded_to_single_precision():
+    """It was 3.299999952316284 at g = 3.3: a Python float became a tensor of the default type."""
+    hamiltonian, domain = system((8, 8), g=3.3)
+    assert kpm.build(kpm.Options(), hamiltonian, domain, CANONICAL)._problem(random_q((8, 8))).scale == 3.3

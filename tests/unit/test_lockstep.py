@@ -12,12 +12,12 @@ import torch
 
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.interfaces import ForceResult, State
+from hpc_holstein.interfaces import ForceProvider, ForceResult, State
 from hpc_holstein.simulation import Lockstep, MeteredTransport
 from hpc_holstein.simulation.ledger import _Spent
 
 
-class Springs:
+class Springs(ForceProvider):
     """``F = -q`` with the mean of ``q`` as chemical potential; refuses states with a negative mean, and counts its calls."""
 
     reach, tolerance, takes_batches = 0, None, True

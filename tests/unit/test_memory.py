@@ -18,6 +18,7 @@ from hpc_holstein.config.loading import load_config
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
 from hpc_holstein.errors import ConfigError, DomainError
+from hpc_holstein.interfaces import ForceProvider, ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.memory import host_bytes, require_room
 from hpc_holstein.simulation import memory
@@ -107,8 +108,11 @@ def test_a_lattice_that_rank_0_cannot_gather_is_told(monkeypatch: pytest.MonkeyP
 
 
 def test_forces_count_where_they_need_more() -> None:
-    class Greedy:
+    class Greedy(ForceProvider):
         reach, tolerance = 1, None
+
+        def __call__(self, state: State) -> ForceResult:
+            raise NotImplementedError
 
         def memory_bytes(self, dtype: torch.dtype) -> float:
             return 1e6 * GIB * dtype.itemsize
@@ -116,7 +120,7 @@ def test_forces_count_where_they_need_more() -> None:
     domain = CartesianDomain(square.build((4, 4)), SerialTransport())
     assert "memory: 0." in require_memory(domain, SerialTransport(), torch.float64)
     with pytest.raises(DomainError, match=r"need 8e\+06 GiB"):
-        require_memory(domain, SerialTransport(), torch.float64, Greedy())  # type: ignore[arg-type]
+        require_memory(domain, SerialTransport(), torch.float64, Greedy())
 
 
 def test_limits_of_slurm_and_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,9 +16,9 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _petsc, exact, petsc
+from hpc_holstein.forces._columns import assemble
 from hpc_holstein.forces._petsc_options import require_solver_options
 from hpc_holstein.forces._poles import PoleExpansion
-from hpc_holstein.forces._rows import assemble
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.hamiltonian._base import LatticeHamiltonian, displaced
 from hpc_holstein.interfaces import Ensemble, State

@@ -26,7 +26,7 @@ from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.interfaces import ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.simulation import Deadline, Lockstep, Simulation, Watch, memory
-from hpc_holstein.simulation.lockstep import Member, split, stacked, takes_batches
+from hpc_holstein.simulation.lockstep import Member, split, stacked
 
 PRESET = "paper-2601.04104"
 GIVEN = ["run", "--preset", PRESET, "--seed", "5", "--set", "output.observables_every=4"]
@@ -78,8 +78,8 @@ def test_a_provider_that_takes_batches_gives_each_state_what_it_has_alone(model:
     """Over several steps, of which each starts from the one before; bit for bit where that is asked for."""
     options = {"force.kind": kind, "parallel.deterministic": True} if kind in ("neural", "atomic") else {"force.kind": kind}
     made, states = simulation(options | ({"force.model": "small.safetensors"} if kind == "neural" else {}))
-    assert takes_batches(made.forces) == (kind in ("neural", "atomic"))
-    if not takes_batches(made.forces):
+    assert made.forces.takes_batches == (kind in ("neural", "atomic"))
+    if not made.forces.takes_batches:
         return
     together, alone = list(states), list(states)
     for _ in range(4):
