@@ -1,4 +1,4 @@
-# make demo   from nothing to a validated quench with figures in demo/ (about 6 minutes on two cores after the install)
+# make demo   from nothing to a validated quench with figures in demo/ (4 to 8 minutes on two cores after the install)
 # make test   everything that a change must pass; make test-slow: the minutes-long physics checks
 # make help   all targets
 
@@ -42,7 +42,8 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mpi,test]'
 	@touch $@
 
-# PETSc is built from source with the compiler of the MPI above: about 10 minutes on two cores, once, as pip keeps the wheels.
+# PETSc is built from source with the compiler of the MPI above: about 10 minutes on two free cores, once, as pip keeps the wheels;
+# its make starts one job at a time where the load is above the number of cores, which takes an hour and more.
 # Its BLAS comes as a wheel too, so that neither root nor a system library is needed: that of SciPy, whose symbols carry a
 # prefix, which a header of macros puts before the names that PETSc calls.
 BLAS := import scipy_openblas32 as blas; print(blas.get_lib_dir() + "/libscipy_openblas.so")

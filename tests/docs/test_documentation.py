@@ -35,7 +35,10 @@ SHORTER = (
     (r"--steps 1100", "--steps 50"),
     (r"--steps \d*\d00\b", "--steps 40"),
     (r"--max-walltime 00:00:10", "--max-walltime 00:00:06"),
-    (r"learn learn.toml", "learn learn.toml --set dynamics.steps=20 --set training.epochs=20 --set learn.members=1"),
+    (
+        r"learn learn.toml",
+        "learn learn.toml --set dynamics.steps=20 --set training.epochs=20 --set learn.members=1 --set learn.runs=2",
+    ),
     (r"--time-limit \d+", "--epochs 20"),  # not seconds: on a slow machine they would teach nothing, which train refuses
     (r"--states \d+", "--states 1"),
     (r"--quenches \d+", "--quenches 3"),
