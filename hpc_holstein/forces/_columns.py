@@ -16,7 +16,7 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from hpc_holstein.domain.transport import Transport, agreed
-from hpc_holstein.forces._elements import entry_ends, needed_entries, whole_matrix
+from hpc_holstein.forces._elements import WholeMatrix, needed_entries
 from hpc_holstein.forces._poles import PoleExpansion
 from hpc_holstein.interfaces import Domain, Hamiltonian
 
@@ -46,9 +46,9 @@ class Rows:
 def assemble(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Rows:
     """``H(q)`` for one state ``q [*cells, basis, components]`` of the whole lattice; bonds of the same two sites add up."""
     sites = domain.lattice.sites
-    ends = entry_ends(hamiltonian, domain)
-    row, column, value = (part.numpy() for part in whole_matrix(hamiltonian, domain, q.double(), ends))
-    matrix = coo_array((value, (row, column)), shape=(sites, sites)).tocsr()
+    whole = WholeMatrix(hamiltonian, domain)
+    row, column = whole.rows.numpy(), whole.columns.numpy()
+    matrix = coo_array((whole.values(q.double()).numpy(), (row, column)), shape=(sites, sites)).tocsr()
     matrix.sort_indices()
     starts, columns = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64)
     return Rows(starts, columns, matrix.data, np.flatnonzero(columns == np.repeat(np.arange(sites), np.diff(starts))))
@@ -88,7 +88,7 @@ class Columns:
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, system: LinearSystem, team: Transport, sites: Tensor) -> None:
         self.system, self.team, self.sites, self._total = system, team, sites, domain.lattice.sites
-        (_, targets), basis, pattern = entry_ends(hamiltonian, domain), len(domain.lattice.basis), len(hamiltonian.pattern)
+        targets, basis, pattern = WholeMatrix(hamiltonian, domain).ends, len(domain.lattice.basis), len(hamiltonian.pattern)
         parts = []
         for entry in needed_entries(hamiltonian, domain):
             bond, ends = hamiltonian.pattern[entry], targets[:, entry]

@@ -30,29 +30,30 @@ def both_ways(hamiltonian: Hamiltonian, domain: Domain, entries: Tensor) -> Iter
             yield back, displaced(ghosted, hamiltonian.reach, back.offset)[..., number, 0]
 
 
-def entry_ends(hamiltonian: Hamiltonian, whole: Domain) -> tuple[Tensor, Tensor]:
-    """Sites that each entry of the pattern starts from and ends at, ``[cells, pattern]``, -1 beyond an open edge.
+class WholeMatrix:
+    """``H(q)`` of the whole lattice that a serial domain holds, sites numbered cells row-major, then basis.
 
-    Numbers of the whole lattice, which the serial domain ``whole`` holds: cells row-major, then basis.
+    starts, ends   sites of each entry of the pattern, ``[cells, pattern]``; the end is -1 beyond an open edge
+    rows, columns  of every matrix element, both halves, ``[elements]``; those of the same two sites add up
     """
-    lattice, halo, pattern = whole.lattice, hamiltonian.reach, hamiltonian.pattern
-    number = torch.arange(1.0, lattice.sites + 1, dtype=torch.float64, device=whole.device)  # beyond an open edge: 0
-    sites = whole.pad(number.view(*lattice.extent, len(lattice.basis), 1), halo)
-    here = whole.crop(sites, halo)[..., [bond.source for bond in pattern], 0]
-    there = torch.stack([displaced(sites, halo, bond.offset)[..., bond.target, 0] for bond in pattern], dim=-1)
-    return here.flatten(0, -2).long() - 1, there.flatten(0, -2).long() - 1
 
+    def __init__(self, hamiltonian: Hamiltonian, whole: Domain) -> None:
+        self._hamiltonian, self._whole = hamiltonian, whole
+        lattice, halo, pattern = whole.lattice, hamiltonian.reach, hamiltonian.pattern
+        number = torch.arange(1.0, lattice.sites + 1, dtype=torch.float64, device=whole.device)  # beyond an open edge: 0
+        sites = whole.pad(number.view(*lattice.extent, len(lattice.basis), 1), halo)
+        here = whole.crop(sites, halo)[..., [bond.source for bond in pattern], 0]
+        there = torch.stack([displaced(sites, halo, bond.offset)[..., bond.target, 0] for bond in pattern], dim=-1)
+        self.starts, self.ends = (one.flatten(0, -2).long() - 1 for one in (here, there))
+        twice = torch.tensor([b.source != b.target or any(b.offset) for b in pattern], device=whole.device)
+        upper, lower = (kept.flatten().nonzero()[:, 0] for kept in (self.ends >= 0, (self.ends >= 0) & twice))
+        start, end = self.starts.flatten(), self.ends.flatten()
+        self._entries = torch.cat([upper, lower])
+        self.rows, self.columns = torch.cat([start[upper], end[lower]]), torch.cat([end[upper], start[lower]])
 
-def whole_matrix(hamiltonian: Hamiltonian, whole: Domain, q: Tensor, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Row, column and value of every matrix element of ``H(q)``, both halves; those of the same two sites add up.
-
-    ``ends``: :func:`entry_ends`; ``q``: one state of the whole lattice.
-    """
-    values = matrix_elements(hamiltonian, whole, q).reshape(ends[0].shape)
-    twice = torch.tensor([bond.source != bond.target or any(bond.offset) for bond in hamiltonian.pattern], device=q.device)
-    start, end, exists = *ends, ends[1] >= 0
-    halves = ((start, end, exists), (end, start, exists & twice))
-    return tuple(torch.cat(part) for part in zip(*((i[kept], j[kept], values[kept]) for i, j, kept in halves), strict=True))
+    def values(self, q: Tensor) -> Tensor:
+        """``[elements]`` for one state ``q [*cells, basis, components]``."""
+        return matrix_elements(self._hamiltonian, self._whole, q).flatten()[self._entries]
 
 
 def require_finite(q: Tensor, step: int, domain: Domain) -> None:

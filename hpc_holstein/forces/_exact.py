@@ -14,7 +14,7 @@ from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _filling
 from hpc_holstein.forces._canonical import require_filling
-from hpc_holstein.forces._elements import entry_ends, needed_entries, whole_matrix
+from hpc_holstein.forces._elements import WholeMatrix, needed_entries
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 
@@ -39,8 +39,7 @@ class ExactForces(ForceProvider):
         self.deterministic = deterministic
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
         self._needed = needed_entries(hamiltonian, domain)
-        self._whole = CartesianDomain(domain.lattice, SerialTransport(), device=domain.device)
-        self._ends = entry_ends(hamiltonian, self._whole)
+        self._elements = WholeMatrix(hamiltonian, CartesianDomain(domain.lattice, SerialTransport(), device=domain.device))
 
     def __call__(self, state: State) -> ForceResult:
         """Force, density, chemical and grand potential of ``state.q``; collective over the ranks of the domain."""
@@ -103,7 +102,7 @@ class ExactForces(ForceProvider):
     def _solve(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, list[float]]:
         """One snapshot ``[*extent, basis, components]``: ``rho`` on the pattern and densities ``[cells, ...]``; potentials and
         the uncertainty of the chemical one."""
-        rho, basis = q.new_zeros(self._ends[0].shape), q.shape[-2]
+        rho, basis = q.new_zeros(self._elements.starts.shape), q.shape[-2]
         if not torch.isfinite(q).all():
             return torch.cat([rho, q.new_zeros((len(rho), len(offsets) * basis))], dim=1), [math.nan] * 3
         energies, states = torch.linalg.eigh(self._matrix(q))
@@ -116,7 +115,7 @@ class ExactForces(ForceProvider):
             filled = _filling.fermi(levels, mu, kT)
         occupations = torch.from_numpy(filled).to(states)
         for entry in self._needed:
-            bra, ket = (states[ends[:, entry]] for ends in self._ends)
+            bra, ket = (states[ends[:, entry]] for ends in (self._elements.starts, self._elements.ends))
             rho[:, entry] = (bra * ket) @ occupations
         weights = states.square() if offsets else states
         more = [
@@ -124,12 +123,12 @@ class ExactForces(ForceProvider):
             for offset in offsets
         ]
         potentials = [mu, _filling.grand_potential(levels, mu, kT), _filling.uncertainty(levels, mu, kT)]
-        return torch.cat([rho * (self._ends[1] >= 0), *more], dim=1), potentials
+        return torch.cat([rho * (self._elements.ends >= 0), *more], dim=1), potentials
 
     def _matrix(self, q: Tensor) -> Tensor:
         """``H(q)`` as a dense symmetric matrix; bonds that wrap onto the same pair of sites add up."""
-        row, column, value = whole_matrix(self.hamiltonian, self._whole, q, self._ends)
-        return value.new_zeros((self.domain.lattice.sites,) * 2).index_put_((row, column), value, accumulate=True)
+        place = self._elements.rows, self._elements.columns
+        return q.new_zeros((self.domain.lattice.sites,) * 2).index_put_(place, self._elements.values(q), accumulate=True)
 
 
 @contextmanager

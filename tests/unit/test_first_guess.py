@@ -8,6 +8,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.forces import exact
 from hpc_holstein.forces._first_guess import LocalSpectra
+from hpc_holstein.forces._resolvent import Resolvent
 from hpc_holstein.hamiltonian import holstein, peierls
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import honeycomb, square
@@ -83,3 +84,14 @@ def test_ranks_agree():
 
     alone, *others = (run_in_process(1, body)[0], *run_in_process(2, body), *run_in_process(4, body))
     assert all(one == pytest.approx(alone, rel=1e-12) for one in others)
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
+def test_a_previous_potential_of_bonds_alone_is_taken_up(filling):
+    """Sums over poles held it against the on-site levels, which for Peierls at low temperature refused every one."""
+    hamiltonian = peierls.build(peierls.Options(), square.build((12, 12)))
+    q = 0.1 * random_coordinates(hamiltonian)
+    domain, ensemble = CartesianDomain(hamiltonian.lattice, SerialTransport()), Ensemble("canonical", 0.02, filling)
+    resolvent = Resolvent(hamiltonian, domain, ensemble, None, SerialTransport(), 1e-6, None)
+    previous = solved(hamiltonian, q, filling)
+    assert resolvent._start(resolvent._problem(q), previous) == previous
