@@ -73,19 +73,19 @@ class Site(BaseModel):
         return self.launcher.split()[0] == "srun"
 
 
-def site_path(environment: Mapping[str, str] = os.environ) -> Path:
+def site_path() -> Path:
     """Path at which the file of the user is looked for."""
-    given = environment.get(VARIABLE)
-    return Path(os.path.expanduser(given or "~/.config/hpc_holstein/site.toml"))  # leaves a user who is not there as written
+    given = os.environ.get(VARIABLE) or "~/.config/hpc_holstein/site.toml"
+    return Path(os.path.expanduser(given))  # leaves a user who is not there as written
 
 
-def load_site(gpus: bool, environment: Mapping[str, str] = os.environ) -> Site:
+def load_site(gpus: bool) -> Site:
     """The site for jobs with or without GPUs; without a file, the defaults.
 
     Raises ConfigError for a file that is named and not there, that is not TOML, or that holds an unknown key.
     """
-    path = site_path(environment)
-    if VARIABLE not in environment and not path.exists():
+    path = site_path()
+    if VARIABLE not in os.environ and not path.exists():
         return Site()
     table = read_toml(path)
     special = table.pop(_GPU, {})

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -70,39 +70,24 @@ def _execute(learning: Learning, session: Session) -> int:
     return os.EX_OK
 
 
-@dataclass(frozen=True)
 class Learning:
-    """The rounds in their folder; every method that makes something is collective."""
+    """The rounds in their folder, and the ``report``, a table of them; every method that makes something is collective."""
 
-    config: Config
-    session: Session
-
-    def __post_init__(self) -> None:
-        if self.config.force.kind != "neural":
-            raise ConfigError(f"force.kind = '{self.config.force.kind}' learns nothing: give force.kind = 'neural' and a model")
-        if self.settings.data is None:
+    def __init__(self, config: Config, session: Session) -> None:
+        settings = config.learn
+        if config.force.kind != "neural":
+            raise ConfigError(f"force.kind = '{config.force.kind}' learns nothing: give force.kind = 'neural' and a model")
+        if settings.data is None:
             raise ConfigError("learn.data is missing: give the labelled snapshots to start from, made by `hpc-holstein label`")
-        if not self.config.trust.limited:
+        if not config.trust.limited:
             raise ConfigError("[trust] has no limit, so nothing would be collected: give trust.max_deviation or max_outside")
-        require_one_run(self.config, "learn", " and give learn.runs")
-        explorations = self.settings.rounds * self.settings.runs
-        require_seeds("dynamics.seed", self.config.dynamics.seed, explorations, "learn.rounds * learn.runs")
-        require_seeds("training.seed", fit_options(self.config).seed, self.settings.members + 1, "learn.members + 1")
-
-    @property
-    def settings(self) -> Any:
-        """``[learn]``."""
-        return self.config.learn
-
-    @property
-    def folder(self) -> Path:
-        """Root folder of the rounds."""
-        return Path(self.settings.folder)
-
-    @property
-    def report(self) -> Path:
-        """The table of the rounds."""
-        return self.folder / "learn.json"
+        require_one_run(config, "learn", " and give learn.runs")
+        explorations = settings.rounds * settings.runs
+        require_seeds("dynamics.seed", config.dynamics.seed, explorations, "learn.rounds * learn.runs")
+        require_seeds("training.seed", fit_options(config).seed, settings.members + 1, "learn.members + 1")
+        self.config, self.session, self.settings, self.data = config, session, settings, settings.data
+        self.folder = Path(settings.folder)
+        self.report = self.folder / "learn.json"
 
     def of_round(self, number: int) -> Path:
         """Folder of a round; 0: before the first one."""
@@ -128,7 +113,7 @@ class Learning:
 
     def check(self) -> None:
         """On the root: raise what would end a later part, before any work."""
-        data, text = Path(self.settings.data), self.config.toml()
+        data, text = Path(self.data), self.config.toml()
         snapshots = dataset.read(data, True, site_axes(self.config.lattice.kind))
         config = config_of_text(text, {"lattice.extent": list(snapshots.extent)})
         require_dynamics(config)
@@ -187,7 +172,7 @@ class Learning:
         if self.session.on_root(lambda: finished(folder.path, steps, seed) or ended.exists()):
             return True
         settings = self.of_round(number) / "explore.toml"
-        extent = self.session.on_root(lambda: list(dataset.read(str(self.settings.data)).extent))
+        extent = self.session.on_root(lambda: list(dataset.read(self.data).extent))
         force = {"force.model": networks[0], "force.committee": list(networks[1:])}
         explore = {"trust.action": "collect", "lattice.extent": extent, **force}
         self.session.on_root(lambda: replace_text(settings, config_of_text(self.config.toml(), explore).toml()))
@@ -232,7 +217,7 @@ class Learning:
     def _data(self, number: int) -> list[str]:
         """All labelled snapshots up to a round, on the root."""
         found = [self.labelled(n, one) for n in range(1, number + 1) for one in range(1, self.settings.runs + 1)]
-        return [str(self.settings.data), *(str(path) for path in found if path.exists())]
+        return [self.data, *(str(path) for path in found if path.exists())]
 
     def _row(self, number: int) -> dict[str, Any]:
         """Row of a round in the table, on the root."""

@@ -33,18 +33,18 @@ def _state(extent: tuple[int, int], device: str = "cpu") -> State:
     return State.at_rest((3 * torch.randn(*extent, 1, 1, generator=generator, dtype=torch.float64)).to(device))
 
 
-def _forces(module: ModuleType, options: object, extent: tuple[int, int], device: str = "cpu") -> ForceResult:
+def _forces(module: ModuleType, options: object) -> ForceResult:
     """Forces of :func:`_state` on this rank alone."""
-    lattice = square.build(extent)
-    domain = CartesianDomain(lattice, SerialTransport(), device=device)
+    lattice = square.build(_EXTENT)
+    domain = CartesianDomain(lattice, SerialTransport())
     provider = module.build(options, holstein.build(holstein.Options(), lattice), domain, _ENSEMBLE)
-    result: ForceResult = provider(_state(extent, device))
+    result: ForceResult = provider(_state(_EXTENT))
     return result
 
 
 @cache
 def _reference() -> Tensor:
-    return _forces(exact, exact.Options(), _EXTENT).force
+    return _forces(exact, exact.Options()).force
 
 
 def _network(place: Place) -> Finding:
@@ -73,7 +73,7 @@ def _time_step(place: Place) -> Finding:
 
 
 def _kpm(place: Place) -> Finding:
-    _require_forces(_forces(kpm, kpm.Options(tolerance=_TOLERANCE), _EXTENT))
+    _require_forces(_forces(kpm, kpm.Options(tolerance=_TOLERANCE)))
     return Finding("ok", f"forces agree with diagonalization; numba {version('numba')}")
 
 
@@ -82,7 +82,7 @@ def _petsc(place: Place) -> Finding:
         return Finding(
             "absent", "petsc4py is not installed, so there is no force kind petsc", "pip install 'hpc_holstein[petsc]'"
         )
-    _require_forces(_forces(petsc, petsc.Options(tolerance=_TOLERANCE), _EXTENT))
+    _require_forces(_forces(petsc, petsc.Options(tolerance=_TOLERANCE)))
     try:
         number = version("petsc4py")
     except PackageNotFoundError:  # of a module system

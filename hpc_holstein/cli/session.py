@@ -8,10 +8,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Never, TypeVar
 
 import torch
@@ -191,14 +190,18 @@ def stoppable(session: Session, walltime: float | None, output: Path) -> Iterato
     Ranks tell each other by a file beside ``output``.  Collective.
     """
     marker = output.parent / f".{output.name}.stop"
-    if marker.parent.is_dir():  # else there is nothing of a command that was killed
-        session.on_root(lambda: marker.unlink(missing_ok=True))
+
+    def unmark() -> None:
+        with suppress(OSError):
+            marker.unlink()
+
+    session.on_root(unmark)  # what a command that was killed has left
     with StopSignals() as signals:
         try:
             yield Apart(signals, deadline(walltime), marker)
         finally:
-            if session.is_root and marker.parent.is_dir():
-                marker.unlink(missing_ok=True)
+            if session.is_root:
+                unmark()
 
 
 def deadline(walltime: float | None) -> Deadline | None:
@@ -243,7 +246,7 @@ class Bar:
     def __enter__(self) -> Bar:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
 

@@ -22,14 +22,11 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.stop_signals import end_no_more
 
 
-def resources_of(args: argparse.Namespace, *below: argparse.Namespace) -> Resources:
-    """The resources of parsed options; what they do not say, the next of ``below`` says."""
-    told: dict[str, Any] = {}
-    for namespace in (*reversed(below), args):
-        for field in dataclasses.fields(Resources):
-            value = getattr(namespace, field.name)
-            told |= {} if value is None else {field.name: tuple(value) if isinstance(value, list) else value}
-    resources = Resources(**told)
+def resources_of(args: argparse.Namespace) -> Resources:
+    """The resources of parsed options."""
+    given = {field.name: getattr(args, field.name) for field in dataclasses.fields(Resources)}
+    told: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    resources = Resources(**{**told, "sbatch": tuple(args.sbatch or ())})
     if resources.gpus_per_task > 1:
         raise ConfigError(
             f"--gpus-per-task {resources.gpus_per_task}: a rank uses one GPU, so give 1 and as many tasks as GPUs"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from pydantic import ValidationError
@@ -48,14 +49,13 @@ def nearest(name: str, valid: Mapping[str, Sequence[str]]) -> str | None:
     places = {key: key.rpartition(".") for key in valid}
     own = [key for key, (place, _, _) in places.items() if place == section]
     order = [*own, *(key for key in valid if key not in own)]  # a stable one: the first that fits is taken
-    for alike in (_same_name, _same_but_for_case):
+    for form in (str, _bare):
         for candidates in (own, order):
-            for key in candidates:
-                if any(alike(given, other) for other in valid[key]):
-                    return key
-            for key in candidates:
-                if alike(given, places[key][2]) and key != name:
-                    return key
+            by_meaning = (key for key in candidates if form(given) in map(form, valid[key]))
+            by_name = (key for key in candidates if form(given) == form(places[key][2]) and key != name)
+            found = next(chain(by_meaning, by_name), None)
+            if found is not None:
+                return found
     spelled = [(own, _ALIKE), ([key for key in order if key not in own], _ALIKE_ELSEWHERE)]
     for candidates, cutoff in spelled:
         words = {word: key for key in reversed(candidates) for word in (*valid[key], places[key][2]) if len(word) > 1}
@@ -63,14 +63,6 @@ def nearest(name: str, valid: Mapping[str, Sequence[str]]) -> str | None:
         if near:
             return words[near[0]]
     return None
-
-
-def _same_name(a: str, b: str) -> bool:
-    return a == b
-
-
-def _same_but_for_case(a: str, b: str) -> bool:
-    return _bare(a) == _bare(b)
 
 
 def _bare(name: str) -> str:

@@ -138,6 +138,9 @@ def test_a_grand_canonical_run_from_options_alone() -> None:
         (["run", *PRESET, "--set", "hamiltonian.U=1"], "unknown key 'hamiltonian.U': valid keys"),
         (["run", *PRESET, "--set", "ensemble.density=0.4"], "did you mean 'ensemble.filling'?"),
         (["run", *PRESET, "--g", "3", "--set", "hamiltonian.g=4"], "hamiltonian.g is given twice"),
+        (["run", *PRESET, "--output", "a", "--set", "output.folder=b"], "output.folder is given twice"),
+        (["train", "x.h5", "--output", "m", "--epochs", "3", "--set", "training.epochs=4"], "training.epochs is given twice"),
+        (["bench", "weak", "--output", "r", "--set", "lattice.extent=[9,9]"], "give --lattice-per-rank instead"),
         (
             ["run", *PRESET, "--ensemble", "grand-canonical", "--filling", "0.4"],
             "filling has no meaning in the grand",
