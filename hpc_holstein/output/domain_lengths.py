@@ -6,6 +6,12 @@
 ``first_zero`` and ``half_height`` of the radial ``C(r)``, and ``inverse_moment = sum_q P / sum_q |q| P`` over the first
 Brillouin zone, that is of ``S(q - K)`` of the density.  Sums over displacements and wave vectors are exact, so that on a CPU
 the lengths have the same bits on any ranks.
+
+The pairs of one snapshot leave ``C(r)`` a noise, for a field without correlations of standard deviation ``C(0) / sqrt(pairs)``,
+``N N_r / 2`` pairs of ``N`` sites with ``N_r`` others in the ring.  The local order of uncorrelated densities, which holds
+those of the neighbours as well, has twice as much.  The first zero is a length if four times the former moves it by less
+than a third of itself.  So it is in less than 1 % of states without correlations, whose ``C(r)`` is flat; their other lengths
+are known, and shorter than a bond.
 """
 
 from __future__ import annotations
@@ -26,6 +32,8 @@ from hpc_holstein.output.geometry import box_sides, inner_radius, lengths_of, re
 from hpc_holstein.output.observables import RESOLUTION
 
 _NAMES = ("first_zero", "half_height", "inverse_moment")
+_NOISE = 4.0  # standard deviations of a field without correlations
+_WIDEST = 1 / 3  # part of a length that is within the noise, at most
 
 
 class DomainLengths:
@@ -54,6 +62,8 @@ class DomainLengths:
         counts = domain.allsum((counted * twice[:, None]).sum(dim=0))[:beyond]
         self._filled, self._groups = counts > 0, beyond + 1
         self._counts = counts[self._filled].double()
+        self._noise = _NOISE * (2 * self._basis / (lattice.sites * self._counts)).sqrt()
+        self._noise[0] = 0  # of C(0) itself
         self._twice = twice.tolist()
         self._ring = ring.int().to(domain.device)
         self.radii = self._ring_means(list(radius.to(domain.device)))
@@ -67,8 +77,9 @@ class DomainLengths:
     def __call__(self, phi: Tensor) -> dict[str, Tensor]:
         """``first_zero``, ``half_height`` and ``inverse_moment`` of ``phi``, scalars on the CPU; collective.
 
-        NaN without order, where the rms of ``phi`` is below :data:`RESOLUTION`; infinite where ``C(r)`` does not fall to the
-        level within half of the box, and where all that differs from perfect order is below the resolution.
+        NaN without order, where the rms of ``phi`` is below :data:`RESOLUTION`, and for a zero that is lost in the noise of
+        ``C(r)``; infinite where ``C(r)`` does not fall to the level within half of the box, and where all that differs from
+        perfect order is below the resolution.
         """
         spectra, norm, mean_square = self._spectra(phi)
         if not mean_square > RESOLUTION**2:
@@ -78,7 +89,7 @@ class DomainLengths:
         averages = self._radial(spectra, norm)
         perfect = float(moment) * mean_square <= RESOLUTION**2
         lengths = (
-            first_crossing(self.radii, averages, 0.0),
+            first_crossing(self.radii, averages, 0.0, self._noise),
             first_crossing(self.radii, averages, 0.5),
             torch.full_like(whole, math.inf) if perfect else whole / moment,
         )
@@ -130,12 +141,20 @@ def _sum_of(tensors: Iterable[Tensor]) -> Tensor:
     return reduce(torch.add, tensors)
 
 
-def first_crossing(radii: Tensor, averages: Tensor, level: float) -> Tensor:
+def first_crossing(radii: Tensor, averages: Tensor, level: float, noise: Tensor | float = 0.0) -> Tensor:
     """Radius where a radial average first falls to ``level * C(0)``, interpolated linearly, ``[*batch]``.
 
-    ``level = 0`` gives the first zero and 0.5 the half height; infinite if there is no crossing within half of the box.
+    ``level = 0`` gives the first zero and 0.5 the half height; infinite if there is no crossing within half of the box.  NaN if
+    more than a third of the length lies between the radii where the averages first come within ``noise * C(0)`` of the level
+    and where they have left it.
     """
-    height = averages - level * averages[..., :1]
+    height, noise = averages - level * averages[..., :1], noise * averages[..., :1]
+    first, crossing, last = (_first_zero(radii, shifted) for shifted in (height - noise, height, height + noise))
+    known = first.isinf() | (crossing.isfinite() & (last - first <= _WIDEST * crossing))
+    return torch.where(known, crossing, torch.nan)
+
+
+def _first_zero(radii: Tensor, height: Tensor) -> Tensor:
     below = height <= 0
     last = torch.argmax(below.to(torch.int8), dim=-1, keepdim=True).clamp(min=1)
     before, after = height.gather(-1, last - 1), height.gather(-1, last)
