@@ -10,7 +10,7 @@ One sentence is the architecture: ``force = -dV/dq - Tr[rho dH/dq]``, and only t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -175,6 +175,14 @@ class ForceProvider(Protocol):
     tolerance: float | None  # promised max |dF| against exact, of coordinates in float64; None: promises nothing (a network)
 
     def __call__(self, state: State) -> ForceResult: ...
+
+
+class Observable(Protocol):
+    """Scalars of a state, recorded besides orders and energies.  ``series``: unit and meaning of each, by its name."""
+
+    series: Mapping[str, tuple[str, str]]
+
+    def __call__(self, state: State, domain: Domain) -> Mapping[str, float]: ...  # the same on all ranks; collective
 
 
 class Integrator(Protocol):

@@ -22,7 +22,7 @@ from hpc_holstein.cli.session import Session
 from hpc_holstein.cli.trust import limits_of, refuse_foreign_states, trained_elsewhere, trust_of
 from hpc_holstein.config import Config, load_config
 from hpc_holstein.config.builders import build_simulation, build_system, health_of, initial_state, provider_facts, scaling_told
-from hpc_holstein.config.observables import orders_of
+from hpc_holstein.config.observables import recorded
 from hpc_holstein.config.own_model import keep_model, with_own_model
 from hpc_holstein.config.sections import ParallelSection
 from hpc_holstein.domain.torch_transport import route_in_words
@@ -77,7 +77,7 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
             return os.EX_OK
         device = _device(config.parallel, session)
         simulation = build_simulation(config, session.transport, device)
-        orders_of(config.observable, simulation.hamiltonian)  # raises before anything is written
+        recorded(config.observable, simulation.hamiltonian)  # raises before anything is written
         limits = limits_of(config, simulation)
         session.on_root(lambda: refuse_foreign_states(start, folder.collected, limits))
         session.say(_headline(config, simulation, start))
@@ -142,8 +142,8 @@ def _run(
     output, domain = config.output, simulation.domain
     with restart.open_writer(start, simulation, folder, config, facts) as writer:
         health = health_of(config, start.health())
-        orders = orders_of(config.observable, simulation.hamiltonian)
-        record = Recorder(output.observables_every, simulation, writer, health, orders)
+        observables = recorded(config.observable, simulation.hamiltonian)
+        record = Recorder(output.observables_every, simulation, writer, health, *observables)
         session.say_all(record.told)
         observers: list[Any] = [SnapshotWriter(output.snapshot_every, writer, trust)]
         if session.is_root:

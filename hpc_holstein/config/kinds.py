@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_type_hints
@@ -70,7 +70,11 @@ def modelled(
 ) -> type[SectionModel]:
     """A section whose keys are those of ``own`` and the fields of the dataclass ``options``, but for some."""
     hints = get_type_hints(options, include_extras=True)
-    keys = {field.name: (hints[field.name], field.default) for field in fields(options) if field.name not in without}
+    keys = {
+        field.name: hints[field.name] if field.default is MISSING else (hints[field.name], field.default)
+        for field in fields(options)
+        if field.name not in without
+    }
     made = create_model(name, __base__=base, __doc__=options.__doc__, **{**(own or {}), **keys})
     made.made_of = options
     return made

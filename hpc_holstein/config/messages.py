@@ -91,6 +91,8 @@ def sentence(first: ErrorDetails, valid: Mapping[str, FieldInfo], prefix: str = 
     section = prefix or (str(place[0]) if place else "")
     if not prefix and len(place) > 1 and section in WITH_OPTIONS and len(kinds.available(section)) > 1:
         del place[1]  # the kind, which tells the members of a union apart
+    if not prefix and len(place) > 2 and section == "observable" and len(kinds.available(section)) > 1:
+        del place[2]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in [prefix, *place] if part != "").lstrip(".")
     if kind == "extra_forbidden":
         return unknown_key(re.sub(r"\[\d+\]", "", name), valid)

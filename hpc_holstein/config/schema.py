@@ -9,7 +9,6 @@ import tomli_w
 from hpc_holstein.config.folders import WITH_OPTIONS
 from hpc_holstein.config.kinds import KindSection, OptionsSection, available, modelled, section_of, union_of
 from hpc_holstein.config.learn import LearnSection
-from hpc_holstein.config.observables import ObservableSection
 from hpc_holstein.config.pipeline import PipelineSection
 from hpc_holstein.config.sections import (
     Cells,
@@ -30,12 +29,14 @@ if TYPE_CHECKING:
     HamiltonianSection: TypeAlias = KindSection
     ForceSection: TypeAlias = KindSection
     ModelSection: TypeAlias = KindSection
+    ObservableSection: TypeAlias = KindSection
     TrainingSection: TypeAlias = OptionsSection
 else:
     LatticeKind = Literal[tuple(available("lattice"))]
     HamiltonianSection = union_of("hamiltonian", default="holstein")
     ForceSection = union_of("force")
     ModelSection = union_of("model", default="enn")
+    ObservableSection = union_of("observable", default="order")
     # device and threads are those of [parallel]
     TrainingSection = modelled("training", FitOptions, OptionsSection, without=("device", "threads"))
 
@@ -81,7 +82,7 @@ class Config(Section):
     initial: Annotated[InitialSection, key("start of a run", "init", "start")]
     force: Annotated[ForceSection, key("who computes the forces", "provider", "solver", "calculator", "potential")]
     observable: Annotated[
-        tuple[ObservableSection, ...], key("orders that a run records besides that of its lattice", "observables", "order")
+        tuple[ObservableSection, ...], key("what a run records besides the order of its lattice", "observables", "order")
     ] = ()
     output: Annotated[OutputSection, key("files of a run", "io", "files", default_factory=OutputSection)]
     health: Annotated[HealthSection, key("when a run is stopped", default_factory=HealthSection)]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, Observable, State
 from hpc_holstein.output import observables
 from hpc_holstein.output.order import Order, OrderScalars, default_orders
 from hpc_holstein.simulation.health import Health, require_sane
@@ -56,7 +56,7 @@ class Recorder:
     """Scalar observables of the whole lattice at their cadence; keeps the last row, and what the health is measured against.
 
     Every rank computes its part and has the whole row; nothing is gathered.  Collective to make.  ``orders``: those of
-    the lattice where none are given; ``told``: a sentence for each observable that is left out.
+    the lattice where none are given, ``further``: other kinds of observables; ``told``: a sentence for each that is left out.
     """
 
     def __init__(
@@ -66,13 +66,16 @@ class Recorder:
         writer: TrajectoryWriter | None = None,
         health: Health | None = None,
         orders: Sequence[Order] | None = None,
+        further: Sequence[Observable] = (),
     ) -> None:
         self.every = every
         self.health = health or Health(simulation.ensemble, simulation.dt)
         self._simulation, self._writer = simulation, writer
         recorded = default_orders(simulation.hamiltonian) if orders is None else orders
         self._order = OrderScalars(simulation.domain, simulation.transport, recorded)
-        self.told = self._order.told
+        self.told, self._further = self._order.told, further
+        if writer is not None:
+            writer.describe({name: told for one in further for name, told in one.series.items()})
         self.last: dict[str, float] = {}
         self.ledger: Ledger | None = None  # of a run, which sets it
         self.trust: Trust | None = None  # likewise
@@ -88,6 +91,8 @@ class Recorder:
         """Compute :attr:`last`, the scalars of :data:`storage.series.SERIES`, without writing it."""
         assert state.forces is not None
         self.last = {**self._order(state.forces.density, state.q), **_numbers(_sums(state, self._simulation))}
+        for one in self._further:
+            self.last |= {name: float(value) for name, value in one(state, self._simulation.domain).items()}
 
     def require_healthy(self, state: State) -> None:
         """SpectrumError where ``state``, between two rows, is not healthy."""

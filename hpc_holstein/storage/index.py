@@ -6,6 +6,7 @@ that is not on the disk.  A snapshot that is not in the index does not exist.
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +34,7 @@ from hpc_holstein.storage.layout import (
     put_chunks,
 )
 from hpc_holstein.storage.segments import Segment, copy
-from hpc_holstein.storage.series import optional
+from hpc_holstein.storage.series import OWN, Series, described, optional, own_series
 from hpc_holstein.storage.trajectory import opened, segments_of, sites_of
 from hpc_holstein.storage.whole_files import IDENTITY, LARGE, Stamp, create, require_unchanged, stamp_of
 
@@ -61,7 +62,8 @@ class Index:
         """Index of a file, which may hold the fields itself: it is then a segment.  DataError if it is damaged."""
         with opened(path) as file:
             index = cls(path, Form(sites_of(file), file.layout("q")[1], level), file.attributes())
-            for names, numbers in ((list(index._scalars), index._scalars), (of_rows(file), index._rows)):
+            rows = of_rows(file, index.own)
+            for names, numbers in ((list(index._scalars), index._scalars), (rows, index._rows)):
                 for name in names:
                     kind: Literal["q", "d"] = "q" if name == "step" else "d"
                     numbers[name] = array(kind, file.numbers(name, written=False)[...].astype(kind).tobytes())
@@ -81,6 +83,15 @@ class Index:
     def run(self) -> str:
         """The identity of the run."""
         return str(self.attributes[IDENTITY])
+
+    @property
+    def own(self) -> dict[str, Series]:
+        """Series of further kinds of observables."""
+        return own_series(self.attributes)
+
+    def describe(self, series: Mapping[str, Sequence[str]]) -> None:
+        """Add some to :attr:`own`."""
+        self.attributes[OWN] = json.dumps({**self.own, **series})
 
     @property
     def covered(self) -> int:
@@ -202,9 +213,11 @@ class Index:
         for name in OPTIONAL_FIELDS:
             if any(name in item.fields for item in segments):
                 describe_field(file, sites, name, field(name))
-        for name in optional(rows):
-            add_series(file, name)
-        for name in of_rows(file):
+        own = self.own
+        for name in optional(rows, own):
+            if (series := own.get(name) or described(name)) is not None:
+                add_series(file, name, series)
+        for name in of_rows(file, own):
             _put(file[name], rows.get(name), len(rows["observables_time"]))
         for name in of_snapshots(file)[-3:]:
             _put(file[name], snapshots[name], len(snapshots["step"]))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_holstein.fields import cell_axes, site_dims, stored_shape
-from hpc_holstein.storage.series import SERIES, TIMINGS, described, optional
+from hpc_holstein.storage.series import SERIES, TIMINGS, Series, optional
 
 if TYPE_CHECKING:
     import h5py
@@ -107,10 +107,8 @@ def describe_field(file: h5py.File, sites: Sites, name: str, dataset: h5py.Datas
     _describe(file, dataset, ("time", *sites.dims(name)), *{**FIELDS, **OPTIONAL_FIELDS}[name])
 
 
-def add_series(file: h5py.File, name: str) -> None:
+def add_series(file: h5py.File, name: str, series: Series) -> None:
     """One that a run need not have, see :func:`storage.series.optional`."""
-    series = described(name)
-    assert series is not None
     _scalar(file, name, "observables_time", np.float64, *series)
 
 
@@ -119,9 +117,9 @@ def of_snapshots(file: Container[str]) -> list[str]:
     return [*FIELDS, *(name for name in OPTIONAL_FIELDS if name in file), "time", "chemical_potential", "step"]
 
 
-def of_rows(file: Iterable[str]) -> list[str]:
-    """Names of all that has one entry a row of observables."""
-    return ["observables_time", *SERIES, *optional(file), *map(timing, TIMINGS)]
+def of_rows(file: Iterable[str], own: Iterable[str]) -> list[str]:
+    """Names of all that has one entry a row of observables, of those of the ``own`` series of the run that are there."""
+    return ["observables_time", *SERIES, *optional(file, own), *map(timing, TIMINGS)]
 
 
 def new_field(

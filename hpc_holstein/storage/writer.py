@@ -202,6 +202,11 @@ class TrajectoryWriter:
         if state.step == 0:
             self.flush()  # a run that has just begun can be looked at
 
+    def describe(self, series: Mapping[str, tuple[str, str]]) -> None:
+        """Unit and meaning of scalars that :func:`write_series` gets besides those of every run."""
+        if self._index is not None and series:
+            self._index.describe(series)
+
     def write_series(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float] | None = None) -> None:
         """Append one row of scalars, keys as in :data:`SERIES`, :data:`TRUST`, :data:`TIMINGS`; what is absent stays NaN."""
         if self._index is None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpc_holstein import dynamics
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
-from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces import exact
 from hpc_holstein.hamiltonian import holstein
@@ -356,7 +356,7 @@ def test_nve_dynamics_conserves_the_total_energy(kind, kT):
     provider = exact.build(exact.Options(), hamiltonian, domain, ensemble)
 
     def drift(dt: float) -> float:
-        integrator = langevin.build("verlet-ou", mass, 0.0, dt, kT)
+        integrator = dynamics.build("verlet-ou", mass, 0.0, dt, kT)
         state = integrator.init(State(noise((4, 4))[..., None, None], 0.5 * noise((4, 4), 1)[..., None, None]), provider)
         start, worst = observables.energies(state, mass, hamiltonian, domain, ensemble)["total"], 0.0
         for _ in range(round(2.0 / dt)):
