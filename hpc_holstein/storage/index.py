@@ -136,7 +136,10 @@ class Index:
         self.segments = sorted([*segments, new], key=lambda item: (item.first, item.box))
 
     def writing(self) -> Callable[[], None]:
-        """A function that writes what is there now, the snapshots that are covered; another thread may call it."""
+        """A function that writes what is there now, the snapshots that are covered; another thread may call it.
+
+        It raises DataError where somebody has removed or exchanged the file or a segment.
+        """
         snapshots, rows = self._numbers(self.covered)
         segments = list(self.segments)
 
@@ -144,12 +147,12 @@ class Index:
             self._fill(file, snapshots, rows, segments, lambda name: self._virtual(file, name, segments))
 
         def write() -> None:
+            self._require_unchanged()
             self._stamp = create(self.path, self.run, build, _VIRTUAL if segments else FORMAT, self._stamp)
 
         return write
 
-    def require_unchanged(self) -> None:
-        """DataError where somebody has removed or exchanged the file or a segment."""
+    def _require_unchanged(self) -> None:
         if self._stamp is not None:
             require_unchanged(self.path, self._stamp)
         for segment in self.segments:
@@ -157,7 +160,7 @@ class Index:
 
     def pack(self) -> None:
         """Write one file with everything in it instead; the segments stay, and nothing refers to them."""
-        self.require_unchanged()
+        self._require_unchanged()
         snapshots, rows = self._numbers(self.covered)
         made: dict[str, h5py.Dataset] = {}
 
