@@ -38,7 +38,7 @@ class OrderFrames:
     """Maps and correlations of one order in some snapshots.
 
     phi                ``[frame, *cells, basis, components]``, the local order, complex unless it is real
-    radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``; without rings where edges are open
+    radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``
     """
 
     order: Order
@@ -100,10 +100,9 @@ def frames(
     found = []
     for order in (order for order in measured.fitting if order.whole):
         phi = [local_order(order.values(n, q), order, domain) for n, q in fields]
-        lengths = measured.lengths.get(order)
-        rings = [lengths.correlation(one) if lengths else torch.empty(0) for one in phi]
-        radii = lengths.radii.numpy() if lengths else np.empty(0)
-        found.append(OrderFrames(order, torch.stack(phi).numpy(), radii, torch.stack(rings).numpy()))
+        lengths = measured.lengths[order]
+        rings = torch.stack([lengths.correlation(one) for one in phi])
+        found.append(OrderFrames(order, torch.stack(phi).numpy(), lengths.radii.numpy(), rings.numpy()))
     is_chain = len(lattice.extent) == 1 and found
     return Frames(
         lattice=lattice,
@@ -166,7 +165,7 @@ def digest(trajectory: Trajectory, chosen: Frames) -> dict[str, Any]:
     ]
     for found in chosen.orders:
         for row, correlation in zip(frame_rows, found.correlation, strict=True):
-            row |= {found.order.scalar("correlation_at_zero"): float(one) for one in correlation[:1]}
+            row[found.order.scalar("correlation_at_zero")] = float(correlation[0])
     return {
         "trajectory": str(trajectory.path),
         "snapshots": len(trajectory),
@@ -209,9 +208,8 @@ def _numbers_of(found: OrderFrames, series: dict[str, Array], cells: tuple[str, 
     order, unit = found.order, "1" if found.order.field == "density" else "a"
     ring, named = order.scalar("r"), order.scalar
     numbers = {named("phi"): Variable(("time", *cells, "site", named("component")), found.phi, unit, order.in_words())}
-    if len(found.radii):
-        numbers[ring] = Variable((ring,), found.radii, "a", "distance")
-        numbers[named("correlation")] = Variable(("time", ring), found.correlation, f"{unit}^2", "C(r)")
+    numbers[ring] = Variable((ring,), found.radii, "a", "distance")
+    numbers[named("correlation")] = Variable(("time", ring), found.correlation, f"{unit}^2", "C(r)")
     for kind in _LENGTHS:
         name = named(f"domain_length_{kind}")
         if name in series:
@@ -223,12 +221,11 @@ def _numbers_of(found: OrderFrames, series: dict[str, Array], cells: tuple[str, 
 
 def figure_names(orders: Sequence[Order], lattice: Lattice) -> list[tuple[str, str, Order | None]]:
     """File, what it shows (a function of :mod:`output.plots_run`) and of which order, of all figures of a run."""
-    periodic = all(lattice.periodic)
     found: list[tuple[str, str, Order | None]] = [("energies.png", "energies_and_temperature", None)]
-    found += [("structure_factor.png", "structure_factor", None)] if periodic else []
+    found += [("structure_factor.png", "structure_factor", None)] if all(lattice.periodic) else []
     for order in orders:
         maps = "cdw_maps" if order.field == "density" else "order_maps"
-        kinds = {maps: "maps", "domain_growth": "domain_growth", **({"correlations": "correlations"} if periodic else {})}
+        kinds = {maps: "maps", "domain_growth": "domain_growth", "correlations": "correlations"}
         found += [(f"{order.scalar(name)}.png", kind, order) for name, kind in kinds.items()]
     return found if orders else [*found, ("density_maps.png", "maps", None)]
 

@@ -203,7 +203,7 @@ def wall_density(compared: Tensor, order: Order, domain: Domain) -> Tensor:
 
 
 class OrderScalars:
-    """Order parameters, walls and, on a periodic lattice, domain lengths of a state.
+    """Order parameters, walls and domain lengths of a state.
 
     Collective to make.  ``told``: a sentence for each that is left out, since it does not fit the lattice; ``lengths``: of
     each order that has some.
@@ -213,13 +213,16 @@ class OrderScalars:
         self._domain, self.orders, lattice = domain, list(orders), domain.lattice
         self.fitting = [order for order in orders if not order.misfit(lattice)]
         self.told = [sentence for order in orders if (sentence := order.misfit(lattice))]
-        measured = [order for order in self.fitting if order.whole and all(lattice.periodic)]
+        measured = [order for order in self.fitting if order.whole]
         kinds = {real: DomainLengths(domain, transport, real) for real in {order.is_real for order in measured}}
         self.lengths = {order: kinds[order.is_real] for order in measured}
         if not orders:
             self.told.append(f"no order is recorded: the {lattice.name} lattice has none that all neighbours agree on")
         if not all(lattice.periodic):
-            self.told.append(f"domain lengths are left out: they need periodic axes, and periodic = {list(lattice.periodic)}")
+            self.told.append(
+                f"S(q) and the domain length of its moment are left out: they need periodic axes, and periodic = "
+                f"{list(lattice.periodic)}"
+            )
 
     def __call__(self, density: Tensor, q: Tensor) -> dict[str, float]:
         """The values by their names among the series, the same on all ranks; collective.

@@ -2,12 +2,12 @@
 
     rank = program + held a + max(working a, forces, gathered N),    a sites of the tile; on rank 0 N of the lattice, else 0
 
-Bytes a site, with ``c`` coordinates of ``w`` bytes: *held* ``(11 c + 1) w + 8 c + r`` (state and forces ``(3 c + 1) w``, noise
-``c (8 w + 8)``, rings and wave numbers of the observables ``r = 12``, or 36 if a cell has several numbers), *working* ``64 c``
-(a step or a row of observables, whichever is larger), *gathered* ``9 c w`` (a checkpoint being read or written).  Forces:
-``memory_bytes`` of the provider.  A snapshot on its way to the disk, ``(2 c + 1) w`` of what the rank writes, comes to what it
-works with, and so do packed ones that wait, which are no larger than one and 64 MiB of a process at most.  Measured at
-1200x1200 and 2048x2048.  Where all ranks write, none gathers.
+Bytes a site, with ``c`` coordinates of ``w`` bytes: *held* ``(11 c + 1) w + 8 c + r`` (state and forces ``(3 c + 1) w``,
+noise ``c (8 w + 8)``, rings and wave numbers of the observables ``r = 12``, or 36 if a cell has several numbers), *working*
+``64 c`` (a step or a row of observables, whichever is larger), ``r`` and this twice for each open axis, *gathered* ``9 c w``
+(a checkpoint being read or written). Forces: ``memory_bytes`` of the provider. A snapshot on its way to the disk, ``(2 c + 1)
+w`` of what the rank writes, comes to what it works with, and so do packed ones that wait, which are no larger than one and 64
+MiB of a process at most. Measured at 1200x1200 and 2048x2048. Where all ranks write, none gathers.
 
 Runs that advance in lock step hold their fields side by side, have snapshots on their way together, and their forces are one
 evaluation, ``R`` times what one needs and ``(3 c + 1) w`` for the fields that are put together; they integrate one after
@@ -114,11 +114,12 @@ def _needs(
     basis, width = len(domain.lattice.basis), dtype.itemsize
     sites = math.prod(domain.local_extent) * basis
     state, noise = 3 * components + 1, components * (_NOISE_NUMBERS * width + _NOISE_BYTES)
-    held = together * (state * width + noise + _RINGS[basis * components > 1]) * sites
+    padded = 2 ** domain.lattice.periodic.count(False)
+    held = together * (state * width + noise + _RINGS[basis * components > 1] * padded) * sites
     of_forces = getattr(forces, "memory_bytes", None)
     of_one = of_forces(dtype) if of_forces is not None else 0.0
     of_all = together * (of_one + state * width * sites) if together > 1 else of_one
-    working = max(_WORKING * components * sites, of_all)
+    working = max(_WORKING * components * sites * padded, of_all)
     written = (domain.lattice.sites if domain.rank == 0 else 0) if gathers else sites
     packed = (2 * components + 1) * width * written
     snapshot = float(together * packed + min(together * packed, WAITING_BYTES))
