@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,9 +18,9 @@ import hpc_holstein
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.fields import cell_axes
+from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Hamiltonian, Lattice
 from hpc_holstein.output import observables
-from hpc_holstein.output.arrays import Variable, write_arrays
 from hpc_holstein.output.geometry import positions
 from hpc_holstein.output.order import Order, OrderScalars, local_order
 from hpc_holstein.storage.trajectory import Snapshot, Trajectory
@@ -31,6 +32,15 @@ MANY = 240
 """Snapshots of a film, and of the picture of a chain in time, at most."""
 
 _LENGTHS = ("first_zero", "half_height", "inverse_moment")
+
+
+class Variable(NamedTuple):
+    """An array; one along a single dimension of its own name is the coordinate of that."""
+
+    dims: tuple[str, ...]
+    values: NDArray[Any]
+    unit: str
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -200,7 +210,7 @@ def write_numbers(path: Path, chosen: Frames) -> None:
         found["structure_factor"] = Variable(("time", *waves), chosen.structure, "electrons^2/site", "S(q)")
     for one in chosen.orders:
         found |= _numbers_of(one, chosen.series, cells)
-    write_arrays(path, found)
+    _write_arrays(path, found)
 
 
 def _numbers_of(found: OrderFrames, series: dict[str, Array], cells: tuple[str, ...]) -> dict[str, Variable]:
@@ -217,6 +227,29 @@ def _numbers_of(found: OrderFrames, series: dict[str, Array], cells: tuple[str, 
             numbers[name] = Variable(("observables_time",), series[name], "a", "domain length L(t)")
             numbers[f"{name}_exponent"] = Variable(("observables_time",), exponent, "1", "d ln L / d ln t")
     return numbers
+
+
+def _write_arrays(path: Path, variables: Mapping[str, Variable]) -> None:
+    """Write, whole or not at all.  Complex numbers are stored as two arrays, the second one with ``_imag`` after its name."""
+    parts: dict[str, Variable] = {}
+    for name, variable in variables.items():
+        values = variable.values
+        parts[name] = variable._replace(values=values.real)
+        if np.iscomplexobj(values):
+            parts[f"{name}_imag"] = variable._replace(values=values.imag)
+    with replaced(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, variable in parts.items():
+            dataset = file.create_dataset(name, data=variable.values, compression="gzip" if variable.values.ndim > 1 else None)
+            dataset.attrs.update(units=variable.unit, long_name=variable.meaning)
+            if variable.dims == (name,):
+                dataset.make_scale(name)
+        for variable in parts.values():
+            for dim, size in zip(variable.dims, variable.values.shape, strict=True):
+                if dim not in file:
+                    file.create_dataset(dim, data=np.arange(size)).make_scale(dim)
+        for name, variable in parts.items():
+            for axis, dim in enumerate(variable.dims if variable.dims != (name,) else ()):
+                file[name].dims[axis].attach_scale(file[dim])
 
 
 def figure_names(orders: Sequence[Order], lattice: Lattice) -> list[tuple[str, str, Order | None]]:
