@@ -24,17 +24,14 @@ from hpc_holstein.storage.layout import (
     FORMAT,
     OPTIONAL_FIELDS,
     Form,
-    add_series,
-    create_layout,
-    describe_field,
     new_field,
     of_rows,
-    of_snapshots,
     packed_field,
     put_chunks,
+    write_layout,
 )
 from hpc_holstein.storage.segments import Segment, copy
-from hpc_holstein.storage.series import OWN, Series, described, optional, own_series
+from hpc_holstein.storage.series import OWN, Series, own_series
 from hpc_holstein.storage.trajectory import opened, segments_of, sites_of
 from hpc_holstein.storage.whole_files import IDENTITY, LARGE, Stamp, create, require_unchanged, stamp_of
 
@@ -162,16 +159,13 @@ class Index:
         """Write one file with everything in it instead; the segments stay, and nothing refers to them."""
         self._require_unchanged()
         snapshots, rows = self._numbers(self.covered)
-        made: dict[str, h5py.Dataset] = {}
+        sites, number, level = self.form
 
         def build(file: h5py.File) -> None:
             def field(name: str) -> h5py.Dataset:
-                sites, number, level = self.form
-                made[name] = new_field(file, name, sites.shape(name), number, level, len(snapshots["step"]))
-                return made[name]
+                return new_field(file, name, sites.shape(name), number, level, len(snapshots["step"]))
 
-            self._fill(file, snapshots, rows, self.segments, field)
-            self._copy(made)
+            self._copy(self._fill(file, snapshots, rows, self.segments, field))
 
         self._stamp = create(self.path, self.run, build, FORMAT, self._stamp, self.size > LARGE)
 
@@ -208,22 +202,13 @@ class Index:
         rows: Numbers,
         segments: Sequence[Segment],
         field: Callable[[str], h5py.Dataset],
-    ) -> None:
-        """Attributes, scales and scalars, and the fields that ``field`` makes."""
-        sites = self.form.sites
+    ) -> dict[str, h5py.Dataset]:
+        """Attributes, scales and scalars, and the fields that ``field`` makes, which it returns."""
+        optional = [name for name in OPTIONAL_FIELDS if any(name in item.fields for item in segments)]
+        fields = {name: field(name) for name in (*FIELDS, *optional)}
         file.attrs.update(self.attributes)
-        create_layout(file, sites, field)
-        for name in OPTIONAL_FIELDS:
-            if any(name in item.fields for item in segments):
-                describe_field(file, sites, name, field(name))
-        own = self.own
-        for name in optional(rows, own):
-            if (series := own.get(name) or described(name)) is not None:
-                add_series(file, name, series)
-        for name in of_rows(file, own):
-            _put(file[name], rows.get(name), len(rows["observables_time"]))
-        for name in of_snapshots(file)[-3:]:
-            _put(file[name], snapshots[name], len(snapshots["step"]))
+        write_layout(file, self.form.sites, fields, snapshots, rows, self.own)
+        return fields
 
     def _virtual(self, file: h5py.File, name: str, segments: Sequence[Segment]) -> h5py.Dataset:
         sites, number, _ = self.form
@@ -239,9 +224,3 @@ class Index:
                 source = h5py.VirtualSource(item.name, name, whole, number)[: item.count]
                 layout[(slice(item.first, item.end), *item.index)] = source
         return file.create_virtual_dataset(name, layout, fillvalue=np.nan)
-
-
-def _put(dataset: h5py.Dataset, values: NDArray[Any] | None, length: int) -> None:
-    dataset.resize(length, axis=0)
-    if values is not None and not np.isnan(values).all():  # which is the fill value
-        dataset[...] = values

@@ -80,7 +80,9 @@ def own_series(attributes: Mapping[str, Any]) -> dict[str, Series]:
         raise DataError(f"the attribute {OWN} says nothing of series: use another copy of the file") from None
 
 
-def optional(names: Iterable[str], own: Iterable[str] = ()) -> list[str]:
-    """The series among ``names`` that a run need not have: of :data:`TRUST`, orders with names, and its ``own``."""
-    there, more = set(names) - SERIES.keys(), set(own)
-    return [*(n for n in TRUST if n in there), *sorted(n for n in there - TRUST.keys() if n in more or described(n))]
+def series_of(names: Iterable[str], own: Mapping[str, Series]) -> dict[str, Series]:
+    """:data:`SERIES`, and those among ``names`` that a run need not have: of :data:`TRUST`, named orders, and its ``own``."""
+    there = set(names) - SERIES.keys()
+    further = {name: own.get(name) or described(name) for name in sorted(there - TRUST.keys())}
+    known = {name: series for name, series in further.items() if series is not None}
+    return {**SERIES, **{name: TRUST[name] for name in TRUST if name in there}, **known}
