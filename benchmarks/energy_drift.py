@@ -30,10 +30,10 @@ from force_rate import ENSEMBLE, SETTING, hamiltonian_options, machine  # beside
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from hpc_holstein import dynamics
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.transport import SerialTransport
-from hpc_holstein.dynamics import langevin
 from hpc_holstein.forces import exact, neural
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import ForceProvider, State
@@ -65,7 +65,7 @@ class Bench:
         streams = (Stream.INITIAL_Q, Stream.INITIAL_VELOCITY, Stream.DYNAMICS)
         q, velocity, noise = (NoiseField(seed, stream, self.domain, dtype=torch.float64) for stream in streams)
         initial = SETTING["initial"]
-        scheme = langevin.build("verlet-ou", kT=ENSEMBLE.kT, **DYNAMICS)
+        scheme = dynamics.build("verlet-ou", kT=ENSEMBLE.kT, **DYNAMICS)
         state = scheme.init(State(initial["q_std"] * q(0), initial["velocity_std"] * velocity(0)), self.exact)
         found = {}
         for step in range(1, self.arguments.relax + 1):
@@ -82,7 +82,7 @@ class Bench:
     def trajectory(self, forces: ForceProvider, start: State) -> dict[str, Any]:
         """Energies along NVE dynamics, and the processor time of a step."""
         arguments = self.arguments
-        scheme = langevin.build("verlet-ou", DYNAMICS["mass"], 0.0, DYNAMICS["dt"], ENSEMBLE.kT)
+        scheme = dynamics.build("verlet-ou", DYNAMICS["mass"], 0.0, DYNAMICS["dt"], ENSEMBLE.kT)
         state = scheme.init(start, forces)
         rows: list[tuple[float, float | None, float]] = []
         spent = 0.0

@@ -25,10 +25,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from hpc_holstein import dynamics
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.transport import SerialTransport
-from hpc_holstein.dynamics import langevin
 from hpc_holstein.forces import neural
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, ForceProvider, ForceResult, State
@@ -139,7 +139,7 @@ class Quench:
         return NoiseField(0, Stream.DYNAMICS, self.domain, dtype=self.dtype)
 
     def after(self, steps: int, forces: ForceProvider) -> State:
-        integrator = langevin.build("verlet-ou", mass=MASS, gamma=GAMMA, dt=DT, kT=KT)
+        integrator = dynamics.build("verlet-ou", mass=MASS, gamma=GAMMA, dt=DT, kT=KT)
         state = integrator.init(self.state(), forces)
         for _ in range(steps):
             state = integrator.step(state, forces, self.noise())
@@ -263,7 +263,7 @@ def step_rates(length: int, device: torch.device, least: float, **options: Any) 
         torch.cuda.reset_peak_memory_stats(device)
     quench = Quench(length, device)
     forces = quench.network(**options)
-    integrator = langevin.build("verlet-ou", mass=MASS, gamma=GAMMA, dt=DT, kT=KT)
+    integrator = dynamics.build("verlet-ou", mass=MASS, gamma=GAMMA, dt=DT, kT=KT)
     noise, box = quench.noise(), [integrator.init(quench.state(), forces)]
 
     def step() -> None:

@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from hpc_holstein.cli import parser as command_parser
 from hpc_holstein.config import PRESETS, kinds
@@ -41,10 +40,8 @@ def configuration() -> str:
     ]
     for name, field in Config.model_fields.items():
         section: Any = field.annotation
-        if get_origin(section) is tuple and issubclass(get_args(section)[0], BaseModel):
-            section, name = get_args(section)[0], f"[{name}]"  # may be given several times
         if name in kinds.FOLDERS and name != "lattice":
-            parts += _kind_section(name, field)
+            parts += _kind_section(name, several=get_origin(section) is tuple)
         elif inspect.isclass(section) and issubclass(section, BaseModel):
             parts += [f"## [{name}]\n", f"{_escaped(inspect.getdoc(section) or '')}\n", _table(section)]
     parts.append("## Presets\n")
@@ -84,9 +81,10 @@ def _help(parser: argparse.ArgumentParser) -> str:
     return text.getvalue().rstrip()
 
 
-def _kind_section(name: str, field: FieldInfo) -> list[str]:
-    found = kinds.available(name)
-    parts = [f"## [{name}]\n", f"`kind`: {', '.join(f'`{kind}`' for kind in found)}. The other keys belong to the kind:\n"]
+def _kind_section(name: str, several: bool) -> list[str]:
+    """Keys of each kind of a section; ``several``: it may be given more than once."""
+    found, title = kinds.available(name), f"[[{name}]]" if several else f"[{name}]"
+    parts = [f"## {title}\n", f"`kind`: {', '.join(f'`{kind}`' for kind in found)}. The other keys belong to the kind:\n"]
     for kind in found:
         sentence = (inspect.getdoc(kinds.resolve(name, kind)) or "").split("\n\n")[0].replace("\n", " ")
         parts += [f'### {name}.kind = "{kind}"\n', f"{sentence}\n", _table(kinds.section_of(name, kind), without=("kind",))]

@@ -27,9 +27,10 @@ def replaced(path: Path, refusal: type[HolsteinError] = DataError, synced: bool 
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if synced:
-            put_in_place(temporary, path)
-        else:
-            temporary.replace(path)
+            sync_file(temporary)
+        temporary.replace(path)
+        if synced:
+            sync_folder(path.parent)
     except OSError as error:
         raise refusal(_cannot_write(path, error)) from error
     finally:
@@ -41,13 +42,6 @@ def replace_text(path: Path, text: str) -> None:
     """Write or replace a text file as a whole; raises :class:`DataError` if it cannot be written."""
     with replaced(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def put_in_place(temporary: Path, path: Path) -> None:
-    """Rename a finished file to ``path``, its content on the disk before and its name after; raises OSError."""
-    sync_file(temporary)
-    temporary.replace(path)
-    sync_folder(path.parent)
 
 
 def sync_file(path: Path) -> None:

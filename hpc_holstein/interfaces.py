@@ -11,7 +11,7 @@ One sentence is the architecture: ``force = -dV/dq - Tr[rho dH/dq]``, and only t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
@@ -203,6 +203,14 @@ class ForceProvider(ABC):
     def memory_bytes(self, dtype: torch.dtype) -> float:
         """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``, where they are many."""
         return 0.0
+
+
+class Observable(Protocol):
+    """Scalars of a state, recorded besides orders and energies.  ``series``: unit and meaning of each, by its name."""
+
+    series: Mapping[str, tuple[str, str]]
+
+    def __call__(self, state: State, domain: Domain) -> Mapping[str, float]: ...  # the same on all ranks; collective
 
 
 class Integrator(Protocol):

@@ -36,7 +36,7 @@ def host_bytes() -> float:
 
 def free_bytes() -> float:
     """Memory that this process can still take: of :func:`host_bytes`, of what others leave, and of its own limit."""
-    size, resident = (pages * os.sysconf("SC_PAGE_SIZE") for pages in _pages())
+    size, resident = process_bytes()
     limits = [host_bytes() - resident]
     with suppress(OSError, StopIteration):
         line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable:"))
@@ -66,7 +66,7 @@ def shown_bytes(count: float) -> str:
     return f"{count / _GIB:.3g} GiB"
 
 
-def _pages() -> tuple[int, int]:
-    """Pages of the address space of this process, and of what is resident of it."""
-    size, resident = Path("/proc/self/statm").read_text().split()[:2]
-    return int(size), int(resident)
+def process_bytes() -> tuple[float, float]:
+    """Address space of this process, and what is resident of it: the program, its libraries and all that it holds."""
+    size, resident, *_ = (float(pages) * os.sysconf("SC_PAGE_SIZE") for pages in Path("/proc/self/statm").read_text().split())
+    return size, resident

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpc_holstein import dynamics
 from hpc_holstein.domain.transport import SerialTransport
-from hpc_holstein.dynamics import langevin
 from hpc_holstein.forces import atomic, exact, local
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, ForceProvider
@@ -17,7 +17,7 @@ from hpc_holstein.training.paths import QuenchPlan, RandomPlan
 LATTICE = square.build((4, 6))
 HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
 ENSEMBLE = Ensemble("canonical", kT=0.1)
-INTEGRATOR = langevin.build("verlet-ou", mass=5.0, gamma=0.2, dt=0.05, kT=0.1)
+INTEGRATOR = dynamics.build("verlet-ou", mass=5.0, gamma=0.2, dt=0.05, kT=0.1)
 
 
 def make_exact(domain):

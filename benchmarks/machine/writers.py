@@ -19,7 +19,7 @@ from hpc_holstein.config.builders import build_simulation, initial_state
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.interfaces import Domain, ForceResult, State
 from hpc_holstein.output import checkpoint
-from hpc_holstein.output.tiles import saved_state
+from hpc_holstein.output.checkpoint import saved_state
 from hpc_holstein.storage.writer import Storage, TrajectoryWriter
 
 _FIELDS = {"checkpoint": 4, "snapshot of a trajectory": 3}  # numbers a site

@@ -9,7 +9,7 @@ from pathlib import Path
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config, config_of_text
 from hpc_holstein.config.builders import build_system
-from hpc_holstein.config.observables import orders_of
+from hpc_holstein.config.observables import recorded
 from hpc_holstein.config.same_run import identity
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import require_writable
@@ -49,7 +49,7 @@ def _system_of(trajectory: Trajectory) -> tuple[Config, Hamiltonian, list[Order]
     """The configuration and the Hamiltonian of a run, and the orders that it records."""
     config = config_of_text(trajectory.config)
     hamiltonian = build_system(config).hamiltonian
-    return config, hamiltonian, orders_of(config.observable, hamiltonian)
+    return config, hamiltonian, recorded(config.observable, hamiltonian).orders
 
 
 def _drawn_orders(orders: list[Order], hamiltonian: Hamiltonian) -> list[Order]:

@@ -100,7 +100,7 @@ def _common(config: Config, session: Session, how: How) -> dict[str, Any]:
 
 
 def _report(args: argparse.Namespace, session: Session) -> None:
-    from hpc_holstein.output.plots_scaling import scaling  # here, so that measurements do not wait for matplotlib
+    from hpc_holstein.output.plots import scaling  # here, so that measurements do not wait for matplotlib
 
     lines = report.lines_of(record.read_folder(args.records))
     folder = args.output or args.records / "report"

@@ -18,7 +18,6 @@ from hpc_holstein.interfaces import State
 from hpc_holstein.output import checkpoint
 from hpc_holstein.output.checkpoint import Checkpoint
 from hpc_holstein.output.summary import finished
-from hpc_holstein.output.tiles import saved_state
 from hpc_holstein.simulation import Simulation, Totals
 from hpc_holstein.storage.segments import folder_of
 from hpc_holstein.storage.shares import writers_of
@@ -178,10 +177,10 @@ def save_first(
     """
     if start.step is not None and start.own:
         return
-    stored = saved_state(folder.checkpoints, state, simulation.domain, simulation.transport, gathers)
+    stored = checkpoint.saved_state(folder.checkpoints, state, simulation.domain, simulation.transport, gathers)
     with agreed(simulation.transport):
         if stored is not None:
-            stored = checkpoint.with_facts(stored, {**(start.account or {}), "snapshots": 0, "rows": 0}, facts)
+            stored = replace(stored, account={**(start.account or {}), "snapshots": 0, "rows": 0}, attributes=facts)
             checkpoint.write(folder.checkpoints, stored, config.output.checkpoints_kept)
 
 

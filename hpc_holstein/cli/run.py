@@ -23,7 +23,7 @@ from hpc_holstein.cli.trust import (
     trust_of,
 )
 from hpc_holstein.config import Config, builders
-from hpc_holstein.config.observables import orders_of
+from hpc_holstein.config.observables import recorded
 from hpc_holstein.domain.torch_transport import route_in_words
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.files import replace_text
@@ -81,7 +81,7 @@ def _run_one(config: Config, restarted: str, walltime: float | None, session: Se
             lambda chosen: route_in_words(parallel.transport, transport, chosen, parallel.gpu_buffers),
         )
         simulation = builders.build_simulation(config, transport, device)
-        orders_of(config.observable, simulation.hamiltonian)  # raises before anything is written
+        recorded(config.observable, simulation.hamiltonian)  # raises before anything is written
         limits = limits_of(config, simulation)
         session.on_root(lambda: refuse_foreign_states(start, folder.collected, limits))
         session.say(_headline(config, simulation, start))
@@ -133,8 +133,8 @@ def _run(
     output, domain = config.output, simulation.domain
     with restart.open_writer(start, simulation, folder, config, facts) as writer:
         health = builders.health_of(config, start.health())
-        orders = orders_of(config.observable, simulation.hamiltonian)
-        record = Recorder(output.observables_every, simulation, writer, health, orders)
+        observables = recorded(config.observable, simulation.hamiltonian)
+        record = Recorder(output.observables_every, simulation, writer, health, *observables)
         session.say_all(record.told)
         observers: list[Any] = [SnapshotWriter(output.snapshot_every, writer, trust)]
         if session.is_root:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from hpc_holstein import dynamics
 from hpc_holstein.config import kinds
 from hpc_holstein.config.kinds import KindSection
 from hpc_holstein.config.loading import config_of_text, fit_options
@@ -20,7 +21,6 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.noise import NoiseField, Stream
 from hpc_holstein.domain.torch_transport import connected
 from hpc_holstein.domain.transport import Transport
-from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError, DataError, ModelError
 from hpc_holstein.fields import SiteAxes
 from hpc_holstein.files import exists_already, replaced
@@ -164,7 +164,7 @@ def build_integrator(config: Config, system: System) -> Integrator:
     Raises ConfigError where ``system`` cannot be moved: its energy has no lower bound, or a mode is unstable at this ``dt``.
     """
     section = config.dynamics
-    integrator = langevin.build(section.scheme, section.mass, section.gamma, section.dt, config.ensemble.kT)
+    integrator = dynamics.build(section.scheme, section.mass, section.gamma, section.dt, config.ensemble.kT)
     system.hamiltonian.require_ground_state()
     integrator.require_stable(system.hamiltonian.stiffness[1])
     return integrator

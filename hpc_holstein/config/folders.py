@@ -14,6 +14,7 @@ FOLDERS = {
     "hamiltonian": "hpc_holstein.hamiltonian",
     "force": "hpc_holstein.forces",
     "model": "hpc_holstein.network.models",
+    "observable": "hpc_holstein.observables",
 }
 """Section -> folder whose public files are its kinds."""
 

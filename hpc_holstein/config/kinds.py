@@ -6,7 +6,7 @@ import importlib
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
@@ -72,7 +72,11 @@ def modelled(
 ) -> type[SectionModel]:
     """A section whose keys are those of ``own`` and the fields of the dataclass ``options``, but for some."""
     hints = get_type_hints(options, include_extras=True)
-    keys = {field.name: (hints[field.name], field.default) for field in fields(options) if field.name not in without}
+    keys = {
+        field.name: hints[field.name] if field.default is MISSING else (hints[field.name], field.default)
+        for field in fields(options)
+        if field.name not in without
+    }
     made = create_model(name, __base__=base, __doc__=options.__doc__, **{**(own or {}), **keys})
     made.made_of = options
     return made

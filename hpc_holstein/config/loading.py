@@ -221,6 +221,8 @@ def keys_of(layer: Layer) -> dict[str, FieldInfo]:
     for name, field in Config.model_fields.items():
         found[name] = field
         section = _model_of(name, field, layer)
+        for one in kinds.loadable(name) if name == "observable" else []:
+            found |= {f"{name}.{key}": inner for key, inner in one.model_fields.items()}
         if section is not None:
             found |= {f"{name}.{key}": inner for key, inner in section.model_fields.items()}
     return found

@@ -2,95 +2,50 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import AfterValidator, Field
-
-from hpc_holstein.config.sections import Section
+from hpc_holstein.config import kinds
+from hpc_holstein.config.kinds import KindSection
 from hpc_holstein.errors import ConfigError, shortened
-from hpc_holstein.keys import key
+from hpc_holstein.storage.series import described
 
 if TYPE_CHECKING:  # a configuration is checked without NumPy
-    from hpc_holstein.interfaces import Hamiltonian
+    from hpc_holstein.interfaces import Hamiltonian, Observable
     from hpc_holstein.output.order import Order
 
-_LARGEST_DENOMINATOR = 10**6
+
+class Recorded(NamedTuple):
+    """What a run records: ``orders``, those of its lattice first, and ``further`` kinds of observables."""
+
+    orders: list[Order]
+    further: list[Observable]
 
 
-def _name(given: str) -> str:
-    if not re.fullmatch(r"(?!q$|q_)[a-z][a-z0-9_]{0,31}", given):
-        raise ValueError(f"{given!r} is no name of an order: give at most 32 of a-z, 0-9 and _, not q nor q_...")
-    return given
+def recorded(sections: Sequence[KindSection], hamiltonian: Hamiltonian) -> Recorded:
+    """The observables of a run; ConfigError for one that the model cannot have, and for names that are taken."""
+    from hpc_holstein.output.order import Order, default_orders
+
+    given = [_built(number, section, hamiltonian) for number, section in enumerate(sections)]
+    orders = [one for one in given if isinstance(one, Order)]
+    further = [one for one in given if not isinstance(one, Order)]
+    _require_once("observable.name", [order.name for order in orders])
+    series = [name for one in further for name in one.series]
+    _require_once("the series", series)
+    for name in series:
+        if described(name) is not None:
+            raise ConfigError(f"the series '{name}' of [[observable]] is one that every run may have: give it another name")
+    return Recorded([*default_orders(hamiltonian), *orders], further)
 
 
-def _fraction(given: str | float) -> str | float:
+def _built(number: int, section: KindSection, hamiltonian: Hamiltonian) -> Any:
     try:
-        turns = Fraction(str(given).strip())
-    except (ValueError, ZeroDivisionError):
-        turns = None
-    if turns is None or abs(turns) > 1 or turns.denominator > _LARGEST_DENOMINATOR:
-        raise ValueError(f"{given!r} is no part of a reciprocal lattice vector: give a fraction such as '1/3', or 0.5")
-    return given
+        return kinds.resolve("observable", section.kind).build(section.options, hamiltonian)
+    except ConfigError as error:
+        raise ConfigError(f"observable[{number}].{error}") from None
 
 
-class ObservableSection(Section):
-    """An order that a run records besides that of its lattice, with walls and domain lengths.
-
-    Several ``[[observable]]`` may be given.  One that does not fit the lattice extent is left out with a sentence.
-    """
-
-    kind: Annotated[Literal["order"], key("order: how a field alternates at a wave vector")] = "order"
-    name: Annotated[
-        str, AfterValidator(_name), key("ends the names of its scalars, as in order_parameter_NAME; letters, digits and _")
-    ]
-    wave_vector: Annotated[
-        tuple[Annotated[str | float, AfterValidator(_fraction)], ...],
-        key("in reciprocal lattice vectors, for each axis of the lattice, such as ['1/3', '1/3']", "q", "Q", "k", "wavevector"),
-    ]
-    field: Annotated[
-        Literal["density", "q", "q_x", "q_y", "q_z"], key("density, q (all components of the coordinates), or one of them")
-    ] = "density"
-    signs: Annotated[
-        tuple[Annotated[int, Field(ge=-1, le=1)], ...] | None, key("+1 or -1 of each site of a cell; absent: +1")
-    ] = None
-
-
-def orders_of(sections: Sequence[ObservableSection], hamiltonian: Hamiltonian) -> list[Order]:
-    """The orders that a run records: those of its lattice, and those given.  ConfigError for one that the model cannot have."""
-    from hpc_holstein.output.order import default_orders
-
-    given = [_order(number, section, hamiltonian) for number, section in enumerate(sections)]
-    names = [section.name for section in sections]
+def _require_once(told: str, names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(
-                f"observable.name = '{shortened(name)}' is given {names.count(name)} times: give each its own name"
-            )
-    return [*default_orders(hamiltonian), *given]
-
-
-def _order(number: int, section: ObservableSection, hamiltonian: Hamiltonian) -> Order:
-    from hpc_holstein.output.order import Order
-
-    lattice, of = hamiltonian.lattice, f"observable[{number}]"
-    signs = section.signs or (1,) * len(lattice.basis)
-    for key_, values, wanted in (
-        ("wave_vector", section.wave_vector, len(lattice.extent)),
-        ("signs", signs, len(lattice.basis)),
-    ):
-        if len(values) != wanted:
-            raise ConfigError(
-                f"{of}.{key_} has {len(values)} numbers and the {lattice.name} lattice needs {wanted}: give {wanted}"
-            )
-    if 0 in signs:
-        raise ConfigError(f"{of}.signs = {list(signs)} has a 0: give +1 or -1 for each site of a cell")
-    parts = [f"q_{axis}" for axis in "xyz"[: hamiltonian.components]]
-    if section.field not in ("density", "q", *(parts if hamiltonian.coordinates.representation == "vector" else [])):
-        raise ConfigError(
-            f"{of}.field = '{shortened(section.field)}' is none of the {hamiltonian.name} model, whose coordinate is a "
-            f"{hamiltonian.coordinates.representation} of {hamiltonian.components} component(s): give density or q"
-        )
-    return Order(tuple(Fraction(str(turns)) % 1 for turns in section.wave_vector), signs, section.field, section.name)
+            raise ConfigError(f"{told} = '{shortened(name)}' is given {names.count(name)} times: give each its own name")

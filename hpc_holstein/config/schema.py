@@ -8,7 +8,6 @@ import tomli_w
 
 from hpc_holstein.config.folders import WITH_OPTIONS
 from hpc_holstein.config.kinds import Chosen, KindSection, OptionsSection, available, modelled, new_section
-from hpc_holstein.config.observables import ObservableSection
 from hpc_holstein.config.sections import (
     Cells,
     DynamicsSection,
@@ -78,7 +77,8 @@ class Config(Section):
         KindSection, Chosen("force"), key("who computes the forces", "provider", "solver", "calculator", "potential")
     ]
     observable: Annotated[
-        tuple[ObservableSection, ...], key("orders that a run records besides that of its lattice", "observables", "order")
+        tuple[Annotated[KindSection, Chosen("observable", "order")], ...],
+        key("what a run records besides the order of its lattice", "observables", "order"),
     ] = ()
     output: Annotated[OutputSection, key("files of a run", "io", "files", default_factory=OutputSection)]
     health: Annotated[HealthSection, key("when a run is stopped", default_factory=HealthSection)]

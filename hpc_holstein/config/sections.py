@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from hpc_holstein.dynamics.langevin import SCHEMES
+from hpc_holstein.dynamics import schemes
 from hpc_holstein.errors import ConfigError, shortened
 from hpc_holstein.files import usable_path
 from hpc_holstein.interfaces import Ensemble
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a configuration is checked without loading torch
 
     Scheme = str
 else:
-    Scheme = Literal[tuple(SCHEMES)]
+    Scheme = Literal[tuple(schemes())]
 
 _LARGEST_ENERGY = 1e6  # t_nn: far beyond any material, and squares of it stay finite
 _SMALLEST_KT = 1e-12  # t_nn: below, levels that round-off alone makes different would be filled differently

@@ -38,7 +38,7 @@ class Redistribution:
 
     def __call__(self, owned: Tensor) -> Tensor:
         """``[*cells of the source box, ...] -> [*cells of the target box, ...]``; collective."""
-        found = owned.new_empty((*self._shape, *owned.shape[len(self._shape) :]))
+        found = owned.new_zeros((*self._shape, *owned.shape[len(self._shape) :]))  # where nobody has anything, too
         nothing = owned.new_empty(0)
         (_, out, _, into), *others = self._peers
         if out is not None and into is not None:
@@ -58,7 +58,7 @@ class Redistribution:
 class SlabTransform:
     """Discrete Fourier transform of a scalar field on the tiles of ``domain``, over all cell axes; collective.
 
-    extent   of the lattice; a chain is one row, which one rank has
+    extent   of the lattice, a chain is one row, which one rank has; twice as long, less one, along open axes, with zeros
     rows     the box of the first axis that this rank has in :meth:`inverse`
     columns  the box of the last frequency that it has in :meth:`forward`; of real fields the lower half, ``X // 2 + 1``
     weights  how often each of these columns counts in a sum over all frequencies, ``[columns]``
@@ -66,7 +66,8 @@ class SlabTransform:
 
     def __init__(self, domain: Domain, transport: Transport, real: bool) -> None:
         row = (1,) if len(domain.lattice.extent) == 1 else ()
-        self.extent, self._real = (*row, *domain.lattice.extent), real
+        axes = zip(domain.lattice.extent, domain.lattice.periodic, strict=True)
+        self.extent, self._real = (*row, *(cells if closed else 2 * cells - 1 for cells, closed in axes)), real
         last = self.extent[-1]
         frequencies = last // 2 + 1 if real else last
         spectrum = (*self.extent[:-1], frequencies)

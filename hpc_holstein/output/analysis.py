@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,9 +18,9 @@ import hpc_holstein
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.fields import cell_axes
+from hpc_holstein.files import replaced
 from hpc_holstein.interfaces import Hamiltonian, Lattice
 from hpc_holstein.output import observables
-from hpc_holstein.output.arrays import Variable, write_arrays
 from hpc_holstein.output.geometry import positions
 from hpc_holstein.output.order import Order, OrderScalars, local_order
 from hpc_holstein.storage.trajectory import Snapshot, Trajectory
@@ -33,12 +34,21 @@ MANY = 240
 _LENGTHS = ("first_zero", "half_height", "inverse_moment")
 
 
+class Variable(NamedTuple):
+    """An array; one along a single dimension of its own name is the coordinate of that."""
+
+    dims: tuple[str, ...]
+    values: NDArray[Any]
+    unit: str
+    meaning: str
+
+
 @dataclass(frozen=True)
 class OrderFrames:
     """Maps and correlations of one order in some snapshots.
 
     phi                ``[frame, *cells, basis, components]``, the local order, complex unless it is real
-    radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``; without rings where edges are open
+    radii, correlation ``[ring]`` [a], ``[frame, ring]``: radial average of ``C(r)``
     """
 
     order: Order
@@ -100,10 +110,9 @@ def frames(
     found = []
     for order in (order for order in measured.fitting if order.whole):
         phi = [local_order(order.values(n, q), order, domain) for n, q in fields]
-        lengths = measured.lengths.get(order)
-        rings = [lengths.correlation(one) if lengths else torch.empty(0) for one in phi]
-        radii = lengths.radii.numpy() if lengths else np.empty(0)
-        found.append(OrderFrames(order, torch.stack(phi).numpy(), radii, torch.stack(rings).numpy()))
+        lengths = measured.lengths[order]
+        rings = torch.stack([lengths.correlation(one) for one in phi])
+        found.append(OrderFrames(order, torch.stack(phi).numpy(), lengths.radii.numpy(), rings.numpy()))
     is_chain = len(lattice.extent) == 1 and found
     return Frames(
         lattice=lattice,
@@ -166,7 +175,7 @@ def digest(trajectory: Trajectory, chosen: Frames) -> dict[str, Any]:
     ]
     for found in chosen.orders:
         for row, correlation in zip(frame_rows, found.correlation, strict=True):
-            row |= {found.order.scalar("correlation_at_zero"): float(one) for one in correlation[:1]}
+            row[found.order.scalar("correlation_at_zero")] = float(correlation[0])
     return {
         "trajectory": str(trajectory.path),
         "snapshots": len(trajectory),
@@ -201,7 +210,7 @@ def write_numbers(path: Path, chosen: Frames) -> None:
         found["structure_factor"] = Variable(("time", *waves), chosen.structure, "electrons^2/site", "S(q)")
     for one in chosen.orders:
         found |= _numbers_of(one, chosen.series, cells)
-    write_arrays(path, found)
+    _write_arrays(path, found)
 
 
 def _numbers_of(found: OrderFrames, series: dict[str, Array], cells: tuple[str, ...]) -> dict[str, Variable]:
@@ -209,9 +218,8 @@ def _numbers_of(found: OrderFrames, series: dict[str, Array], cells: tuple[str, 
     order, unit = found.order, "1" if found.order.field == "density" else "a"
     ring, named = order.scalar("r"), order.scalar
     numbers = {named("phi"): Variable(("time", *cells, "site", named("component")), found.phi, unit, order.in_words())}
-    if len(found.radii):
-        numbers[ring] = Variable((ring,), found.radii, "a", "distance")
-        numbers[named("correlation")] = Variable(("time", ring), found.correlation, f"{unit}^2", "C(r)")
+    numbers[ring] = Variable((ring,), found.radii, "a", "distance")
+    numbers[named("correlation")] = Variable(("time", ring), found.correlation, f"{unit}^2", "C(r)")
     for kind in _LENGTHS:
         name = named(f"domain_length_{kind}")
         if name in series:
@@ -221,14 +229,36 @@ def _numbers_of(found: OrderFrames, series: dict[str, Array], cells: tuple[str, 
     return numbers
 
 
+def _write_arrays(path: Path, variables: Mapping[str, Variable]) -> None:
+    """Write, whole or not at all.  Complex numbers are stored as two arrays, the second one with ``_imag`` after its name."""
+    parts: dict[str, Variable] = {}
+    for name, variable in variables.items():
+        values = variable.values
+        parts[name] = variable._replace(values=values.real)
+        if np.iscomplexobj(values):
+            parts[f"{name}_imag"] = variable._replace(values=values.imag)
+    with replaced(path) as temporary, h5py.File(temporary, "w") as file:
+        for name, variable in parts.items():
+            dataset = file.create_dataset(name, data=variable.values, compression="gzip" if variable.values.ndim > 1 else None)
+            dataset.attrs.update(units=variable.unit, long_name=variable.meaning)
+            if variable.dims == (name,):
+                dataset.make_scale(name)
+        for variable in parts.values():
+            for dim, size in zip(variable.dims, variable.values.shape, strict=True):
+                if dim not in file:
+                    file.create_dataset(dim, data=np.arange(size)).make_scale(dim)
+        for name, variable in parts.items():
+            for axis, dim in enumerate(variable.dims if variable.dims != (name,) else ()):
+                file[name].dims[axis].attach_scale(file[dim])
+
+
 def figure_names(orders: Sequence[Order], lattice: Lattice) -> list[tuple[str, str, Order | None]]:
     """File, what it shows (a function of :mod:`output.plots_run`) and of which order, of all figures of a run."""
-    periodic = all(lattice.periodic)
     found: list[tuple[str, str, Order | None]] = [("energies.png", "energies_and_temperature", None)]
-    found += [("structure_factor.png", "structure_factor", None)] if periodic else []
+    found += [("structure_factor.png", "structure_factor", None)] if all(lattice.periodic) else []
     for order in orders:
         maps = "cdw_maps" if order.field == "density" else "order_maps"
-        kinds = {maps: "maps", "domain_growth": "domain_growth", **({"correlations": "correlations"} if periodic else {})}
+        kinds = {maps: "maps", "domain_growth": "domain_growth", "correlations": "correlations"}
         found += [(f"{order.scalar(name)}.png", kind, order) for name, kind in kinds.items()]
     return found if orders else [*found, ("density_maps.png", "maps", None)]
 

@@ -10,8 +10,10 @@ they told, since a force provider starts from those of the step before: on the s
 attributes                                   ``step``, configuration, seed, versions, model, units; ``account``, ``info`` (JSON)
 ===========================================  ===========================================================================
 
-Where the lattice is too large for one rank the fields are in tiles, files of the same kind in a folder beside it: see
-:mod:`output.tiles`.
+Where no rank holds the lattice, each writes its tile, and the root then a file that refers to all of them:
+
+step-000000012345.d/00000.h5    fields of one tile, and so on
+step-000000012345.h5            numbers, attributes, and box and SHA-256 of each tile: renamed last, it makes the checkpoint
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -112,6 +114,26 @@ def gathered(state: State, domain: Domain) -> Checkpoint | None:
         if whole is not None:
             arrays[name] = whole.cpu().numpy()
     return Checkpoint(state.step, arrays | numbers, info) if domain.rank == 0 else None
+
+
+def saved_state(folder: Path, state: State, domain: Domain, transport: Transport, gathers: bool) -> Checkpoint | None:
+    """``state`` on the root, ready for :func:`write` into ``folder``, None elsewhere; collective.
+
+    Its fields are gathered on the root, or are in tiles on the disk already: DataError, on all ranks, if one cannot be written.
+    """
+    if gathers:
+        return gathered(state, domain)
+    fields, numbers, info = fields_of(state)
+    path = tiles_of(path_of(folder, state.step)) / f"{domain.rank:05d}.h5"
+    arrays = {name: owned.detach().cpu().numpy() for name, owned in fields.items()}
+    with agreed(transport):
+        told = write_file(path, Checkpoint(state.step, arrays))
+    tiles = transport.gather(TileFile(path, domain.owned, told))
+    if tiles is None:
+        return None
+    extent, cells = tuple(domain.lattice.extent), len(domain.lattice.extent)
+    shapes = {k: ((*v.shape[: v.ndim - cells - 2], *extent, *v.shape[-2:]), v.dtype.name) for k, v in arrays.items()}
+    return Checkpoint(state.step, numbers, info, tiles=tuple(tiles), shapes=shapes)
 
 
 def restored(stored: Checkpoint | None, domain: Domain, transport: Transport) -> State:
@@ -295,11 +317,6 @@ def _remove_tiles(folder: Path) -> None:
 def tiles_of(path: Path) -> Path:
     """The folder of the tiles of a checkpoint."""
     return path.with_suffix(".d")
-
-
-def with_facts(stored: Checkpoint, account: Mapping[str, float], attributes: Mapping[str, Any]) -> Checkpoint:
-    """``stored`` with what the run says about itself."""
-    return replace(stored, account=dict(account), attributes=dict(attributes))
 
 
 def _block(content: memoryview) -> bytes:

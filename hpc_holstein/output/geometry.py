@@ -40,28 +40,35 @@ def box_sides(lattice: Lattice) -> Array:
 
 def inner_radius(sides: Array) -> float:
     """Half of the shortest vector of the lattice with these ``sides``: displacements within it have one shortest image."""
-    reduced = _reduced(sides)[1]
+    reduced = _reduced(sides, [True] * len(sides))[1]
     steps = itertools.product((-1, 0, 1), repeat=len(sides))
     return 0.5 * min(float(np.linalg.norm(np.asarray(step) @ reduced)) for step in steps if any(step))
 
 
-def shortest_images(extent: Sequence[int], sides: Array, box: Box | None = None, shift: Sequence[float] = ()) -> Tensor:
+def shortest_images(
+    extent: Sequence[int],
+    sides: Array,
+    box: Box | None = None,
+    shift: Sequence[float] = (),
+    periodic: Sequence[bool] = (),
+) -> Tensor:
     """Shortest periodic images of ``sum_a (j_a / extent_a) side_a + shift``, in FFT order: ``[dimension, *box]``, float64.
 
-    For all ``j`` of ``extent``, or those of a ``box``.
+    For all ``j`` of ``extent``, or those of a ``box``.  ``periodic``: sides that lead to images; all do if none are told.
     """
+    closed = list(periodic) or [True] * len(sides)
     ranges = box or [(0, cells) for cells in extent]
     fractions = [
         torch.fft.fftfreq(cells, dtype=torch.float64)[start:stop] for cells, (start, stop) in zip(extent, ranges, strict=True)
     ]
     grid = list(torch.meshgrid(*fractions, indexing="ij"))
-    change, reduced = _reduced(sides)
+    change, reduced = _reduced(sides, closed)
     offset = np.asarray(shift or [0.0] * sides.shape[1]) @ np.linalg.pinv(reduced)
     if (change != np.eye(len(change))).any() or any(shift):
         grid = [sum((f * c for f, c in zip(grid, column, strict=True)), o) for column, o in zip(change.T, offset, strict=True)]
-        grid = [fraction - fraction.round() for fraction in grid]
+        grid = [fraction - fraction.round() if p else fraction for fraction, p in zip(grid, closed, strict=True)]
     best, shortest = torch.stack([torch.zeros_like(grid[0])] * sides.shape[1]), torch.full_like(grid[0], math.inf)
-    for image in itertools.product((-1.0, 0.0, 1.0), repeat=len(grid)):
+    for image in itertools.product(*((-1.0, 0.0, 1.0) if p else (0.0,) for p in closed)):
         along = torch.stack([sum((f + i) * s for f, i, s in zip(grid, image, c, strict=True)) for c in reduced.T])
         square = along.square().sum(dim=0)
         best, shortest = torch.where(square < shortest, along, best), torch.minimum(square, shortest)
@@ -110,17 +117,25 @@ class Raster:
         return shown
 
 
-def _reduced(sides: Array) -> tuple[Array, Array]:
-    """Short sides of the same lattice, and the numbers of the old fractions in the new ones: ``f_new = f_old @ change``."""
+def _reduced(sides: Array, periodic: Sequence[bool]) -> tuple[Array, Array]:
+    """Short sides of the same lattice, and the numbers of the old fractions in the new ones: ``f_new = f_old @ change``.
+
+    Those that are not periodic stand at right angles to the others.
+    """
     short, change = sides.copy(), np.eye(len(sides))
+    closed = np.flatnonzero(periodic)
     moved = True
     while moved:
         moved = False
-        for i, j in itertools.permutations(range(len(sides)), 2):
+        for i, j in itertools.permutations(closed, 2):
             square = short[j] @ short[j]
             turns = round(short[i] @ short[j] / square) if square else 0
             if turns:
                 short[i] -= turns * short[j]
                 change[:, j] += turns * change[:, i]
                 moved = True
+    for i in np.flatnonzero(~np.asarray(periodic)):
+        along = short[i] @ np.linalg.pinv(short[closed]) if len(closed) else np.empty(0)
+        short[i] -= along @ short[closed]
+        change[:, closed] += np.outer(change[:, i], along)
     return change, short

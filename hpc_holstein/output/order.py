@@ -156,14 +156,15 @@ def difference(values: Tensor, order: Order, domain: Domain) -> Tensor:
     if weights is None:
         if not any(order.wave_vector) and len(set(order.signs)) == 1:
             return order.scale * values
-        mean = _mean(values, domain).to(values).reshape(*values.shape[: -2 - len(domain.lattice.extent)], *_ones(domain), -1)
+        axes = len(domain.lattice.extent)
+        mean = _mean(values, domain).to(values).reshape(*values.shape[: -2 - axes], *(1,) * (axes + 1), -1)
         return order.scale * (values - mean)
     own, around = weights
     bonds = domain.lattice.bonds(1)
     reach = _reach(bonds)
     ghosted, there = domain.pad(values, reach), _existing_cells(domain, values, reach)
     summed = torch.zeros_like(values, dtype=values.dtype if order.is_real else values.dtype.to_complex())
-    count = there.new_zeros((*displaced(there, reach, _zero(bonds)).shape[:-2], values.shape[-2], 1))
+    count = there.new_zeros((*displaced(there, reach, (0,) * len(domain.lattice.extent)).shape[:-2], values.shape[-2], 1))
     for site, neighbour, offset, factor in _neighbours(bonds, order):
         summed[..., site, :].add_(displaced(ghosted, reach, offset)[..., neighbour, :], alpha=factor)
         count[..., site, :] += displaced(there, reach, offset)[..., 0, :]
@@ -203,7 +204,7 @@ def wall_density(compared: Tensor, order: Order, domain: Domain) -> Tensor:
 
 
 class OrderScalars:
-    """Order parameters, walls and, on a periodic lattice, domain lengths of a state.
+    """Order parameters, walls and domain lengths of a state.
 
     Collective to make.  ``told``: a sentence for each that is left out, since it does not fit the lattice; ``lengths``: of
     each order that has some.
@@ -213,13 +214,16 @@ class OrderScalars:
         self._domain, self.orders, lattice = domain, list(orders), domain.lattice
         self.fitting = [order for order in orders if not order.misfit(lattice)]
         self.told = [sentence for order in orders if (sentence := order.misfit(lattice))]
-        measured = [order for order in self.fitting if order.whole and all(lattice.periodic)]
+        measured = [order for order in self.fitting if order.whole]
         kinds = {real: DomainLengths(domain, transport, real) for real in {order.is_real for order in measured}}
         self.lengths = {order: kinds[order.is_real] for order in measured}
         if not orders:
             self.told.append(f"no order is recorded: the {lattice.name} lattice has none that all neighbours agree on")
         if not all(lattice.periodic):
-            self.told.append(f"domain lengths are left out: they need periodic axes, and periodic = {list(lattice.periodic)}")
+            self.told.append(
+                f"S(q) and the domain length of its moment are left out: they need periodic axes, and periodic = "
+                f"{list(lattice.periodic)}"
+            )
 
     def __call__(self, density: Tensor, q: Tensor) -> dict[str, float]:
         """The values by their names among the series, the same on all ranks; collective.
@@ -298,12 +302,3 @@ def _existing_cells(domain: Domain, like: Tensor, reach: int) -> Tensor:
 
 def _reach(bonds: Sequence[Bond]) -> int:
     return max((abs(step) for bond in bonds for step in bond.offset), default=0)
-
-
-def _zero(bonds: Sequence[Bond]) -> tuple[int, ...]:
-    return (0,) * len(bonds[0].offset)
-
-
-def _ones(domain: Domain) -> tuple[int, ...]:
-    """Axes of the cells and of the sites of a cell, of length 1."""
-    return (1,) * (len(domain.lattice.extent) + 1)

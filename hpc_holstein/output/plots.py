@@ -1,4 +1,4 @@
-"""Figures of forces, training and spectra, and the look of all: units, colours that colour-blind readers tell apart."""
+"""Figures of forces, training, spectra, scaling, and the look of all: units, colours that colour-blind readers tell apart."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from hpc_holstein.files import replaced
@@ -25,6 +25,7 @@ from hpc_holstein.output.spectrum import Curve
 
 Array = NDArray[np.floating]
 Parameters = ParamSpec("Parameters")
+Points = tuple[Sequence[int], Sequence[Sequence[float]], Sequence[float]]
 
 TIME = r"$t$ [$\hbar/t_\mathrm{nn}$]"
 FORCE = r"[$t_\mathrm{nn}/a$]"
@@ -200,6 +201,34 @@ def density_of_states(
         axes.set(xlabel=r"energy $E$ [$t_\mathrm{nn}$]")
         if np.isfinite(mu):
             axes.axvline(mu, color="0.4", linestyle=":", linewidth=0.9)
+    return figure
+
+
+@_styled
+def scaling(path: Path, lines: Mapping[str, Points]) -> Figure:
+    """Site-steps/s with the ideal line, and efficiency, against ranks.
+
+    lines   name -> ranks, rates ``[point, (median, least, largest)]`` and efficiencies
+    """
+    figure = Figure(figsize=(7.6, 3.4))
+    speed, efficiency = figure.subplots(1, 2)
+    for index, (name, (ranks, rates, efficient)) in enumerate(lines.items()):
+        colour = _COLOURS[index % len(_COLOURS)]
+        median, least, largest = np.array(rates).T
+        errors = np.maximum(0, [median - least, largest - median])
+        speed.errorbar(ranks, median, yerr=errors, fmt="o", color=colour, label=name, capsize=2)
+        speed.plot(ranks, median[0] * np.array(ranks) / ranks[0], color=colour, linewidth=0.8)
+        efficiency.plot(ranks, 100 * np.array(efficient), "o-", color=colour, linewidth=0.8)
+    efficiency.axhline(100, color="0.6", linewidth=0.9, zorder=0)
+    efficiency.set(ylabel="efficiency [%]", ylim=(0, None))
+    speed.set(ylabel="site-steps/s", yscale="log")
+    every = sorted({rank for ranks, _, _ in lines.values() for rank in ranks})
+    for axes in (speed, efficiency):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(every, [str(rank) for rank in every])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set(xlabel="ranks")
+    figure.legend(loc="outside upper left", fontsize=7.5, title="points: measured; thin: ideal", title_fontsize=7.5)
     return figure
 
 

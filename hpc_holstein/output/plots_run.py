@@ -230,10 +230,10 @@ def _shades(frames: Frames) -> Array:
 
 
 def _loglog(axes: Axes, times: Array, lengths: Array, label: str) -> bool:
-    """Draw the points that a logarithm can show; whether there were any."""
+    """Draw the points that a logarithm can show, with gaps where there is no length; whether there were any."""
     usable = (times > 0) & np.isfinite(lengths) & (lengths > 0)
     if usable.any():
-        axes.plot(times[usable], lengths[usable], label=label)
+        axes.plot(times, np.where(usable, lengths, np.nan), label=label)
     return bool(usable.any())
 
 

@@ -4,7 +4,12 @@
     rho_i(E) = the same of mu_m = <i|T_m|i>;         rho(E) of mu_m = Tr T_m / N, a mean over random vectors z = +-1
     n(mu)    = int rho(E) f(E - mu) dE,              Omega(mu)/N = -kT int rho(E) ln(1 + exp(-(E - mu)/kT)) dE
 
-The kernel ``g_m`` gives every level a width and is left out of ``n`` and ``Omega``, whose series converge by themselves.
+    Jackson  g_m = [(M - m + 1) cos(pi m / (M + 1)) + sin(pi m / (M + 1)) cot(pi / (M + 1))] / (M + 1)
+    Lorentz  g_m = sinh(lambda (1 - m/M)) / sinh(lambda)
+
+Without the kernel ``g_m`` the series of a delta function oscillates.  That of Jackson makes it a positive peak close to a
+Gaussian, that of Lorentz close to a Lorentzian, as a finite lifetime does; ``g_0 = 1``, so sum rules hold.  It is left out of
+``n`` and ``Omega``, whose series converge by themselves.
 Random vectors are functions of (seed, global site), so nothing but round-off depends on the ranks.  Energies in ``t_nn``.
 Source: Weisse et al., Rev. Mod. Phys. 78, 275 (2006), arXiv cond-mat/0504627.
 """
@@ -28,13 +33,14 @@ from hpc_holstein.forces._kpm import KPMForces
 from hpc_holstein.forces._probing import Sites, site_signs
 from hpc_holstein.forces._stencil import Stencil, signs
 from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
-from hpc_holstein.output import _kernels
 from hpc_holstein.output.spectrum_options import SpectrumOptions
 
 Array = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 """``progress(done, total)`` moments of all vectors, called on every rank."""
 
+KERNELS = ("jackson", "lorentz")
+_MOST_ORDER = 100_000
 _TRUNCATION = 1e-7  # of the Fermi function: far below what random vectors tell
 _SIDE = 3  # standard errors of the filling about which mu is looked for
 _NUMBERS = {"cpu": 1 << 18, "cuda": 1 << 26}  # in a block of vectors
@@ -167,9 +173,8 @@ def spectrum(
     domain.require_halo(hamiltonian.reach)
     stencil = Stencil(hamiltonian, domain, q.double())
     interval = Interval.enclosing(*stencil.bounds())
-    orders = _kernels.order(options.kernel, interval.half_width, options.resolution, options.lorentz_lambda)
-    jackson = options.kernel == "jackson"
-    damping = _kernels.jackson(orders) if jackson else _kernels.lorentz(orders, options.lorentz_lambda)
+    orders = kernel_order(options.kernel, interval.half_width, options.resolution, options.lorentz_lambda)
+    damping = jackson(orders) if options.kernel == "jackson" else lorentz(orders, options.lorentz_lambda)
     terms = max(orders, fermi_order(interval, kT, _TRUNCATION)) if kT > 0 else orders
     number = Sites.of(domain, stencil.owned_cells()).number.reshape(-1)
     block = _vectors_at_once(domain, hamiltonian.reach)
@@ -186,6 +191,31 @@ def spectrum(
     return Spectrum(
         interval, sites, options.resolution, damping, moments[: options.vectors] / sites, moments[options.vectors :]
     )
+
+
+def jackson(terms: int) -> Array:
+    """Factors ``g_m``, ``[terms]``, of a peak of standard deviation ``pi / terms`` in the middle of [-1, 1]."""
+    m, step = np.arange(terms), math.pi / (terms + 1)
+    return ((terms - m + 1) * np.cos(m * step) + np.sin(m * step) / math.tan(step)) / (terms + 1)
+
+
+def lorentz(terms: int, decay: float) -> Array:
+    """Factors ``g_m``, ``[terms]``, of a peak of half width at half maximum ``decay / terms`` in the middle of [-1, 1]."""
+    return np.sinh(decay * (1 - np.arange(terms) / terms)) / math.sinh(decay)
+
+
+def kernel_order(kernel: str, half_width: float, resolution: float, decay: float) -> int:
+    """Terms for a peak of width ``resolution`` in the middle of a spectrum of ``half_width``, both energies.
+
+    Raises :class:`ConfigError` where they exceed 100,000.
+    """
+    width = (math.pi if kernel == "jackson" else decay) * half_width
+    if width > _MOST_ORDER * resolution:
+        raise ConfigError(
+            f"resolution = {resolution:g} on a spectrum of half width {half_width:.3g} needs more than {_MOST_ORDER} moments: "
+            f"give {width / _MOST_ORDER:.2g} t_nn or more"
+        )
+    return max(4, math.ceil(width / resolution))
 
 
 def probed(forces: KPMForces, q: Tensor) -> Thermodynamics:
@@ -278,7 +308,7 @@ def _vectors_at_once(domain: Domain, halo: int) -> int:
 
 
 def _check(options: SpectrumOptions, domain: Domain, at: Sequence[int]) -> None:
-    if options.kernel not in _kernels.KERNELS:
+    if options.kernel not in KERNELS:
         raise ConfigError(f"kernel = '{options.kernel}' is not known: use 'jackson' or 'lorentz'")
     if not 0 < options.resolution < math.inf:
         raise ConfigError(f"resolution = {options.resolution} is not an energy width: give t_nn above 0, such as 0.1")

@@ -1,12 +1,11 @@
 """The run loop, what watches it, and how it ends."""
 
-from hpc_holstein.simulation.checkpoints import CheckpointKeeper
 from hpc_holstein.simulation.health import LARGEST, RUNAWAY, Health
 from hpc_holstein.simulation.ledger import Ledger, MeteredTransport, Totals
 from hpc_holstein.simulation.lockstep import Lockstep
 from hpc_holstein.simulation.loop import Simulation, Summary
 from hpc_holstein.simulation.memory import most_together, require_memory
-from hpc_holstein.simulation.observers import BatchHealth, Progress, Recorder, SnapshotWriter, clock
+from hpc_holstein.simulation.observers import BatchHealth, CheckpointKeeper, Progress, Recorder, SnapshotWriter, clock
 from hpc_holstein.simulation.stopping import Deadline, StopSignals, Watch
 from hpc_holstein.simulation.trust import Limits, Trust
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -44,14 +44,8 @@ class _Spent:
     hidden: float = 0.0
     sent: float = 0.0
 
-    def __sub__(self, other: _Spent) -> _Spent:
-        return _Spent(*(getattr(self, item.name) - getattr(other, item.name) for item in fields(self)))
-
-    def __add__(self, other: _Spent) -> _Spent:
-        return _Spent(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
-
-    def __mul__(self, factor: float) -> _Spent:
-        return _Spent(*(factor * getattr(self, item.name) for item in fields(self)))
+    def plus(self, other: _Spent, times: float = 1.0) -> _Spent:
+        return _Spent(*(a + times * b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     @property
     def blocked(self) -> float:
@@ -68,12 +62,12 @@ class MeteredTransport:
 
     def spent(self) -> _Spent:
         """Everything up to now."""
-        return self._spent + _Spent()
+        return replace(self._spent)
 
-    def charge(self, spent: _Spent) -> None:
-        """Add what was done for this run elsewhere, or take away what was done here for others."""
-        for item in fields(spent):  # in place: channels add to the same account
-            setattr(self._spent, item.name, getattr(self._spent, item.name) + getattr(spent, item.name))
+    def charge(self, spent: _Spent, times: float = 1.0) -> None:
+        """Add a part of what was done for this run elsewhere, or take away (-1) what was done here for others."""
+        for name, value in asdict(self._spent.plus(spent, times)).items():  # in place: channels add to the same account
+            setattr(self._spent, name, value)
 
     def exchange(self, messages: Sequence[Message]) -> None:
         """See :class:`Transport`."""
@@ -165,10 +159,10 @@ class Ledger:
         try:
             yield
         finally:
-            spent = self._transport.spent() - self._now_spent
+            spent = self._transport.spent().plus(self._now_spent, -1)
             self._own[on] += self._clock() - self._now - spent.blocked
             if on == "output":
-                self._for_output += spent
+                self._for_output = self._for_output.plus(spent)
 
     def row(self) -> dict[str, float]:
         """Seconds since the last row, until the output began that this one is a part of."""
@@ -176,23 +170,24 @@ class Ledger:
         return {name: seconds - before[name] for name, seconds in self._row.items()}
 
     def _seconds(self) -> dict[str, float]:
-        communication = (self._now_spent - self._start_spent).blocked
+        communication = self._now_spent.plus(self._start_spent, -1).blocked
         seconds = {**self._own, "communication": communication}
         return {**seconds, "other": self._now - self._start - sum(seconds.values())}
 
     def totals(self) -> Totals:
         """Everything up to now."""
-        before, spent = self._carried, self._transport.spent() - self._start_spent
-        halos = spent - self._for_output
-        return Totals(
-            wall_seconds=before.wall_seconds + self._clock() - self._start,
-            force_seconds=before.force_seconds + self._own["force"],
-            communication_seconds=before.communication_seconds + spent.blocked,
-            output_seconds=before.output_seconds + self._own["output"],
-            checkpoint_seconds=before.checkpoint_seconds + self.checkpoint_seconds,
-            halo_seconds=before.halo_seconds + halos.exchanges,
-            hidden_seconds=before.hidden_seconds + halos.hidden,
-            halo_bytes=before.halo_bytes + halos.sent,
-            force_calls=before.force_calls + self.force_calls,
-            sessions=before.sessions + 1,
+        spent = self._transport.spent().plus(self._start_spent, -1)
+        halos = spent.plus(self._for_output, -1)
+        here = Totals(
+            wall_seconds=self._clock() - self._start,
+            force_seconds=self._own["force"],
+            communication_seconds=spent.blocked,
+            output_seconds=self._own["output"],
+            checkpoint_seconds=self.checkpoint_seconds,
+            halo_seconds=halos.exchanges,
+            hidden_seconds=halos.hidden,
+            halo_bytes=halos.sent,
+            force_calls=self.force_calls,
+            sessions=1,
         )
+        return Totals(*(before + now for before, now in zip(astuple(self._carried), astuple(here), strict=True)))

@@ -143,10 +143,10 @@ class Lockstep(Generic[T]):
                     self._evaluate([one])
                 return
             found = [error]
-        spent = self._transport.spent() - spent
-        self._transport.charge(spent * -1.0)
+        spent = self._transport.spent().plus(spent, -1)
+        self._transport.charge(spent, -1)
         for one, answer in zip(alike, found, strict=True):
-            one.transport.charge(spent * (1 / len(alike)))
+            one.transport.charge(spent, 1 / len(alike))
             one.answer, one.seconds = answer, (time.perf_counter() - start) / len(alike)
 
 

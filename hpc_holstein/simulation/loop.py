@@ -8,34 +8,23 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Noise, State
-from hpc_holstein.simulation.checkpoints import CheckpointKeeper
 from hpc_holstein.simulation.health import GuardedForces
-from hpc_holstein.simulation.ledger import Ledger, MeteredTransport
+from hpc_holstein.simulation.ledger import Ledger, MeteredTransport, Totals
 from hpc_holstein.simulation.lockstep import Member
-from hpc_holstein.simulation.observers import HealthCheck, Observer, Recorder
+from hpc_holstein.simulation.observers import Check, CheckpointKeeper, Observer, Recorder
 from hpc_holstein.simulation.stopping import Watch
-from hpc_holstein.simulation.trust import Trust, TrustCheck
+from hpc_holstein.simulation.trust import Trust
 
 
-@dataclass(frozen=True)
-class Summary:
-    """Outcome of a run over all its sessions; seconds and bytes as in :class:`Totals`.
+@dataclass(frozen=True, kw_only=True)
+class Summary(Totals):
+    """Outcome of a run over all its sessions.
 
     ``stopped`` says why it ended before its last step, ``trust`` how far its network was trusted (:meth:`Trust.account`).
     """
 
     steps: int
     sites: int
-    wall_seconds: float
-    force_seconds: float
-    communication_seconds: float
-    output_seconds: float
-    checkpoint_seconds: float
-    halo_seconds: float
-    hidden_seconds: float
-    halo_bytes: float
-    force_calls: int
-    sessions: int
     observables: dict[str, float] = field(default_factory=dict)
     electron_number_drift: float = math.nan
     stopped: str | None = None
@@ -110,8 +99,8 @@ class Simulation:
         forces = GuardedForces(self.together or self.forces, self.domain, self.dt, ledger)
         last, stopped = state.step + steps, None
         state = self.integrator.init(state, forces)
-        everyone: list[Observer] = [record, *observers, HealthCheck(record)]
-        everyone = [trust, *everyone, TrustCheck(trust)] if trust else everyone
+        everyone: list[Observer] = [record, *observers, Check(record.every, record.require_healthy_row)]
+        everyone = [trust, *everyone, Check(trust.every, trust.require)] if trust else everyone
         everyone += [keeper] if keeper else []
         record.ledger, record.trust = ledger, trust
         _observe(everyone, state, last, ledger)

@@ -2,12 +2,13 @@
 
     rank = program + held a + max(working a, forces, gathered N),    a sites of the tile; on rank 0 N of the lattice, else 0
 
-Bytes a site, with ``c`` coordinates of ``w`` bytes: *held* ``(11 c + 1) w + 8 c + r`` (state and forces ``(3 c + 1) w``, noise
-``c (8 w + 8)``, rings and wave numbers of the observables ``r = 12``, or 36 if a cell has several numbers), *working* ``64 c``
-(a step or a row of observables, whichever is larger), *gathered* ``9 c w`` (a checkpoint being read or written).  Forces:
-``memory_bytes`` of the provider.  A snapshot on its way to the disk, ``(2 c + 1) w`` of what the rank writes, comes to what it
-works with, and so do packed ones that wait, which are no larger than one and 64 MiB of a process at most.  Measured at
-1200x1200 and 2048x2048.  Where all ranks write, none gathers.
+Bytes a site, with ``c`` coordinates of ``w`` bytes: *held* ``(11 c + 1) w + 8 c + r`` (state and forces ``(3 c + 1) w``,
+noise ``c (8 w + 8)``, rings and wave numbers of the observables ``r = 12``, or 36 if a cell has several numbers), *working*
+``64 c`` (a step or a row of observables, whichever is larger), with ``o > 0`` open axes ``2^o / 3`` of ``r`` and ``3/4 2^o``
+of this, *gathered* ``9 c w`` (a checkpoint being read or written). Forces: ``memory_bytes`` of the provider. A snapshot on
+its way to the disk, ``(2 c + 1) w`` of what the rank writes, comes to what it works with, and so do packed ones that wait,
+which are no larger than one and 64 MiB of a process at most. Measured at 1200x1200 and 2048x2048. Where all ranks write, none
+gathers.
 
 Runs that advance in lock step hold their fields side by side, have snapshots on their way together, and their forces are one
 evaluation, ``R`` times what one needs and ``(3 c + 1) w`` for the fields that are put together; they integrate one after
@@ -17,11 +18,9 @@ another.
 from __future__ import annotations
 
 import math
-import os
 import platform
 from bisect import bisect_left
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -30,11 +29,12 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import DomainError
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Domain, ForceProvider
-from hpc_holstein.memory import WAITING_BYTES, host_bytes, shown_bytes
+from hpc_holstein.memory import WAITING_BYTES, host_bytes, process_bytes, shown_bytes
 
 _NOISE_NUMBERS, _NOISE_BYTES = 8, 8
 _RINGS = {False: 12, True: 36}  # of the observables, by whether a cell has several numbers
 _WORKING = 64
+_OPEN_RINGS, _OPEN_ROWS = 1 / 3, 3 / 4  # of these two with open edges, times 2 for each open axis
 _GATHERED_NUMBERS = 9
 _MOST_FIXED = 0.5  # of the memory, for the programs of the ranks
 
@@ -114,19 +114,21 @@ def _needs(
     basis, width = len(domain.lattice.basis), dtype.itemsize
     sites = math.prod(domain.local_extent) * basis
     state, noise = 3 * components + 1, components * (_NOISE_NUMBERS * width + _NOISE_BYTES)
-    held = together * (state * width + noise + _RINGS[basis * components > 1]) * sites
+    opened = domain.lattice.periodic.count(False)
+    rings, rows = (_OPEN_RINGS * 2**opened, _OPEN_ROWS * 2**opened) if opened else (1.0, 1.0)
+    held = together * (state * width + noise + _RINGS[basis * components > 1] * rings) * sites
     of_one = 0.0 if forces is None else forces.memory_bytes(dtype)
     of_all = together * (of_one + state * width * sites) if together > 1 else of_one
-    working = max(_WORKING * components * sites, of_all)
+    working = max(_WORKING * components * sites * rows, of_all)
     written = (domain.lattice.sites if domain.rank == 0 else 0) if gathers else sites
     packed = (2 * components + 1) * width * written
     snapshot = float(together * packed + min(together * packed, WAITING_BYTES))
     whole = float(_GATHERED_NUMBERS * components * width * written)
     host = platform.node()
     if domain.device.type == "cpu":
-        return [Need(host, host_bytes(), _resident(), held, working + snapshot, whole)]
+        return [Need(host, host_bytes(), process_bytes()[1], held, working + snapshot, whole)]
     gpu = Need(f"GPU {domain.device} of {host}", usable_bytes(domain.device), 0.0, held, working, 0.0)
-    return [gpu, Need(host, host_bytes(), _resident(), 0.0, snapshot, whole)]
+    return [gpu, Need(host, host_bytes(), process_bytes()[1], 0.0, snapshot, whole)]
 
 
 def _places(needs: list[Need], ranks: int, there: float, gathers: bool, enough: int) -> int:
@@ -166,8 +168,3 @@ def _require_place(place: str, needs: list[Need], domain: Domain, gathers: bool)
         f"{shown(domain.lattice.extent)} cells on {domain.size} rank(s) need {shown_bytes(wanted)} on {place} and "
         f"{shown_bytes(there)} are there: {remedy}"
     )
-
-
-def _resident() -> float:
-    """Bytes that this process has already: the program and its libraries."""
-    return float(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

@@ -1,19 +1,21 @@
-"""Observers of a run at their own cadence: scalars, snapshots, progress."""
+"""Observers of a run at their own cadence: scalars, snapshots, checkpoints, progress."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor
 from tqdm import tqdm
 
-from hpc_holstein.domain.transport import Transport
+from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import SpectrumError
-from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, State
-from hpc_holstein.output import observables
+from hpc_holstein.interfaces import Domain, Ensemble, Hamiltonian, Observable, State
+from hpc_holstein.output import checkpoint, observables
 from hpc_holstein.output.order import Order, OrderScalars, default_orders
 from hpc_holstein.simulation.health import Health, require_sane
 from hpc_holstein.simulation.ledger import Ledger
@@ -32,6 +34,18 @@ class Observer(Protocol):
 
     def __call__(self, state: State) -> None:
         """Look at ``state``."""
+
+
+@dataclass
+class Check:
+    """An observer that lets ``look`` look."""
+
+    every: int
+    look: Callable[[State], None]
+
+    def __call__(self, state: State) -> None:
+        """Look at ``state``."""
+        self.look(state)
 
 
 class Physics(Protocol):
@@ -56,7 +70,7 @@ class Recorder:
     """Scalar observables of the whole lattice at their cadence; keeps the last row, and what the health is measured against.
 
     Every rank computes its part and has the whole row; nothing is gathered.  Collective to make.  ``orders``: those of
-    the lattice where none are given; ``told``: a sentence for each observable that is left out.
+    the lattice where none are given, ``further``: other kinds of observables; ``told``: a sentence for each that is left out.
     """
 
     def __init__(
@@ -66,13 +80,16 @@ class Recorder:
         writer: TrajectoryWriter | None = None,
         health: Health | None = None,
         orders: Sequence[Order] | None = None,
+        further: Sequence[Observable] = (),
     ) -> None:
         self.every = every
         self.health = health or Health(simulation.ensemble, simulation.dt)
         self._simulation, self._writer = simulation, writer
         recorded = default_orders(simulation.hamiltonian) if orders is None else orders
         self._order = OrderScalars(simulation.domain, simulation.transport, recorded)
-        self.told = self._order.told
+        self.told, self._further = self._order.told, further
+        if writer is not None:
+            writer.describe({name: told for one in further for name, told in one.series.items()})
         self.last: dict[str, float] = {}
         self.ledger: Ledger | None = None  # of a run, which sets it
         self.trust: Trust | None = None  # likewise
@@ -88,21 +105,16 @@ class Recorder:
         """Compute :attr:`last`, the scalars of :data:`storage.series.SERIES`, without writing it."""
         assert state.forces is not None
         self.last = {**self._order(state.forces.density, state.q), **_numbers(_sums(state, self._simulation))}
+        for one in self._further:
+            self.last |= {name: float(value) for name, value in one(state, self._simulation.domain).items()}
+
+    def require_healthy_row(self, state: State) -> None:
+        """SpectrumError where the row of ``state``, just recorded, is not healthy; to come after all that write it."""
+        self.health.require(state.step, self.last)
 
     def require_healthy(self, state: State) -> None:
         """SpectrumError where ``state``, between two rows, is not healthy."""
         self.health.require(state.step, _numbers(_sums(state, self._simulation)))
-
-
-class HealthCheck:
-    """SpectrumError where a row that was just recorded is not healthy; to come after all that write it."""
-
-    def __init__(self, record: Recorder) -> None:
-        self.every, self._record = record.every, record
-
-    def __call__(self, state: State) -> None:
-        """Check the last row."""
-        self._record.health.require(state.step, self._record.last)
 
 
 class BatchHealth:
@@ -155,6 +167,49 @@ class SnapshotWriter:
     def __call__(self, state: State) -> None:
         """Append the state."""
         self._writer.write_snapshot(state, self._trust.deviation(state) if self._trust else None)
+
+
+class CheckpointKeeper:
+    """An observer that saves the state every ``every`` steps (0: not by steps) and at the last one; collective.
+
+    The trajectory goes to the disk first, so it never ends before the checkpoint.  A state that is not healthy is not saved.
+    ``step``: the one that is saved already, where the run starts; then that of the last checkpoint.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        kept: int,
+        domain: Domain,
+        transport: Transport,
+        ledger: Ledger,
+        record: Recorder,
+        writer: TrajectoryWriter,
+        attributes: Mapping[str, Any],
+        step: int = 0,
+    ) -> None:
+        self.folder, self.every, self.step = folder, every or sys.maxsize, step
+        self._kept, self._domain, self._transport = kept, domain, transport
+        self._ledger, self._record, self._writer, self._attributes = ledger, record, writer, attributes
+
+    def __call__(self, state: State) -> None:
+        """Save ``state``, unless it is saved; DataError, on all ranks, where it cannot be written."""
+        if state.step == self.step:
+            return
+        start = time.perf_counter()
+        self._record.require_healthy(state)
+        self._writer.flush()
+        stored = checkpoint.saved_state(self.folder, state, self._domain, self._transport, self._writer.gathers)
+        with agreed(self._transport):
+            if stored is not None:
+                account = {**asdict(self._ledger.totals()), **self._record.health.start}
+                account |= self._record.trust.carried(state.step) if self._record.trust else {}
+                account |= dict(zip(("snapshots", "rows"), self._writer.rows(state.step), strict=True))
+                stored = replace(stored, account=account, attributes=dict(self._attributes))
+                checkpoint.write(self.folder, stored, self._kept)
+        self.step = state.step
+        self._ledger.checkpoint_seconds += time.perf_counter() - start
 
 
 class Progress:

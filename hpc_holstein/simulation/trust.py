@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,29 @@ from hpc_holstein.interfaces import Domain, ForceResult, State
 from hpc_holstein.network.field_range import outside
 
 _CARRIED = "trust_"  # before the names of an account in a checkpoint
+
+
+class _Judged(NamedTuple):
+    """A number: the key of its limit, its meaning, the same in the line at the end of a run, its unit."""
+
+    limit: str
+    meaning: str
+    short: str
+    unit: str = ""
+
+
+_JUDGED = {
+    "committee_rms": _Judged(
+        "max_deviation", "rms deviation of the force over the committee", "rms deviation of the force", " t_nn/a"
+    ),
+    "committee_max": _Judged(
+        "max_site_deviation", "deviation of the force on a site over the committee", "on a site", " t_nn/a"
+    ),
+    "outside_fraction": _Judged("max_outside", *["part of the sites outside of the training range"] * 2),
+    "unfamiliar_fraction": _Judged(
+        "max_unfamiliar", "part of the sites in unfamiliar surroundings", "part in unfamiliar surroundings"
+    ),
+}
 
 
 class Collector(Protocol):
@@ -60,27 +83,20 @@ class Limits:
     @property
     def given(self) -> list[str]:
         """Names of the limits that are set."""
-        every = ("max_deviation", "max_site_deviation", "max_outside", "max_unfamiliar")
-        return [name for name in every if getattr(self, name) is not None]
+        return [judged.limit for judged in _JUDGED.values() if getattr(self, judged.limit) is not None]
 
     def beyond(self, values: Mapping[str, float]) -> list[str]:
         """Numbers beyond their limits (NaN is), in words."""
-        checks = [
-            ("committee_rms", "rms deviation of the force over the committee", "max_deviation", " t_nn/a"),
-            ("committee_max", "deviation of the force on a site over the committee", "max_site_deviation", " t_nn/a"),
-            ("outside_fraction", "part of the sites outside of the training range", "max_outside", ""),
-            ("unfamiliar_fraction", "part of the sites in unfamiliar surroundings", "max_unfamiliar", ""),
-        ]
         told = []
-        for name, meaning, key, unit in checks:
-            limit = getattr(self, key)
-            if limit is not None and not values.get(name, math.nan) <= limit:
-                told.append(f"{meaning} {values.get(name, math.nan):.3g}{unit} is beyond {limit:g} (trust.{key})")
+        for name, (key, meaning, _, unit) in _JUDGED.items():
+            limit, value = getattr(self, key), values.get(name, math.nan)
+            if limit is not None and not value <= limit:
+                told.append(f"{meaning} {value:.3g}{unit} is beyond {limit:g} (trust.{key})")
         return told
 
 
 class Trust:
-    """An observer to come before the one that writes the scalars, see :class:`TrustCheck` for the limits; collective.
+    """An observer to come before the one that writes the scalars, see :meth:`require` for the limits; collective.
 
     ``carried``: the account of a checkpoint, which may hold more.
     """
@@ -184,17 +200,6 @@ class Trust:
         return max(self._transport.allgather(math.inf if math.isnan(own) else own))
 
 
-class TrustCheck:
-    """The limits, when a state has been written."""
-
-    def __init__(self, trust: Trust) -> None:
-        self.every, self._trust = trust.every, trust
-
-    def __call__(self, state: State) -> None:
-        """See :meth:`Trust.require`."""
-        self._trust.require(state)
-
-
 def unfamiliar_parts(q: Tensor, chemical_potential: Sequence[float], forces: NeuralForces) -> list[float] | None:
     """Part of the sites in unfamiliar surroundings of each state ``[state, *cells, basis, components]``, on the domain of
     ``forces``.
@@ -213,14 +218,8 @@ def unfamiliar_parts(q: Tensor, chemical_potential: Sequence[float], forces: Neu
 
 def in_words(account: Mapping[str, float]) -> str:
     """An account of :class:`Trust` in one line: what was compared with a limit and what was not, and what was found."""
-    values = {
-        "committee_rms": "rms deviation of the force {:.3g} t_nn/a",
-        "committee_max": "on a site {:.3g} t_nn/a",
-        "outside_fraction": "part of the sites outside of the training range {:.3g}",
-        "unfamiliar_fraction": "part in unfamiliar surroundings {:.3g}",
-    }
-    largest = {name: account.get(f"largest_{name}") for name in values}
-    found = ["largest " + values[name].format(value) for name, value in largest.items() if value is not None]
+    largest = {name: account.get(f"largest_{name}") for name in _JUDGED}
+    found = [f"largest {_JUDGED[k].short} {v:.3g}{_JUDGED[k].unit}" for k, v in largest.items() if v is not None]
     looks = f"{account['looks']:.0f} looks"
     beyond = f"{account['beyond']:.0f} of {looks} beyond a limit" if account["limits"] else f"no limit is set, {looks}"
     beyond += f" (first at step {account['first_beyond']:.0f})" if account["beyond"] else ""

@@ -19,30 +19,25 @@ class Background:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._last: Future[None] | None = None
-        self._failed: BaseException | None = None
 
     def submit(self, job: Callable[[], object]) -> None:
         """Do ``job`` when those before it are done."""
-        self._last = self._pool.submit(self._do, job)
+        self._last = self._pool.submit(_after, self._last, job)
 
     def wait(self) -> None:
         """Return when all is done."""
         if self._last is not None:
             self._last.result()
-            self._last = None
-        if self._failed is not None:
-            raise self._failed
 
     def end(self) -> None:
         """Do what is left, and end the thread."""
         self._pool.shutdown(wait=True)
 
-    def _do(self, job: Callable[[], object]) -> None:
-        if self._failed is None:
-            try:
-                job()
-            except BaseException as error:  # raised in the other thread
-                self._failed = error
+
+def _after(before: Future[None] | None, job: Callable[[], object]) -> None:
+    if before is not None:
+        before.result()
+    job()
 
 
 class Budget:

@@ -6,6 +6,7 @@ that is not on the disk.  A snapshot that is not in the index does not exist.
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -23,17 +24,14 @@ from hpc_holstein.storage.layout import (
     FORMAT,
     OPTIONAL_FIELDS,
     Form,
-    add_series,
-    create_layout,
-    describe_field,
     new_field,
     of_rows,
-    of_snapshots,
     packed_field,
     put_chunks,
+    write_layout,
 )
 from hpc_holstein.storage.segments import Segment, copy
-from hpc_holstein.storage.series import optional
+from hpc_holstein.storage.series import OWN, Series, own_series
 from hpc_holstein.storage.trajectory import opened, segments_of, sites_of
 from hpc_holstein.storage.whole_files import IDENTITY, LARGE, Stamp, create, require_unchanged, stamp_of
 
@@ -61,7 +59,8 @@ class Index:
         """Index of a file, which may hold the fields itself: it is then a segment.  DataError if it is damaged."""
         with opened(path) as file:
             index = cls(path, Form(sites_of(file), file.layout("q")[1], level), file.attributes())
-            for names, numbers in ((list(index._scalars), index._scalars), (of_rows(file), index._rows)):
+            rows = of_rows(file, index.own)
+            for names, numbers in ((list(index._scalars), index._scalars), (rows, index._rows)):
                 for name in names:
                     kind: Literal["q", "d"] = "q" if name == "step" else "d"
                     numbers[name] = array(kind, file.numbers(name, written=False)[...].astype(kind).tobytes())
@@ -81,6 +80,15 @@ class Index:
     def run(self) -> str:
         """The identity of the run."""
         return str(self.attributes[IDENTITY])
+
+    @property
+    def own(self) -> dict[str, Series]:
+        """Series of further kinds of observables."""
+        return own_series(self.attributes)
+
+    def describe(self, series: Mapping[str, Sequence[str]]) -> None:
+        """Add some to :attr:`own`."""
+        self.attributes[OWN] = json.dumps({**self.own, **series})
 
     @property
     def covered(self) -> int:
@@ -125,7 +133,10 @@ class Index:
         self.segments = sorted([*segments, new], key=lambda item: (item.first, item.box))
 
     def writing(self) -> Callable[[], None]:
-        """A function that writes what is there now, the snapshots that are covered; another thread may call it."""
+        """A function that writes what is there now, the snapshots that are covered; another thread may call it.
+
+        It raises DataError where somebody has removed or exchanged the file or a segment.
+        """
         snapshots, rows = self._numbers(self.covered)
         segments = list(self.segments)
 
@@ -133,12 +144,12 @@ class Index:
             self._fill(file, snapshots, rows, segments, lambda name: self._virtual(file, name, segments))
 
         def write() -> None:
+            self._require_unchanged()
             self._stamp = create(self.path, self.run, build, _VIRTUAL if segments else FORMAT, self._stamp)
 
         return write
 
-    def require_unchanged(self) -> None:
-        """DataError where somebody has removed or exchanged the file or a segment."""
+    def _require_unchanged(self) -> None:
         if self._stamp is not None:
             require_unchanged(self.path, self._stamp)
         for segment in self.segments:
@@ -146,18 +157,15 @@ class Index:
 
     def pack(self) -> None:
         """Write one file with everything in it instead; the segments stay, and nothing refers to them."""
-        self.require_unchanged()
+        self._require_unchanged()
         snapshots, rows = self._numbers(self.covered)
-        made: dict[str, h5py.Dataset] = {}
+        sites, number, level = self.form
 
         def build(file: h5py.File) -> None:
             def field(name: str) -> h5py.Dataset:
-                sites, number, level = self.form
-                made[name] = new_field(file, name, sites.shape(name), number, level, len(snapshots["step"]))
-                return made[name]
+                return new_field(file, name, sites.shape(name), number, level, len(snapshots["step"]))
 
-            self._fill(file, snapshots, rows, self.segments, field)
-            self._copy(made)
+            self._copy(self._fill(file, snapshots, rows, self.segments, field))
 
         self._stamp = create(self.path, self.run, build, FORMAT, self._stamp, self.size > LARGE)
 
@@ -194,20 +202,13 @@ class Index:
         rows: Numbers,
         segments: Sequence[Segment],
         field: Callable[[str], h5py.Dataset],
-    ) -> None:
-        """Attributes, scales and scalars, and the fields that ``field`` makes."""
-        sites = self.form.sites
+    ) -> dict[str, h5py.Dataset]:
+        """Attributes, scales and scalars, and the fields that ``field`` makes, which it returns."""
+        optional = [name for name in OPTIONAL_FIELDS if any(name in item.fields for item in segments)]
+        fields = {name: field(name) for name in (*FIELDS, *optional)}
         file.attrs.update(self.attributes)
-        create_layout(file, sites, field)
-        for name in OPTIONAL_FIELDS:
-            if any(name in item.fields for item in segments):
-                describe_field(file, sites, name, field(name))
-        for name in optional(rows):
-            add_series(file, name)
-        for name in of_rows(file):
-            _put(file[name], rows.get(name), len(rows["observables_time"]))
-        for name in of_snapshots(file)[-3:]:
-            _put(file[name], snapshots[name], len(snapshots["step"]))
+        write_layout(file, self.form.sites, fields, snapshots, rows, self.own)
+        return fields
 
     def _virtual(self, file: h5py.File, name: str, segments: Sequence[Segment]) -> h5py.Dataset:
         sites, number, _ = self.form
@@ -223,9 +224,3 @@ class Index:
                 source = h5py.VirtualSource(item.name, name, whole, number)[: item.count]
                 layout[(slice(item.first, item.end), *item.index)] = source
         return file.create_virtual_dataset(name, layout, fillvalue=np.nan)
-
-
-def _put(dataset: h5py.Dataset, values: NDArray[Any] | None, length: int) -> None:
-    dataset.resize(length, axis=0)
-    if values is not None and not np.isnan(values).all():  # which is the fill value
-        dataset[...] = values

@@ -8,7 +8,7 @@ library undoes; the checksum of its zlib stream tells damage.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Iterable, Mapping
 from itertools import groupby, product
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_holstein.fields import cell_axes, site_dims, stored_shape
-from hpc_holstein.storage.series import SERIES, TIMINGS, described, optional
+from hpc_holstein.storage.series import TIMINGS, Series, series_of
 
 if TYPE_CHECKING:
     import h5py
@@ -82,46 +82,39 @@ def chunk_of(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(-(-n // -(-n // _EDGE)) for n in shape)
 
 
-def create_layout(file: h5py.File, sites: Sites, field: Callable[[str], h5py.Dataset]) -> None:
-    """Empty scalars and the scales, attached to them and to the fields, each of which ``field`` makes by its name."""
-    for name in ("time", "observables_time"):
-        _scale(file, name, np.empty(0), _TIME_UNIT, "time", growing=True)
+def write_layout(
+    file: h5py.File,
+    sites: Sites,
+    fields: Mapping[str, h5py.Dataset],
+    snapshots: Mapping[str, NDArray[Any]],
+    rows: Mapping[str, NDArray[Any]],
+    own: Mapping[str, Series],
+) -> None:
+    """All scalars, the scales, and units and meanings, of the ``fields`` as well.
+
+    ``snapshots`` and ``rows``: numbers by their names, those of a series that is absent are NaN; ``own`` series of the run.
+    """
+    for name, numbers in (("time", snapshots), ("observables_time", rows)):
+        _scale(file, name, numbers[name], _TIME_UNIT, "time", growing=True)
     for name, cells in zip(cell_axes(len(sites.extent)), sites.extent, strict=True):
         unit, meaning = ("a", f"{name} of the site") if sites.square else ("1", f"number of the cell along {name}")
         _scale(file, name, np.arange(cells, dtype=np.float64), unit, meaning)
     for name, number in (("site", sites.basis), ("component", sites.components)):
         if number > 1:
             _scale(file, name, np.arange(number, dtype=np.float64), "1", f"number of the {name}")
-    for name in FIELDS:
-        describe_field(file, sites, name, field(name))
-    _scalar(file, "chemical_potential", "time", np.float64, "t_nn", "chemical potential")
-    _scalar(file, "step", "time", np.int64, "1", "number of the time step")
-    for name, series in SERIES.items():
-        _scalar(file, name, "observables_time", np.float64, series.unit, series.meaning)
+    for name, dataset in fields.items():
+        _describe(file, dataset, ("time", *sites.dims(name)), *{**FIELDS, **OPTIONAL_FIELDS}[name])
+    _scalar(file, "chemical_potential", "time", snapshots, "t_nn", "chemical potential")
+    _scalar(file, "step", "time", snapshots, "1", "number of the time step")
+    for name, series in series_of(rows, own).items():
+        _scalar(file, name, "observables_time", rows, *series)
     for name, meaning in TIMINGS.items():
-        _scalar(file, timing(name), "observables_time", np.float64, "s", meaning)
+        _scalar(file, timing(name), "observables_time", rows, "s", meaning)
 
 
-def describe_field(file: h5py.File, sites: Sites, name: str, dataset: h5py.Dataset) -> None:
-    """Scales, unit and meaning of a field."""
-    _describe(file, dataset, ("time", *sites.dims(name)), *{**FIELDS, **OPTIONAL_FIELDS}[name])
-
-
-def add_series(file: h5py.File, name: str) -> None:
-    """One that a run need not have, see :func:`storage.series.optional`."""
-    series = described(name)
-    assert series is not None
-    _scalar(file, name, "observables_time", np.float64, *series)
-
-
-def of_snapshots(file: Container[str]) -> list[str]:
-    """Names of all that has one entry a snapshot; ``step`` is the last, since a reader counts snapshots by it."""
-    return [*FIELDS, *(name for name in OPTIONAL_FIELDS if name in file), "time", "chemical_potential", "step"]
-
-
-def of_rows(file: Iterable[str]) -> list[str]:
-    """Names of all that has one entry a row of observables."""
-    return ["observables_time", *SERIES, *optional(file), *map(timing, TIMINGS)]
+def of_rows(file: Iterable[str], own: Mapping[str, Series]) -> list[str]:
+    """Names of all that has one entry a row of observables, of those of the ``own`` series of the run that are there."""
+    return ["observables_time", *series_of(file, own), *map(timing, TIMINGS)]
 
 
 def new_field(
@@ -195,9 +188,15 @@ def _scale(file: h5py.File, name: str, values: NDArray[Any], unit: str, meaning:
     dataset.attrs.update(units=unit, long_name=meaning)
 
 
-def _scalar(file: h5py.File, name: str, dim: str, number: Any, unit: str, meaning: str) -> None:
-    fill = 0 if number is np.int64 else np.nan
-    dataset = file.create_dataset(name, (0,), number, maxshape=(None,), chunks=(_ROWS,), fillvalue=fill, fletcher32=True)
+def _scalar(file: h5py.File, name: str, dim: str, numbers: Mapping[str, NDArray[Any]], unit: str, meaning: str) -> None:
+    """A column of ``numbers``, as long as its ``dim``; NaN, which is the fill value, takes no space."""
+    values = numbers.get(name, np.full(len(numbers[dim]), np.nan))
+    fill = 0 if values.dtype.kind == "i" else np.nan
+    dataset = file.create_dataset(
+        name, values.shape, values.dtype, maxshape=(None,), chunks=(_ROWS,), fillvalue=fill, fletcher32=True
+    )
+    if not np.isnan(values).all():
+        dataset[...] = values
     _describe(file, dataset, (dim,), unit, meaning)
 
 

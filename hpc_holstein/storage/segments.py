@@ -1,16 +1,22 @@
-"""Segments of a trajectory: files in ``trajectory.d`` with some snapshots of a box of the cells, which never change."""
+"""Segments of a trajectory: files in ``trajectory.d`` with some snapshots of a box of the cells, which never change.
+
+A thread of each rank that writes packs snapshots of its box, and writes and merges segments of them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from hpc_holstein import inputs
 from hpc_holstein.domain.slabs import Box
@@ -28,13 +34,16 @@ from hpc_holstein.storage.layout import (
     packed_field,
     put_chunks,
 )
-from hpc_holstein.storage.whole_files import IDENTITY, LARGE, Stamp, create, refuse_link, stamp_of
+from hpc_holstein.storage.whole_files import IDENTITY, LARGE, Stamp, create, refuse_link, remove, stamp_of
 
 SCHEMA = "hpc_holstein segment 1"
 NAME = re.compile(r"\d{10,}-\d{5,}-[0-9a-f]{8}\.h5")
 
 Snapshot = Mapping[str, Chunks]
 """The packed chunks of each field."""
+
+MOST = 32
+"""Segments of one box, from which on the smallest neighbours are merged, half as many."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +152,7 @@ def _new(
 @contextmanager
 def opened_segment(trajectory: Path, segment: Segment, run: str | None) -> Iterator[InputFile]:
     """A segment to read; DataError where it is missing, damaged, of another run, or not what the index says."""
-    with ExitStack() as stack:
-        file = stack.enter_context(inputs.opened(trajectory.parent / segment.name))
+    with inputs.opened(trajectory.parent / segment.name) as file:
         attributes = file.attributes()
         if attributes.get("schema") == SCHEMA:  # parts of earlier versions do not say it
             told = attributes.get(IDENTITY), attributes.get("first"), attributes.get("box")
@@ -166,3 +174,69 @@ def checked(trajectory: Path, segment: Segment, run: str) -> tuple[Segment, bool
     with opened_segment(trajectory, segment, run) as file:
         longer = len(file.numbers(segment.fields[0], written=False)) > segment.count
     return replace(segment, stamp=stamp_of(path)), longer or path == trajectory
+
+
+class News(NamedTuple):
+    """A segment that is on the disk, ``instead`` of those of these names."""
+
+    segment: Segment
+    instead: tuple[str, ...] = ()
+
+
+class SegmentWriter:
+    """Writes the snapshots of ``box`` from number ``first`` on; ``own``: segments of that box that are there."""
+
+    def __init__(
+        self, trajectory: Path, run: str, writer: int, box: Box, form: Form, first: int, own: Iterable[Segment]
+    ) -> None:
+        self._trajectory, self._run, self._writer, self._box, self._form = trajectory, run, writer, box, form
+        self._first, self._own = first, list(own)
+        self._waiting: list[Snapshot] = []
+        self._news: list[News] = []
+        self._replaced: list[str] = []  # that the index does not refer to any more
+        self.bytes = 0  # packed, not on the disk yet
+
+    def append(self, fields: Mapping[str, NDArray[Any]]) -> None:
+        """One snapshot, arrays of the box as they are stored."""
+        if self._waiting and self._waiting[0].keys() != fields.keys():
+            self.seal()
+        snapshot = {name: packed_field(values, self._form.number, self._form.level) for name, values in fields.items()}
+        self._waiting.append(snapshot)
+        self.bytes += sum(len(content) for chunks in snapshot.values() for _, content in chunks)
+
+    def seal(self) -> None:
+        """Bring what is there onto the disk; OSError where that fails."""
+        if not self._waiting:
+            return
+        new = write_segment(self._trajectory, self._run, self._first, self._box, self._writer, self._form, self._waiting)
+        self._first, self._waiting, self.bytes = new.end, [], 0
+        self._tell(new)
+        if len(self._own) > MOST:
+            self._merge()
+
+    def take_news(self) -> list[News]:
+        """News since the last call, in their order; the caller then refers to them in the index."""
+        news, self._news = self._news, []
+        return news
+
+    def remove_replaced(self) -> None:
+        """Remove segments that the index does not refer to any more."""
+        for name in self._replaced:
+            remove(self._trajectory.parent / name, self._run)
+        self._replaced = []
+
+    def _tell(self, new: Segment, instead: tuple[str, ...] = ()) -> None:
+        self._own = sorted([*(item for item in self._own if item.name not in instead), new], key=lambda item: item.first)
+        self._news.append(News(new, instead))
+
+    def _merge(self) -> None:
+        """The smallest neighbours into one; those of the merge before are not looked at by anybody any more."""
+        self.remove_replaced()
+        half = MOST // 2
+        runs = [self._own[start : start + half] for start in range(len(self._own) - half + 1)]
+        whole = [run for run in runs if all(one.end == other.first for one, other in pairwise(run))]
+        if whole:
+            parts = min(whole, key=lambda run: sum(item.size for item in run))
+            names = tuple(item.name for item in parts)
+            self._tell(merge(self._trajectory, self._run, parts, self._writer, self._form), names)
+            self._replaced += names

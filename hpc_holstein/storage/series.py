@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from hpc_holstein.errors import DataError
 
 
 class Series(NamedTuple):
@@ -46,6 +49,9 @@ TIMINGS = {
 }
 """Name -> meaning of the seconds of rank 0 since the row before, which add up to the time that passed."""
 
+OWN = "series"
+"""Attribute of a file whose run has further kinds of observables: JSON, name -> unit and meaning of their scalars."""
+
 _OF_ORDERS = (
     "order_parameter_q",
     "order_parameter",
@@ -66,7 +72,17 @@ def described(name: str) -> Series | None:
     return Series(SERIES[base].unit, f"{SERIES[base].meaning}, of the order '{name[len(base) + 1 :]}'")
 
 
-def optional(names: Iterable[str]) -> list[str]:
-    """The series among ``names`` that a run need not have: those of :data:`TRUST` and of orders with names of their own."""
+def own_series(attributes: Mapping[str, Any]) -> dict[str, Series]:
+    """Those of :data:`OWN` of a file."""
+    try:
+        return {name: Series(*map(str, told)) for name, told in json.loads(attributes.get(OWN, "{}")).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise DataError(f"the attribute {OWN} says nothing of series: use another copy of the file") from None
+
+
+def series_of(names: Iterable[str], own: Mapping[str, Series]) -> dict[str, Series]:
+    """:data:`SERIES`, and those among ``names`` that a run need not have: of :data:`TRUST`, named orders, and its ``own``."""
     there = set(names) - SERIES.keys()
-    return [*(name for name in TRUST if name in there), *sorted(n for n in there - TRUST.keys() if described(n))]
+    further = {name: own.get(name) or described(name) for name in sorted(there - TRUST.keys())}
+    known = {name: series for name, series in further.items() if series is not None}
+    return {**SERIES, **{name: TRUST[name] for name in TRUST if name in there}, **known}

@@ -38,7 +38,7 @@ from hpc_holstein.errors import DataError
 from hpc_holstein.inputs import InputFile, Numbers, UnreadableError
 from hpc_holstein.storage.layout import FIELDS, OPTIONAL_FIELDS, SCHEMA, Sites, timing
 from hpc_holstein.storage.segments import NAME, Segment, opened_segment
-from hpc_holstein.storage.series import SERIES, TIMINGS, optional
+from hpc_holstein.storage.series import TIMINGS, own_series, series_of
 from hpc_holstein.storage.whole_files import IDENTITY
 
 _PART = re.compile(rf"[^/]+\.d/({NAME.pattern}|\d{{4,}}/(rank-\d{{5,}}|all-ranks)\.h5)")  # the second kind: of earlier versions
@@ -133,7 +133,7 @@ class Trajectory:
         """Observables and their ``time``, arrays of one length."""
         with self._naming("an observable"):
             times = self._numbers("observables_time")[...]
-            names = (*SERIES, *optional(self._file))
+            names = series_of(self._file, own_series(self.attributes))
             found = {name: self._numbers(name)[...][: len(times)] for name in names}
         padded = {name: np.pad(row, (0, len(times) - len(row)), constant_values=np.nan) for name, row in found.items()}
         return {"time": times, **padded}

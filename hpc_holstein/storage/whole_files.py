@@ -10,8 +10,8 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -20,7 +20,7 @@ import h5py
 
 from hpc_holstein import inputs
 from hpc_holstein.errors import DataError
-from hpc_holstein.files import sync_folder
+from hpc_holstein.files import exists_already, sync_folder
 
 IDENTITY = "run"
 """Attribute of checkpoints, trajectory, segments and summary: the same for all that one run wrote, in all its sessions."""
@@ -38,13 +38,11 @@ class Stamp(NamedTuple):
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Stamp of a plain file, of a folder without its size; None for a link, for anything else, and where there is nothing."""
+    """Stamp of a plain file; None for a link, for anything else, and where there is nothing."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return None
-    if stat.S_ISDIR(found.st_mode):
-        return Stamp(found.st_dev, found.st_ino, 0)
     return Stamp(found.st_dev, found.st_ino, found.st_size) if stat.S_ISREG(found.st_mode) else None
 
 
@@ -103,21 +101,14 @@ def create(
     return Stamp(found.st_dev, found.st_ino, found.st_size)
 
 
-def belongs(path: Path, run: str) -> bool:
-    """True if a plain file carries the identity of ``run``."""
-    if stamp_of(path) is None or path.is_dir():
-        return False
-    try:
-        with inputs.opened(path) as file:
-            return file.attributes().get(IDENTITY) == run
-    except DataError:
-        return False
-
-
 def remove(path: Path, run: str) -> None:
-    """Remove a file of ``run``; any other one stays."""
-    if belongs(path, run):
-        with suppress(OSError):
+    """Remove a plain file that carries the identity of ``run``; any other one stays."""
+    if stamp_of(path) is None:
+        return
+    with suppress(OSError, DataError):
+        with inputs.opened(path) as file:
+            told = file.attributes().get(IDENTITY)
+        if told == run:
             os.unlink(path)
 
 
@@ -128,6 +119,22 @@ def remove_unfinished(folder: Path, run: str) -> None:
         for path in folder.iterdir():
             if name.fullmatch(path.name) and stamp_of(path) is not None:
                 os.unlink(path)
+
+
+@contextmanager
+def refused_in_words(path: Path) -> Iterator[None]:
+    """DataError for an OSError of making or writing ``path``."""
+    try:
+        yield
+    except FileExistsError:
+        raise DataError(exists_already(path)) from None
+    except OSError as error:
+        raise DataError(cannot_write(path, error.strerror or str(error))) from None
+
+
+def cannot_write(path: Path, reason: str) -> str:
+    """The sentence about a disk that fails."""
+    return f"{path} cannot be written ({reason}): free space, or choose another output, and give the command again"
 
 
 class _Stream(io.RawIOBase):

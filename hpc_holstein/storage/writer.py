@@ -6,8 +6,8 @@ is.  Whatever ends the run, the index refers to whole segments; others of the ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +19,22 @@ import torch
 
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import DataError, HolsteinError
+from hpc_holstein.inputs import UnreadableError, reason_of
 from hpc_holstein.interfaces import Domain, State
 from hpc_holstein.memory import WAITING_BYTES
 from hpc_holstein.storage.background import Background, Budget, Pace
-from hpc_holstein.storage.complaints import cannot_write, damage_before, refused_in_words
 from hpc_holstein.storage.index import Index
 from hpc_holstein.storage.layout import DEVIATION, SCHEMA, Form, Sites, timing
-from hpc_holstein.storage.segment_writer import News, SegmentWriter
-from hpc_holstein.storage.segments import NAME, checked, folder_of, merge
+from hpc_holstein.storage.segments import NAME, News, SegmentWriter, checked, folder_of, merge
 from hpc_holstein.storage.shares import Shares, writers_of
-from hpc_holstein.storage.whole_files import IDENTITY, refuse_link, remove, remove_unfinished
+from hpc_holstein.storage.whole_files import (
+    IDENTITY,
+    cannot_write,
+    refuse_link,
+    refused_in_words,
+    remove,
+    remove_unfinished,
+)
 
 COMMIT_SECONDS = 10.0
 """Between two commits of rows, and between two of snapshots, at least."""
@@ -150,7 +156,7 @@ class TrajectoryWriter:
         news: list[News] = []
         with agreed(self._transport):
             for segment in segments[self._domain.rank :: self._domain.size]:
-                with damage_before(self.path, step):
+                with _damage_before(self.path, step):
                     found, longer = checked(self.path, segment, run)
                 with refused_in_words(self.path):
                     new = merge(self.path, run, [found], self._domain.rank, self._form) if longer else found
@@ -201,6 +207,11 @@ class TrajectoryWriter:
         self._count += 1
         if state.step == 0:
             self.flush()  # a run that has just begun can be looked at
+
+    def describe(self, series: Mapping[str, tuple[str, str]]) -> None:
+        """Unit and meaning of scalars that :func:`write_series` gets besides those of every run."""
+        if self._index is not None and series:
+            self._index.describe(series)
 
     def write_series(self, step: int, values: Mapping[str, float], seconds: Mapping[str, float] | None = None) -> None:
         """Append one row of scalars, keys as in :data:`SERIES`, :data:`TRUST`, :data:`TIMINGS`; what is absent stays NaN."""
@@ -282,13 +293,8 @@ class TrajectoryWriter:
         """Write the index, if all is there that it refers to."""
         index, pace = self._index, self._index_pace
         assert index is not None
-        writing, check = index.writing(), index.require_unchanged
-
-        def write() -> None:
-            check()
-            writing()
-
-        self._worker.submit(lambda: pace.timed(write))
+        writing = index.writing()
+        self._worker.submit(lambda: pace.timed(writing))
 
     def _finish(self) -> None:
         """One file instead of the segments, and the segments that merged ones replace."""
@@ -307,7 +313,7 @@ def _read(path: Path, step: int, level: int, attributes: Mapping[str, Any]) -> I
     """The index of the run that goes on; DataError where that is another one, or cannot be gone on with."""
     for place in (path, folder_of(path)):
         refuse_link(place)
-    with damage_before(path, step):
+    with _damage_before(path, step):
         index = Index.read(path, level)
     run = attributes.get(IDENTITY)
     if index.attributes.get(IDENTITY, run) != run:
@@ -321,6 +327,20 @@ def _read(path: Path, step: int, level: int, attributes: Mapping[str, Any]) -> I
         )
     index.attributes |= attributes
     return index
+
+
+@contextmanager
+def _damage_before(path: Path, step: int) -> Iterator[None]:
+    """DataError where the trajectory of a run that is to go on from ``step`` cannot be read."""
+    try:
+        yield
+    except (DataError, OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = error.reason if isinstance(error, UnreadableError) else reason_of(error)
+        parts = path.with_suffix(".d")
+        there = f"it and {parts.name}" if parts.is_dir() else "it"
+        raise DataError(
+            f"{path} is damaged ({reason}): move {there} away, and the run goes on from step {step} in a new file"
+        ) from None
 
 
 def discard(path: Path, run: str) -> None:

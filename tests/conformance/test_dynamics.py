@@ -1,23 +1,22 @@
-"""Every scheme of every file in ``hpc_holstein/dynamics``: its cost, and that ranks and interruptions do not matter."""
+"""Every scheme, a file in ``hpc_holstein/dynamics``: its cost, and that ranks and interruptions do not matter."""
 
 import pytest
 import torch
-from conformance.cases import CANONICAL, ForceCase, listing, load, provider, random_q
+from conformance.cases import CANONICAL, ForceCase, provider, random_q
 
 from hpc_holstein import dynamics
 from hpc_holstein.domain.noise import NoiseField
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.interfaces import State
 
-SCHEMES = [(name, scheme) for name in listing(dynamics) for scheme in load(dynamics, name).SCHEMES]
-each_scheme = pytest.mark.parametrize(("file", "scheme"), SCHEMES)
+each_scheme = pytest.mark.parametrize("scheme", dynamics.schemes())
 
 
 class Run:
     """A run in the atomic limit on an 8x8 lattice that counts its force calls."""
 
-    def __init__(self, file, scheme, transport=None, grid=None, dtype=torch.float64):
-        self.one = load(dynamics, file).build(scheme, mass=5.0, gamma=0.2, dt=0.05, kT=CANONICAL.kT)
+    def __init__(self, scheme, transport=None, grid=None, dtype=torch.float64):
+        self.one = dynamics.build(scheme, mass=5.0, gamma=0.2, dt=0.05, kT=CANONICAL.kT)
         self.forces = provider(ForceCase("atomic"), cells=(8, 8), transport=transport or SerialTransport(), grid=grid)
         (top, bottom), (left, right) = self.forces.domain.owned
         self.tile = (slice(top, bottom), slice(left, right))
@@ -37,8 +36,8 @@ class Run:
 
 
 @each_scheme
-def test_a_step_costs_what_it_states_and_keeps_the_form_of_the_state(file, scheme):
-    run = Run(file, scheme, dtype=torch.float32)
+def test_a_step_costs_what_it_states_and_keeps_the_form_of_the_state(scheme):
+    run = Run(scheme, dtype=torch.float32)
     before = run.calls
     end = run.steps(run.start, 3)
     assert run.calls - before == 3 * run.one.force_calls
@@ -52,9 +51,9 @@ def test_a_step_costs_what_it_states_and_keeps_the_form_of_the_state(file, schem
 
 
 @each_scheme
-def test_a_run_can_be_cut_anywhere(file, scheme):
+def test_a_run_can_be_cut_anywhere(scheme):
     """Eleven steps at once, and seven and four by new objects from the state alone: the same bits."""
-    first, second = Run(file, scheme), Run(file, scheme)
+    first, second = Run(scheme), Run(scheme)
     whole = first.steps(first.start, 11)
     parts = second.steps(first.steps(first.start, 7), 4)
     assert torch.equal(whole.q, parts.q)
@@ -63,12 +62,12 @@ def test_a_run_can_be_cut_anywhere(file, scheme):
 
 @each_scheme
 @pytest.mark.parametrize(("size", "grid"), [(2, (1, 2)), (4, (2, 2)), (4, (4, 1))])
-def test_ranks_agree_with_one(file, scheme, size, grid):
-    run = Run(file, scheme)
+def test_ranks_agree_with_one(scheme, size, grid):
+    run = Run(scheme)
     serial = run.steps(run.start, 20)
 
     def body(transport):
-        part = Run(file, scheme, transport, grid)
+        part = Run(scheme, transport, grid)
         return part.tile, part.steps(part.start, 20)
 
     for tile, state in run_in_process(size, body):

@@ -30,4 +30,4 @@ def test_scalars_have_the_bits_of_one_rank(lattice) -> None:
 
     found = scalars(MPITransport(MPI.COMM_WORLD))
     assert len(found) == 6
-    assert found == scalars(SerialTransport())
+    assert repr(found) == repr(scalars(SerialTransport()))  # NaN is NaN

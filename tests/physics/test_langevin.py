@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpc_holstein.dynamics import langevin
+from hpc_holstein import dynamics
+from hpc_holstein.dynamics._langevin import SAFE
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import ForceResult, State
 
 MASS, STIFFNESS, KT = 5.0, 1.3, 0.1
-SCHEMES = tuple(langevin.SCHEMES)
+SCHEMES = tuple(dynamics.schemes())
 
 
 class Well:
@@ -52,7 +53,7 @@ def energy(state: State) -> Tensor:
 
 def run(scheme: str, gamma: float, dt: float, time: float, noise=silent) -> State:
     well = Well()
-    integrator = langevin.build(scheme, MASS, gamma, dt, KT)
+    integrator = dynamics.build(scheme, MASS, gamma, dt, KT)
     state = started(integrator, well)
     for _ in range(round(time / dt)):
         state = integrator.step(state, well, noise)
@@ -62,7 +63,7 @@ def run(scheme: str, gamma: float, dt: float, time: float, noise=silent) -> Stat
 def test_verlet_ou_step_is_the_published_formula():
     dt, gamma = 0.05, 0.2
     well = Well()
-    integrator = langevin.build("verlet-ou", MASS, gamma, dt, KT)
+    integrator = dynamics.build("verlet-ou", MASS, gamma, dt, KT)
     start = started(integrator, well).moved(step=41)
     after = integrator.step(start, well, normal)
     q = start.q + start.velocity * dt - STIFFNESS * start.q * dt * dt / (2 * MASS)
@@ -78,7 +79,7 @@ def test_verlet_ou_step_is_the_published_formula():
 def test_baoab_step_is_its_formula():
     dt, gamma = 0.3, 0.4
     well = Well()
-    integrator = langevin.build("baoab", MASS, gamma, dt, KT)
+    integrator = dynamics.build("baoab", MASS, gamma, dt, KT)
     start = started(integrator, well)
     after = integrator.step(start, well, normal)
     a = math.exp(-gamma * dt)
@@ -94,7 +95,7 @@ def test_baoab_step_is_its_formula():
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_one_force_call_a_step_and_none_when_the_state_has_forces(scheme):
     well = Well()
-    integrator = langevin.build(scheme, MASS, 0.2, 0.05, KT)
+    integrator = dynamics.build(scheme, MASS, 0.2, 0.05, KT)
     state = started(integrator, well)
     assert well.calls == 1
     state = integrator.init(state, well)
@@ -107,7 +108,7 @@ def test_one_force_call_a_step_and_none_when_the_state_has_forces(scheme):
 def test_nve_energy_error_scales_with_dt_squared(scheme):
     def worst(dt: float) -> float:
         well = Well()
-        integrator = langevin.build(scheme, MASS, 0.0, dt, KT)
+        integrator = dynamics.build(scheme, MASS, 0.0, dt, KT)
         state = started(integrator, well)
         start, largest = energy(state), 0.0
         for _ in range(round(20 / dt)):
@@ -123,7 +124,7 @@ def test_nve_energy_error_scales_with_dt_squared(scheme):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_nve_is_time_reversible(scheme):
     well = Well()
-    integrator = langevin.build(scheme, MASS, 0.0, 0.1, KT)
+    integrator = dynamics.build(scheme, MASS, 0.0, 0.1, KT)
     start = state = started(integrator, well)
     for _ in range(200):
         state = integrator.step(state, well, forbidden)
@@ -150,7 +151,7 @@ def test_mean_converges_with_the_stated_weak_order(scheme):
         return float((torch.stack([state.q, state.velocity]) - exact).abs().max())
 
     order = math.log2(error(0.1) / error(0.05))
-    assert order == pytest.approx(langevin.build(scheme, MASS, gamma, 0.1, KT).weak_order, abs=0.15)
+    assert order == pytest.approx(dynamics.build(scheme, MASS, gamma, 0.1, KT).weak_order, abs=0.15)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -159,7 +160,7 @@ def test_equipartition(scheme):
     count, dt, gamma = 100_000, 0.1, 1.0
     generator = torch.Generator().manual_seed(3)
     well = Well()
-    integrator = langevin.build(scheme, MASS, gamma, dt, KT)
+    integrator = dynamics.build(scheme, MASS, gamma, dt, KT)
     q = torch.zeros(250, 400, 1, 1, dtype=torch.float64)
     state = integrator.init(State.at_rest(q), well)
     for _ in range(600):  # 30 relaxation times of the overdamped side
@@ -175,7 +176,7 @@ def test_a_large_time_step_makes_the_stated_average_wrong_by_the_stated_part(sch
     count, dt, gamma = 100_000, 1.5, 0.2
     generator = torch.Generator().manual_seed(4)
     well = Well()
-    integrator = langevin.build(scheme, MASS, gamma, dt, KT)
+    integrator = dynamics.build(scheme, MASS, gamma, dt, KT)
     q = torch.zeros(250, 400, 1, 1, dtype=torch.float64)
     state = integrator.init(State.at_rest(q), well)
     for _ in range(100):  # 30 relaxation times
@@ -196,16 +197,16 @@ def test_a_large_time_step_makes_the_stated_average_wrong_by_the_stated_part(sch
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_bounds_of_the_time_step_are_sharp(scheme):
     """Just below ``2/omega`` a mode stays where it is, just above it grows; at the safe step the bias is one percent."""
-    limit = langevin.build(scheme, MASS, 0.0, 0.05, KT).unstable_step(STIFFNESS)
+    limit = dynamics.build(scheme, MASS, 0.0, 0.05, KT).unstable_step(STIFFNESS)
     assert float(energy(run(scheme, 0.0, 0.999 * limit, 1000 * limit))) < 1e6
     assert float(energy(run(scheme, 0.0, 1.001 * limit, 1000 * limit))) > 1e12
-    langevin.build(scheme, MASS, 0.2, 0.999 * limit, KT).require_stable(STIFFNESS)
+    dynamics.build(scheme, MASS, 0.2, 0.999 * limit, KT).require_stable(STIFFNESS)
     with pytest.raises(ConfigError, match=r"is unstable.*needs dt < 2/omega"):
-        langevin.build(scheme, MASS, 0.2, 1.001 * limit, KT).require_stable(STIFFNESS)
-    safe = langevin.build(scheme, MASS, 0.2, 0.05, KT).safe_step(STIFFNESS)
-    assert abs(langevin.build(scheme, MASS, 0.2, safe, KT).bias(STIFFNESS)) == pytest.approx(langevin.SAFE)
-    assert "is safe" in langevin.build(scheme, MASS, 0.2, 0.999 * safe, KT).time_step_in_words(STIFFNESS)
-    assert "warning" in langevin.build(scheme, MASS, 0.2, 1.001 * safe, KT).time_step_in_words(STIFFNESS)
+        dynamics.build(scheme, MASS, 0.2, 1.001 * limit, KT).require_stable(STIFFNESS)
+    safe = dynamics.build(scheme, MASS, 0.2, 0.05, KT).safe_step(STIFFNESS)
+    assert abs(dynamics.build(scheme, MASS, 0.2, safe, KT).bias(STIFFNESS)) == pytest.approx(SAFE)
+    assert "is safe" in dynamics.build(scheme, MASS, 0.2, 0.999 * safe, KT).time_step_in_words(STIFFNESS)
+    assert "warning" in dynamics.build(scheme, MASS, 0.2, 1.001 * safe, KT).time_step_in_words(STIFFNESS)
 
 
 def test_zero_temperature_only_damps():
@@ -227,4 +228,4 @@ def test_zero_temperature_only_damps():
 def test_parameters_that_cannot_be_integrated_are_named(changed, words):
     valid = {"scheme": "baoab", "mass": 1.0, "gamma": 0.1, "dt": 0.1, "kT": 0.1}
     with pytest.raises(ConfigError, match=words):
-        langevin.build(**(valid | changed))
+        dynamics.build(**(valid | changed))

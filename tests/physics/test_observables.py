@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from hpc_holstein import dynamics
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
-from hpc_holstein.dynamics import langevin
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces import exact
 from hpc_holstein.hamiltonian import holstein
@@ -281,6 +281,46 @@ def test_first_crossing_interpolates_linearly():
     np.testing.assert_allclose(first_crossing(radii, averages, 0.5), [1.5, np.inf])
 
 
+@pytest.mark.parametrize("extent", [(16, 16), (40, 40), (16, 64)])
+@pytest.mark.parametrize("of_density", [False, True])
+def test_a_first_zero_within_the_noise_of_uncorrelated_fields_is_no_length(extent, of_density):
+    """In 99 % of draws, of phi itself and of densities whose phi holds those of the neighbours."""
+    lattice = square.build(extent)
+    lengths, found = lengths_of(lattice), []
+    for seed in range(200):
+        field = noise(extent, seed)
+        found.append(lengths(local_order(field, lattice) if of_density else field))
+    assert sum(not math.isnan(float(one["first_zero"])) for one in found) <= 2
+    assert all(float(one["half_height"]) < 1 and float(one["inverse_moment"]) < 1 for one in found)
+
+
+def coarsening(extent, seed, width):
+    """Signs of noise that was smoothed over ``width``, without its longest waves, as of a quench at fixed mean order."""
+    waves = torch.hypot(*torch.meshgrid(*[torch.fft.fftfreq(n, dtype=torch.float64) for n in extent], indexing="ij"))
+    kept = torch.exp(-((waves * width) ** 2)) * (waves * width) ** 2
+    return torch.fft.ifft2(torch.fft.fft2(noise(extent, seed)) * kept).real.sign()
+
+
+@pytest.mark.parametrize("width", [4.0, 8.0])
+@pytest.mark.parametrize("extent", [(40, 40), (64, 48)])
+def test_domains_keep_the_first_zero_that_they_have_without_the_noise(extent, width):
+    lengths = lengths_of(square.build(extent))
+    for seed in range(20):
+        phi = coarsening(extent, seed, width)
+        crossing = first_crossing(lengths.radii, lengths.correlation(phi), 0.0)
+        assert float(lengths(phi)["first_zero"]) == pytest.approx(float(crossing), rel=1e-12)
+        assert 1 < float(crossing) < width
+
+
+def test_a_crossing_is_no_length_where_a_flat_average_may_cross_elsewhere():
+    radii, flat = torch.arange(5.0), torch.tensor([[1.0, 0.4, 0.01, -0.01, 0.01], [1.0, 0.5, 0.1, -0.3, -0.4]])
+    noise_of_rings = torch.tensor([0.0, 0.02, 0.02, 0.02, 0.02])
+    np.testing.assert_allclose(first_crossing(radii, flat, 0.0, noise_of_rings), [np.nan, 2.25])
+    np.testing.assert_allclose(first_crossing(radii, torch.tensor([1.0, 0.9, 0.8, 0.7, 0.6]), 0.0, noise_of_rings), np.inf)
+    beyond = torch.tensor([1.0, 0.5, 0.01, 0.01, 0.01])  # comes as near as that, and does not cross within the box
+    assert math.isnan(float(first_crossing(radii, beyond, 0.0, noise_of_rings)))
+
+
 def test_spectra_refuse_open_axes():
     with pytest.raises(ConfigError, match="periodic"):
         structure_factor(noise(), square.build(EXTENT, (True, False)))
@@ -316,7 +356,7 @@ def test_nve_dynamics_conserves_the_total_energy(kind, kT):
     provider = exact.build(exact.Options(), hamiltonian, domain, ensemble)
 
     def drift(dt: float) -> float:
-        integrator = langevin.build("verlet-ou", mass, 0.0, dt, kT)
+        integrator = dynamics.build("verlet-ou", mass, 0.0, dt, kT)
         state = integrator.init(State(noise((4, 4))[..., None, None], 0.5 * noise((4, 4), 1)[..., None, None]), provider)
         start, worst = observables.energies(state, mass, hamiltonian, domain, ensemble)["total"], 0.0
         for _ in range(round(2.0 / dt)):

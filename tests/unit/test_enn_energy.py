@@ -9,9 +9,9 @@ import torch
 from commands import execute
 from conformance.cases import build_model, random_q, wrapped
 
+from hpc_holstein import dynamics
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
-from hpc_holstein.dynamics import langevin
 from hpc_holstein.forces import _neural, exact
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
@@ -188,7 +188,7 @@ def test_nve_dynamics_conserves_the_energy():
 
     def largest_error(dt, steps):
         forces = NeuralForces(network, HAMILTONIAN, domain, ENSEMBLES["canonical"])
-        scheme = langevin.build("verlet-ou", 5.0, 0.0, dt, KT)
+        scheme = dynamics.build("verlet-ou", 5.0, 0.0, dt, KT)
         state = scheme.init(State(random_q(CELLS, CELLS), random_q(CELLS, CELLS, std=0.3, seed=1)), forces)
         found = []
         for _ in range(steps):

@@ -29,9 +29,9 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from hpc_holstein.cli import main
-from hpc_holstein.simulation.memory import _resident
+from hpc_holstein.memory import process_bytes
 main([*sys.argv[1:], "--lattice", "10x10", "--output", "small"])  # what is imported or compiled when first used is there
-print("base", _resident() / 2**30)
+print("base", process_bytes()[1] / 2**30)
 code = main(sys.argv[1:])
 # not ru_maxrss, which counts what the process that started this one had
 print("peak", int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 2**20)
@@ -40,23 +40,24 @@ sys.exit(code)
 
 
 @pytest.mark.parametrize(
-    ("preset", "force", "dtype", "every"),
+    ("preset", "force", "dtype", "every", "closed"),
     [
-        ("paper-2601.04104", "atomic", "mixed", 50),
-        ("paper-2601.04104", "atomic", "mixed", 1),
-        ("paper-2510.20659", "atomic", "mixed", 50),
-        ("paper-2510.20659", "atomic", "mixed", 1),
-        pytest.param("paper-2601.04104", "neural", "float32", 1, marks=pytest.mark.slow),
+        ("paper-2601.04104", "atomic", "mixed", 50, "true"),
+        ("paper-2601.04104", "atomic", "mixed", 1, "true"),
+        ("paper-2601.04104", "atomic", "mixed", 50, "false"),
+        ("paper-2510.20659", "atomic", "mixed", 50, "true"),
+        ("paper-2510.20659", "atomic", "mixed", 1, "true"),
+        pytest.param("paper-2601.04104", "neural", "float32", 1, "true", marks=pytest.mark.slow),
     ],
 )
-def test_the_estimate_is_what_a_run_takes(tmp_path: Path, preset: str, force: str, dtype: str, every: int) -> None:
+def test_the_estimate_is_what_a_run_takes(tmp_path: Path, preset: str, force: str, dtype: str, every: int, closed: str) -> None:
     """With snapshots on their way at each step, and without any after the first; forces before the third are held meanwhile.
 
     Freed memory goes back to the system, as that of larger tiles does anyway.
     """
     given = ["run", "--preset", preset, "--lattice", "1200x1200", "--steps", "3", "--output", "r", "--threads", "1"]
     given += ["--force", force, "--dtype", dtype, "--set", "ensemble.kind=grand-canonical"]
-    given += ["--set", f"output.snapshot_every={every}"]
+    given += ["--set", f"output.snapshot_every={every}", "--set", f"lattice.periodic=[{closed},{closed}]"]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1000000"}
     done = subprocess.run(
         [sys.executable, "-c", PEAK, *given], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -73,7 +74,7 @@ def test_the_estimate_is_what_a_run_takes(tmp_path: Path, preset: str, force: st
 def refused(monkeypatch: pytest.MonkeyPatch, extent: tuple[int, int], ranks: int, there: float) -> str:
     """Why ``ranks`` on a host of ``there`` bytes, of which each takes 1 GiB from the start, cannot hold a lattice."""
     monkeypatch.setattr(memory, "host_bytes", lambda: there)
-    monkeypatch.setattr(memory, "_resident", lambda: float(GIB))
+    monkeypatch.setattr(memory, "process_bytes", lambda: (0.0, float(GIB)))
 
     def body(transport: Transport) -> str:
         with pytest.raises(DomainError) as caught:

@@ -251,7 +251,7 @@ def test_as_many_as_there_is_memory_for(
 
     assert start(*NEURAL, "--deterministic", "--steps", 2, "--replicas", 4, "--output", "free") == 0
     assert "for 4 runs together" in capsys.readouterr().out
-    monkeypatch.setattr(memory, "_resident", lambda: 0.0)
+    monkeypatch.setattr(memory, "process_bytes", lambda: (0.0, 0.0))
     monkeypatch.setattr(memory, "_needs", needs)
     domain = CartesianDomain(square.build((12, 12)), SerialTransport())
     made, _ = simulation({"force.kind": "neural", "force.model": "small.safetensors"})

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_a_checkpoint_is_read_on_any_number_of_ranks(ranks: tuple[int, int], dty
         state = State(tile(whole["q"], domain), tile(whole["velocity"], domain), 7, forces)
         stored = checkpoint.gathered(state, domain)
         if stored is not None:
-            checkpoint.write(Path("c"), checkpoint.with_facts(stored, {"sessions": 2}, {"seed": 3, "units": "u"}), 2)
+            checkpoint.write(Path("c"), replace(stored, account={"sessions": 2}, attributes={"seed": 3, "units": "u"}), 2)
 
     def load(transport: Transport) -> None:
         domain = CartesianDomain(square.build((6, 4)), transport)

@@ -18,8 +18,7 @@ from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.lattice import square
-from hpc_holstein.output import _kernels
-from hpc_holstein.output.spectrum import SpectrumOptions, spectrum
+from hpc_holstein.output.spectrum import SpectrumOptions, jackson, kernel_order, lorentz, spectrum
 
 KT = 0.1
 
@@ -38,7 +37,7 @@ def of(q, options, transport=None, **more):
 
 @pytest.mark.parametrize("terms", [4, 5, 64, 1000])
 def test_kernels_keep_the_sum_rule_and_fall(terms):
-    for g in (_kernels.jackson(terms), _kernels.lorentz(terms, 4.0)):
+    for g in (jackson(terms), lorentz(terms, 4.0)):
         assert g.shape == (terms,)
         assert g[0] == pytest.approx(1, abs=1e-12)
         assert (np.diff(g) < 0).all()
@@ -52,16 +51,16 @@ def test_the_jackson_kernel_is_nowhere_negative():
     for level in (0.1, 1.0, math.pi / 2):
         plain = 2 * np.cos(np.outer(angles, m)) * np.cos(m * level)
         plain[:, 0] *= 0.5
-        assert (plain @ _kernels.jackson(40)).min() > -1e-12
+        assert (plain @ jackson(40)).min() > -1e-12
         assert plain.sum(axis=1).min() < -1
 
 
 def test_the_order_follows_from_the_resolution():
-    assert _kernels.order("jackson", 10.0, 0.1, 4.0) == math.ceil(100 * math.pi)
-    assert _kernels.order("lorentz", 10.0, 0.1, 4.0) == 400
-    assert _kernels.order("jackson", 1.0, 1e3, 4.0) == 4
+    assert kernel_order("jackson", 10.0, 0.1, 4.0) == math.ceil(100 * math.pi)
+    assert kernel_order("lorentz", 10.0, 0.1, 4.0) == 400
+    assert kernel_order("jackson", 1.0, 1e3, 4.0) == 4
     with pytest.raises(ConfigError, match=r"resolution = 1e-05 .* more than 100000 moments: give 0.00031 t_nn or more"):
-        _kernels.order("jackson", 10.0, 1e-5, 4.0)
+        kernel_order("jackson", 10.0, 1e-5, 4.0)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +14,15 @@ from written import EXTENT, state_at
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import Transport, run_in_process
 from hpc_holstein.lattice import square
-from hpc_holstein.output import checkpoint, tiles
+from hpc_holstein.output import checkpoint
 
 
 def saved_by(ranks: int, folder: Path, step: int, dtype: torch.dtype) -> None:
     def save(transport: Transport) -> None:
         domain = CartesianDomain(square.build(EXTENT), transport)
-        stored = tiles.saved(folder, state_at(step, domain, dtype)[0], domain, transport)
+        stored = checkpoint.saved_state(folder, state_at(step, domain, dtype)[0], domain, transport, gathers=False)
         if stored is not None:
-            checkpoint.write(folder, checkpoint.with_facts(stored, {"sessions": 2}, {"seed": 3}), 2)
+            checkpoint.write(folder, replace(stored, account={"sessions": 2}, attributes={"seed": 3}), 2)
 
     run_in_process(ranks, save)
 

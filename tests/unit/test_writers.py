@@ -22,7 +22,7 @@ from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.lattice import square
 from hpc_holstein.output import folder_lock
 from hpc_holstein.output.folder_lock import FolderLock
-from hpc_holstein.storage import segment_writer
+from hpc_holstein.storage import segments
 from hpc_holstein.storage.layout import chunk_of
 from hpc_holstein.storage.shares import CELLS, writers_of
 from hpc_holstein.storage.trajectory import open_trajectory
@@ -139,7 +139,7 @@ def test_many_restarts_leave_no_larger_files(tmp_path: Path) -> None:
 
 def test_segments_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Any) -> None:
     """No more than some a box, of which the index refers to those that are there."""
-    monkeypatch.setattr(segment_writer, "MOST", 4)
+    monkeypatch.setattr(segments, "MOST", 4)
     path, steps = tmp_path / "r" / "trajectory.h5", range(0, 30 * EVERY, EVERY)
 
     def body(transport: Transport) -> None:
@@ -161,7 +161,7 @@ def test_segments_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ex
 
 def test_large_files_are_not_made_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Any) -> None:
     """Those that are merged, shortened and packed."""
-    monkeypatch.setattr(segment_writer, "MOST", 4)
+    monkeypatch.setattr(segments, "MOST", 4)
     for room in ("segments", "index"):
         monkeypatch.setattr(f"hpc_holstein.storage.{room}.LARGE", 0)
     path = tmp_path / "r" / "trajectory.h5"

@@ -1,9 +1,9 @@
-"""Langevin dynamics of the lattice coordinates: one-step schemes, chosen by name.
+"""Langevin dynamics of the lattice coordinates: what its one-step schemes, files of this folder, share.
 
     dQ = v dt,   m dv = F(Q) dt - m gamma v dt + sqrt(2 m gamma kT) dW
 
 ``gamma`` is a rate, so the exact Ornstein-Uhlenbeck flow of the velocity over ``dt`` is
-``v -> a v + sqrt((1 - a^2) kT / m) xi`` with ``a = exp(-gamma dt)``.  ``gamma = 0`` makes both schemes energy-conserving
+``v -> a v + sqrt((1 - a^2) kT / m) xi`` with ``a = exp(-gamma dt)``.  ``gamma = 0`` makes the schemes energy-conserving
 velocity Verlet (NVE).  All fields are ``[*batch, *cells, basis, components]`` of the owned cells; nothing crosses ranks here.
 
 A mode of stiffness ``K`` is stable for ``x = K dt^2 / 4m < 1``, and its averages are off by a function of ``x`` alone, at any
@@ -13,14 +13,13 @@ concave in ``Q`` and ``mu`` together.  So the stiffest mode of the classical pot
 
 from __future__ import annotations
 
-import difflib
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.interfaces import ForceProvider, ForceResult, Integrator, Noise, State
+from hpc_holstein.interfaces import ForceProvider, ForceResult, Noise, State
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +29,7 @@ SAFE = 0.01
 
 
 @dataclass(frozen=True)
-class _Langevin(ABC):
+class Langevin(ABC):
     """Parameters and sub-flows that the schemes share.
 
     ``biased`` is the average that a finite ``dt`` makes wrong in a harmonic well, and ``exact`` one that does not show it.
@@ -88,7 +87,7 @@ class _Langevin(ABC):
             f"{100 * abs(bias):.3g} % too {way}, which {self.exact} does not show; {bounds}"
         )
 
-    def _fraction(self, stiffness: float) -> float:
+    def fraction(self, stiffness: float) -> float:
         """``x = K dt^2 / 4m``."""
         return stiffness * self.dt**2 / (4 * self.mass)
 
@@ -96,7 +95,7 @@ class _Langevin(ABC):
         """The state with the forces of its ``q``, computed if it has none."""
         return state if state.forces is not None else state.moved(forces=forces(state))
 
-    def _ornstein_uhlenbeck(self, velocity: Tensor, noise: Noise, step: int) -> Tensor:
+    def ornstein_uhlenbeck(self, velocity: Tensor, noise: Noise, step: int) -> Tensor:
         """Exact flow of friction and noise over ``dt``; the identity, without a draw, at ``gamma = 0``."""
         if self.gamma == 0:
             return velocity
@@ -105,94 +104,14 @@ class _Langevin(ABC):
         return a * velocity + b * noise(step)
 
 
-@dataclass(frozen=True)
-class VerletOU(_Langevin):
-    """Velocity Verlet, then an Ornstein-Uhlenbeck kick, as in arXiv 2601.04104.
-
-    ``Q += v dt + F dt^2 / 2m``, ``v += (F_old + F_new) dt / 2m``, ``v = a v + sqrt((1 - a^2) kT / m) xi``.  Being the
-    product of two exact-to-second-order flows in one order only, it is of first order in ``dt`` on the way to equilibrium
-    and of second order in equilibrium averages.  In a harmonic well of stiffness ``K`` it gives ``<v^2> = kT/m`` exactly and
-    ``<Q^2> = (kT/K) / (1 - K dt^2 / 4m)``: a right temperature proves nothing about ``dt``.
-    """
-
-    weak_order = 1
-    biased, exact = "<Q^2>", "the kinetic temperature"
-
-    def bias(self, stiffness: float) -> float:
-        """``x / (1 - x)`` of ``<Q^2>``."""
-        x = self._fraction(stiffness)
-        return x / (1 - x)
-
-    def safe_fraction(self) -> float:
-        """The ``x`` at which the bias is :data:`SAFE`."""
-        return SAFE / (1 + SAFE)
-
-    def step(self, state: State, forces: ForceProvider, noise: Noise) -> State:
-        """The state one ``dt`` later; ``noise(state.step)`` is the ``xi`` of this step."""
-        old = _force(state)
-        q = state.q + self.dt * state.velocity + (0.5 * self.dt**2 / self.mass) * old
-        new = forces(state.moved(q=q))
-        velocity = state.velocity + (0.5 * self.dt / self.mass) * (old + new.force)
-        velocity = self._ornstein_uhlenbeck(velocity, noise, state.step)
-        return State(q, velocity, state.step + 1, new)
-
-
-@dataclass(frozen=True)
-class BAOAB(_Langevin):
-    """Symmetric splitting kick-drift-noise-drift-kick: second order in ``dt`` throughout.
-
-    In a harmonic well of stiffness ``K`` it gives ``<Q^2> = kT/K`` exactly and ``<v^2> = (kT/m) (1 - K dt^2 / 4m)``; source:
-    Leimkuhler and Matthews, doi:10.1093/amrx/abs010.  Use it instead of ``verlet-ou`` where no comparison with the published
-    runs is wanted.
-    """
-
-    weak_order = 2
-    biased, exact = "the kinetic temperature", "<Q^2>"
-
-    def bias(self, stiffness: float) -> float:
-        """``-x`` of the kinetic temperature."""
-        return -self._fraction(stiffness)
-
-    def safe_fraction(self) -> float:
-        """The ``x`` at which the bias is :data:`SAFE`."""
-        return SAFE
-
-    def step(self, state: State, forces: ForceProvider, noise: Noise) -> State:
-        """The state one ``dt`` later; ``noise(state.step)`` is the ``xi`` of this step."""
-        velocity = state.velocity + (0.5 * self.dt / self.mass) * _force(state)
-        q = state.q + 0.5 * self.dt * velocity
-        velocity = self._ornstein_uhlenbeck(velocity, noise, state.step)
-        q = q + 0.5 * self.dt * velocity
-        new = forces(state.moved(q=q))
-        velocity = velocity + (0.5 * self.dt / self.mass) * new.force
-        return State(q, velocity, state.step + 1, new)
-
-
-SCHEMES: dict[str, type[VerletOU] | type[BAOAB]] = {"verlet-ou": VerletOU, "baoab": BAOAB}
-
-
-def build(scheme: str, mass: float, gamma: float, dt: float, kT: float) -> Integrator:
-    """The integrator ``scheme`` (a key of ``SCHEMES``); raises ConfigError for a name or a parameter that cannot be run."""
-    if scheme not in SCHEMES:
-        nearest = difflib.get_close_matches(scheme, SCHEMES, n=1, cutoff=0.0)[0]
-        raise ConfigError(f'scheme = "{scheme}" is not known: use one of {", ".join(SCHEMES)} (nearest: "{nearest}")')
-    for name, value in (("mass", mass), ("dt", dt)):
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{name} = {value} cannot be integrated: give a positive number")
-    for name, value in (("gamma", gamma), ("kT", kT)):
-        if not 0 <= value < math.inf:
-            raise ConfigError(f"{name} = {value} cannot be integrated: give zero or a positive number")
-    return SCHEMES[scheme](mass, gamma, dt, kT)
-
-
 def _rounded_down(value: float) -> float:
     """To two digits."""
     scale = 10.0 ** (math.floor(math.log10(value)) - 1)
     return math.floor(value / scale) * scale
 
 
-def _force(state: State) -> Tensor:
-    """Force on the lattice at ``state.q``, which :meth:`_Langevin.init` and every step leave there."""
+def force_of(state: State) -> Tensor:
+    """Force on the lattice at ``state.q``, which :meth:`Langevin.init` and every step leave there."""
     forces: ForceResult | None = state.forces
     if forces is None:
         raise ValueError("the state carries no forces: pass it through init(state, forces) first")
