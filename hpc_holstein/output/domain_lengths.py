@@ -60,7 +60,7 @@ class DomainLengths:
         share = _cells_with(lattice, rows).expand(self._transform.row_shape).flatten()
         beyond = int(inner_radius(box_sides(lattice))) + 1
         ring = radius.round().long().clamp(max=beyond)
-        counted = torch.stack([torch.bincount(one, share, beyond + 1) for one in ring])
+        counted = torch.stack([torch.bincount(one, share, beyond + 1).double() for one in ring])  # of no cells: whole numbers
         counts = domain.allsum((counted * twice[:, None]).sum(dim=0))[:beyond] / math.prod(lattice.extent)
         self._filled, self._groups = counts > 0, beyond + 1
         self._counts = counts[self._filled]
