@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, create_model
-from pydantic_core import core_schema
+from pydantic_core import PydanticCustomError, core_schema
 
 from hpc_holstein.config.folders import FOLDERS, available, require_choice
 from hpc_holstein.config.sections import Section
@@ -119,6 +119,10 @@ class Chosen:
         kind = table.get("kind", self.usual) if isinstance(table, dict) else None
         if kind is None:  # complained about as of any section
             return KindSection.model_validate_json(json.dumps({} if isinstance(table, dict) else table), strict=True)
+        try:
+            require_choice("kind", str(kind), available(self.section))
+        except ConfigError as error:  # pydantic knows the place of a table among several
+            raise PydanticCustomError("unknown_kind", "{reason}", {"reason": str(error)}) from None
         return section_of(self.section, str(kind)).model_validate_json(json.dumps(table), strict=True)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:

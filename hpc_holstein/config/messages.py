@@ -82,6 +82,8 @@ def sentence(first: ErrorDetails, valid: Mapping[str, FieldInfo], prefix: str = 
         return unknown_key(re.sub(r"\[\d+\]", "", name), valid)
     if kind == "missing":
         return f"{name} is missing: give it in the configuration, or start from a preset with --preset"
+    if kind == "unknown_kind":
+        return f"{name}.{first['ctx']['reason']}"
     if kind == "value_error":
         return f"{name + ': ' if name else ''}{first['ctx']['error']}"
     if kind == "literal_error" and isinstance(first["input"], str):
