@@ -71,7 +71,7 @@ def test_what_is_wrong_with_one_is_said_as_of_any_key() -> None:
         '{kind="moment",power=0}': "observable[0].power = 0 is not valid: it should be at least 1",
         '{kind="moment",exponent=2}': "did you mean 'observable.power'?",
         '{name="a",wave_vector=[0,"x"]}': "observable[0].wave_vector[1]: 'x' is no part of a reciprocal lattice vector",
-        '{kind="moments"}': "observable.kind = 'moments' is not known: did you mean 'moment'? choose from moment, order",
+        '{kind="moments"}': "observable[0].kind = 'moments' is not known: did you mean 'moment'? choose from moment, order",
         '{kind="moment"},{kind="moment"}': "the series = 'q_moment_4' is given 2 times",
     }
     told = told_by(*([*RUN, "--steps", "2", "--output", "r", "--set", f"observable=[{given}]"] for given in wrong))
