@@ -40,12 +40,12 @@ Build = Callable[[Hamiltonian, Domain], ForceProvider]
 def providers() -> Iterator[tuple[str, Build]]:
     """Name and constructor of every provider, and of every network architecture."""
     for kind in kinds.available("force"):
-        module = kinds.resolve("hpc_holstein.forces", kind, "force")
+        module = kinds.resolve("force", kind)
         if kind != "neural":
             yield kind, lambda h, d, m=module: m.build(m.Options(), h, d, ENSEMBLE)
             continue
         for name in kinds.available("model"):
-            model = kinds.resolve("hpc_holstein.network.models", name, "model")
+            model = kinds.resolve("model", name)
             yield (
                 f"neural:{name}",
                 lambda h, d, m=model: NeuralForces(m.build(m.Options(), d.lattice), h, d, ENSEMBLE),

@@ -30,7 +30,7 @@ def _checkpoint(state: State, domain: Domain, transport: Transport, folder: Path
     stored = saved_state(folder, state, domain, transport, gathers)
     with agreed(transport):
         if stored is not None:
-            checkpoint.write(folder, checkpoint.with_facts(stored, {}, {}), kept=1)
+            checkpoint.write(folder, stored, kept=1)
 
 
 def _plain(path: Path, data: bytes | None, transport: Transport) -> Action:
