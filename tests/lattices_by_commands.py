@@ -31,12 +31,14 @@ from hpc_holstein.config.folders import available
 from hpc_holstein.config.kinds import site_axes
 from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ModelError
+from hpc_holstein.network.checkpoint import load_model, save_model
 from hpc_holstein.output import plots
 
 CELLS = {1: (8,), 2: (6, 6), 3: (4, 2, 2)}  # by the dimension of the lattice
 SETTINGS = {"holstein": ["hamiltonian.kappa=0.1"], "peierls": ["initial.q_std=0.1"]}
-TRAINED = ["model.copies=1", "model.radii=[1,1]", "model.levels=2", "training.validate_every=10"]
-CELLS_OF_TRAINING = {1: (100,), 2: (10, 10), 3: (5, 5, 5)}
+TRAINED = ["model.copies=1", "model.levels=2", "training.validate_every=10"]
+RADII = {1: [1, 1], 2: [1, 1], 3: [1, 0]}
+CELLS_OF_TRAINING = {1: (100,), 2: (10, 10), 3: (4, 4, 4)}
 NO_NETWORK = "no network"
 
 
@@ -154,24 +156,34 @@ def train(case: Case) -> str | None:
     lattice = "x".join(map(str, CELLS_OF_TRAINING[len(case.extent)]))
     random = ["--random", 8, "--lattice", lattice]
     case.call(2, "label", *random, *physics, "--force", "exact", "--output", data)
-    training = [data, *case.of_file("training.test=0.0", *TRAINED), "--epochs", 150]
+    radii = f"model.radii={RADII[len(case.extent)]}"
+    training = [data, *case.of_file("training.test=0.0", *TRAINED, radii), "--epochs", 150]
     file, models, said = case.folder / "learn.toml", [], []
     file.write_text(LEARN)
     for ranks in (1, 2):
         warm = ["--from", models[0]] if ranks == 2 and models[0].exists() else []
         models.append(case.folder / f"model-{ranks}" / "model.safetensors")
         said.append(network(case, ranks, "train", *training, *warm, "--output", models[-1].parent))
-    start, committee = models if said[0] is None else ("default", "default")
+    start, committee = (models[0], disturbed(models[0])) if said[0] is None else ("default", "default")
     networks = [f"force.model={start}", f'force.committee=["{committee}"]']
     for ranks in (1, 2):
         folder = case.folder / f"learn-{ranks}"
         extent = f"lattice.extent={list(CELLS_OF_TRAINING[len(case.extent)])}"
-        learning = [file, *case.of_file(f"learn.data={data}", *networks, extent)]
+        learning = [file, *case.of_file(f"learn.data={data}", *networks, extent, radii)]
         said.append(network(case, ranks, "learn", *learning, "--output", folder))
         if said[-1] is None:
             assert json.loads((folder / "learn.json").read_text())["rounds"][0]["collected"] > 0
     assert len(set(said)) == 1, said
     return said[0]
+
+
+def disturbed(model: Path) -> Path:
+    """A network that differs a little, as the second of a committee: of few epochs, one trained on may be the same."""
+    module, card = load_model(model)
+    with torch.no_grad():
+        module.head.weight *= 1.1
+    save_model(model.parent / "disturbed.safetensors", module, card)
+    return model.parent / "disturbed.safetensors"
 
 
 def network(case: Case, ranks: int, *arguments: object) -> str | None:
