@@ -32,7 +32,7 @@ _PUBLIC = {
     "Snapshots": "training.dataset",
     "FitOptions": "training.fit_options",
     "fit": "training.fit",
-    "Side": "training.validation",
+    "ForceSource": "training.validation",
     "compare": "training.validation",
     "Simulation": "simulation",
     "load_config": "config",

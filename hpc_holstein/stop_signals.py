@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _AGAIN_SECONDS = 1.0  # a second interrupt after this ends at once; a terminal and a launcher may both send the first one
 
 
-class Noted:
+class SignalRecord:
     """Signals that have arrived since :meth:`note` is their handler; a second SIGINT, a second later, interrupts."""
 
     def __init__(self) -> None:
@@ -36,15 +36,15 @@ class Noted:
 
 def note_all() -> None:
     """Note the signals from here on."""
-    noted = Noted()
+    noted = SignalRecord()
     for number in SIGNALS:
         signal.signal(number, noted.note)
 
 
-def noted_before() -> Noted | None:
+def noted_before() -> SignalRecord | None:
     """Object that notes the signals now."""
     noted = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return noted if isinstance(noted, Noted) else None
+    return noted if isinstance(noted, SignalRecord) else None
 
 
 class EndedError(BaseException):

@@ -29,7 +29,7 @@ PARTS = ("force", "halo", "sums", "noise", "integration", "observables")
 
 
 @dataclass(frozen=True)
-class How:
+class StepTiming:
     """``repeats`` of ``steps`` each, after ``warm_up`` steps that do not count; noise is drawn for eight steps at once."""
 
     steps: int = 16
@@ -53,7 +53,7 @@ class _TimedNoise:
 
 
 def measure_step(
-    config: Config, transport: Transport, device: str, how: How, say: Callable[[str], None]
+    config: Config, transport: Transport, device: str, how: StepTiming, say: Callable[[str], None]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """``setting`` and ``result`` of a record.  Collective."""
     simulation = build_simulation(config, transport, device)
@@ -73,7 +73,7 @@ def measure_step(
     return setting, _result(everyone, domain.lattice.sites)
 
 
-def _repeats(config: Config, simulation: Simulation, how: How) -> list[dict[str, float]]:
+def _repeats(config: Config, simulation: Simulation, how: StepTiming) -> list[dict[str, float]]:
     """The parts of a step in each repeat, on this rank."""
     every = config.output.observables_every
     record = Recorder(every, simulation)

@@ -24,7 +24,7 @@ from hpc_holstein.output.analysis import (
     state_of,
     write_numbers,
 )
-from hpc_holstein.output.derived import Derived, Made
+from hpc_holstein.output.derived import Derived, ResultOrigin
 from hpc_holstein.output.order import Order
 from hpc_holstein.output.xdmf import write_xdmf
 from hpc_holstein.stop_signals import end_no_more
@@ -93,7 +93,7 @@ def _analyze(args: argparse.Namespace, session: Session) -> None:
         config, hamiltonian, orders = _system_of(trajectory)
         drawn = _drawn_orders(orders, hamiltonian)
         figures = [folder / name for name, _, _ in figure_names(drawn, hamiltonian.lattice)]
-        made = Made(
+        made = ResultOrigin(
             "analyze", identity(trajectory.config, trajectory.attributes), {"frames": args.frames}, state_of(trajectory)
         )
         result = Derived(numbers, [*figures, arrays], made)

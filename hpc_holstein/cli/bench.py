@@ -12,7 +12,7 @@ import torch
 
 from hpc_holstein.bench import record, report
 from hpc_holstein.bench.record import Record
-from hpc_holstein.bench.step import How, measure_step
+from hpc_holstein.bench.step import StepTiming, measure_step
 from hpc_holstein.cli.options import configuration, overrides, require_one_run
 from hpc_holstein.cli.session import Session, require_launcher
 from hpc_holstein.config import Config
@@ -44,7 +44,7 @@ def execute(args: argparse.Namespace, session: Session) -> int:
     library = session.mpi_facts().get("mpi")
     machine = record.machine(device, session.hosts, os.cpu_count() or 1, None if library is None else str(library))
     machine = session.transport.bcast(machine)
-    how = How(args.time_steps, args.repeats, args.warm_up)
+    how = StepTiming(args.time_steps, args.repeats, args.warm_up)
     setting, result = measure_step(config, session.transport, device, how, session.say)
     made = Record(args.what, machine, {**_common(config, session, how), **setting}, result)
     session.write_results(lambda: made.write(path))
@@ -83,7 +83,7 @@ def _force_name(config: Config) -> str:
     return config.force.kind if config.force.kind != "neural" or model == "default" else Path(model).stem
 
 
-def _common(config: Config, session: Session, how: How) -> dict[str, Any]:
+def _common(config: Config, session: Session, how: StepTiming) -> dict[str, Any]:
     """The setting of a measurement, for its record."""
     model = model_facts(config.force).get("model.sha256")
     return {

@@ -41,7 +41,7 @@ _TOLD += ["electron_number_drift", "observables", "trust"]
 
 
 @dataclass
-class Company:
+class ReplicaGroup:
     """The runs of one command on one group of ranks: what stops all of them, and what they compute together.
 
     ``stop_file``: besides that of each run; ``say``: prints on the first rank of the command.
@@ -87,7 +87,7 @@ def _runs_with_files() -> int:
     return max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _OTHER_FILES) // _FILES_OF_RUN)
 
 
-RunOne = Callable[[Config, Session, Company], int]
+RunOne = Callable[[Config, Session, ReplicaGroup], int]
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def run_all(config: Config, restart: str, session: Session, signals: StopSignals
     )
     number = rank // tiles
     group = session.transport.split(number) if isinstance(session.transport, MPITransport) else session.transport
-    company = Company(signals, Lockstep(each), session.say, Path(config.output.folder) / "STOP")
+    company = ReplicaGroup(signals, Lockstep(each), session.say, Path(config.output.folder) / "STOP")
     mine = range(number * each, (number + 1) * each)
     sessions = {replica: replace(session, transport=group, quiet=replica != 0) for replica in mine}
     with abort_all_on_error(group):
@@ -164,7 +164,7 @@ def _outcome(config: Config, replica: int, code: int, error: str | None = None) 
     return Outcome(replica, config.dynamics.seed + replica, str(folder), code, error, summary)
 
 
-def _run(config: Config, replica: int, session: Session, company: Company, run_one: RunOne) -> Outcome:
+def _run(config: Config, replica: int, session: Session, company: ReplicaGroup, run_one: RunOne) -> Outcome:
     """One replica on its ranks; its user error ends it alone.  When all are to stop, none starts."""
     if company.signals.stopped:
         return _outcome(config, replica, os.EX_TEMPFAIL)

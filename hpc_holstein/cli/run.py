@@ -11,7 +11,7 @@ from typing import Any
 
 from hpc_holstein.cli import replicas, restart
 from hpc_holstein.cli.options import configuration
-from hpc_holstein.cli.replicas import Company
+from hpc_holstein.cli.replicas import ReplicaGroup
 from hpc_holstein.cli.restart import Folder, Start
 from hpc_holstein.cli.session import Session, deadline
 from hpc_holstein.cli.trust import (
@@ -53,16 +53,16 @@ def execute(args: argparse.Namespace, session: Session) -> int:
     """Check everything, then run; returns the exit code."""
     config = configuration(args)
 
-    def one(config: Config, session: Session, company: Company) -> int:
+    def one(config: Config, session: Session, company: ReplicaGroup) -> int:
         return _run_one(config, args.restart, args.max_walltime, session, company)
 
     with StopSignals() as signals:
         if config.parallel.replicas > 1:
             return replicas.run_all(config, args.restart, session, signals, one)
-        return one(config, session, Company(signals, Lockstep(1), session.say))
+        return one(config, session, ReplicaGroup(signals, Lockstep(1), session.say))
 
 
-def _run_one(config: Config, restarted: str, walltime: float | None, session: Session, company: Company) -> int:
+def _run_one(config: Config, restarted: str, walltime: float | None, session: Session, company: ReplicaGroup) -> int:
     """A run on the ranks of ``session``, in the ``company`` of others; its exit code."""
     folder = Folder(Path(config.output.folder))
     config = builders.with_own_model(config, folder.path)

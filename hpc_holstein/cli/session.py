@@ -20,7 +20,7 @@ from hpc_holstein.cli import launcher
 from hpc_holstein.domain.transport import MPITransport, SerialTransport, Transport, agreed
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.simulation import Deadline, StopSignals
-from hpc_holstein.simulation.stopping import Apart
+from hpc_holstein.simulation.stopping import SeparateStop
 from hpc_holstein.stop_signals import end_no_more
 
 T = TypeVar("T")
@@ -184,7 +184,7 @@ class Session:
 
 
 @contextmanager
-def stoppable(session: Session, walltime: float | None, output: Path) -> Iterator[Apart]:
+def stoppable(session: Session, walltime: float | None, output: Path) -> Iterator[SeparateStop]:
     """Reasons for the work in the block to end: SIGINT, SIGTERM and SIGUSR1 on any rank, ``walltime`` [s], the Slurm job.
 
     Ranks tell each other by a file beside ``output``.  Collective.
@@ -198,7 +198,7 @@ def stoppable(session: Session, walltime: float | None, output: Path) -> Iterato
     session.on_root(unmark)  # what a command that was killed has left
     with StopSignals() as signals:
         try:
-            yield Apart(signals, deadline(walltime), marker)
+            yield SeparateStop(signals, deadline(walltime), marker)
         finally:
             if session.is_root:
                 unmark()

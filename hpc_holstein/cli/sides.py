@@ -18,10 +18,10 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.network.checkpoint import model_path, read_card
-from hpc_holstein.training.budget import MakeInEnsemble, Rung
+from hpc_holstein.training.budget import IntermediateForces, MakeInEnsemble
 from hpc_holstein.training.paths import MakeForces
-from hpc_holstein.training.validation import Comparison, Side
-from hpc_holstein.training.verdict import Subject
+from hpc_holstein.training.validation import Comparison, ForceSource
+from hpc_holstein.training.verdict import JudgedForce
 
 LABELS = "labels"
 _JUDGED_WHOLE = ("kpm",)  # its probing error is a part of what is judged, and a sample has none
@@ -35,7 +35,7 @@ _BUDGET_SITES = {
 
 
 @dataclass(frozen=True)
-class Sides:
+class ForcePair:
     """The two sides of a comparison: their sections (``reference`` None: stored labels), and the sites of the sampled ones.
 
     ``sites``, ``seed``: as the options of the sampled kinds; 0: all sites.
@@ -56,26 +56,26 @@ class Sides:
             if section is not None:
                 require_forces(section, system)
 
-    def build(self, system: System) -> tuple[Side, Side, Side | None]:
+    def build(self, system: System) -> tuple[ForceSource, ForceSource, ForceSource | None]:
         """Judged side, reference, and who knows ``mu`` where neither does: a section is sampled as far as its kind can be."""
         judged = self._side(system, "force", self.judged, self.judged.kind not in _JUDGED_WHOLE)
-        reference = Side(f"reference {LABELS}", None)
+        reference = ForceSource(f"reference {LABELS}", None)
         if self.reference is not None:
             reference = self._side(system, "reference", self.reference, True)
         if system.ensemble.kind != "canonical":
             return judged, reference, None
         section = new_section("force", _POTENTIAL_KIND, tolerance=_POTENTIAL_TOLERANCE)
         name = f"{section.kind} of the whole lattice (tolerance {_POTENTIAL_TOLERANCE:g})"
-        return judged, reference, Side(name, forces_maker(system, section))
+        return judged, reference, ForceSource(name, forces_maker(system, section))
 
-    def _side(self, system: System, role: str, section: KindSection, may_sample: bool) -> Side:
+    def _side(self, system: System, role: str, section: KindSection, may_sample: bool) -> ForceSource:
         sampled = bool(self.sites) and may_sample and "sites" in section.option_names()
         if sampled:
             section = _with(section, sites=self.sites, seed=self.seed)
-        return Side(f"{role} {section.kind}", forces_maker(system, section), sampled)
+        return ForceSource(f"{role} {section.kind}", forces_maker(system, section), sampled)
 
 
-def sides_of(args: argparse.Namespace, config: Config) -> Sides:
+def sides_of(args: argparse.Namespace, config: Config) -> ForcePair:
     """The sides that the options of ``validate`` ask for, checked; ``config`` holds the judged provider.
 
     The reference starts from the defaults of its kind, whatever the configuration says of the judged one.
@@ -99,10 +99,10 @@ def sides_of(args: argparse.Namespace, config: Config) -> Sides:
     for section in (judged, reference):
         if section is not None and "sites" in section.option_values:
             raise ConfigError("the option sites belongs to both sides of a comparison: give --sites N instead")
-    return Sides(judged, reference, args.sites or 0, args.sites_seed or 0)
+    return ForcePair(judged, reference, args.sites or 0, args.sites_seed or 0)
 
 
-def judged_at_reference(sides: Sides, system: System, found: Comparison) -> Rung | None:
+def judged_at_reference(sides: ForcePair, system: System, found: Comparison) -> IntermediateForces | None:
     """The judged side at the ``mu`` of the reference; None where it costs much, knows none, or has the same.
 
     One evaluation of a network, or of the atomic limit, is nothing beside a reference.
@@ -111,19 +111,19 @@ def judged_at_reference(sides: Sides, system: System, found: Comparison) -> Rung
     cheap = sides.judged.kind in _CHEAP
     if not (cheap and system.ensemble.kind == "canonical") or own is None or true is None or not np.isfinite(own).all():
         return None
-    return Rung("chemical potential", _maker(system, sides.judged), true)
+    return IntermediateForces("chemical potential", _maker(system, sides.judged), true)
 
 
-def subject_of(sides: Sides) -> Subject:
+def subject_of(sides: ForcePair) -> JudgedForce:
     """The judged side, for a verdict."""
     if sides.judged.kind == "neural":
-        return Subject.of_network(read_card(model_path(sides.judged.options.model)).training)
+        return JudgedForce.of_network(read_card(model_path(sides.judged.options.model)).training)
     if sides.judged.kind == "atomic":
-        return Subject("the atomic limit", *["train a network, which has it as its baseline"] * 2)
-    return Subject(sides.judged.kind)
+        return JudgedForce("the atomic limit", *["train a network, which has it as its baseline"] * 2)
+    return JudgedForce(sides.judged.kind)
 
 
-def budget_rungs(sides: Sides, system: System, found: Comparison) -> tuple[list[Rung], str]:
+def budget_rungs(sides: ForcePair, system: System, found: Comparison) -> tuple[list[IntermediateForces], str]:
     """The providers between the judged force and the reference, and what the last difference is called.
 
     A kind with an expansion: without probing, with a ten times tighter expansion, at the ``mu`` of the reference.  A network:
@@ -140,19 +140,19 @@ def budget_rungs(sides: Sides, system: System, found: Comparison) -> tuple[list[
         plain = _at_sites(section, sides, system, "expansion")
         tight = _with(plain, tolerance=_TIGHTER * plain.options.tolerance)
         if not (sides.sites and section.kind not in _JUDGED_WHOLE):
-            rungs.append(Rung("probing", _maker(system, plain), own))
-        rungs.append(Rung("truncation", _maker(system, tight), own))
+            rungs.append(IntermediateForces("probing", _maker(system, plain), own))
+        rungs.append(IntermediateForces("truncation", _maker(system, tight), own))
         if moves:
-            rungs.append(Rung("chemical potential", _maker(system, tight), true))
+            rungs.append(IntermediateForces("chemical potential", _maker(system, tight), true))
         return rungs, "rest"
     if moves:
-        rungs.append(Rung("chemical potential", _maker(system, section), true))
+        rungs.append(IntermediateForces("chemical potential", _maker(system, section), true))
     if found.predicted.reach is None:
         return rungs, "rest"
     if section.kind == "local":
         return rungs, f"reach {found.predicted.reach}"
     floor = _at_sites(new_section("force", "local", reach=found.predicted.reach), sides, system, "local")
-    rungs.append(Rung("network" if section.kind == "neural" else section.kind, _maker(system, floor), true))
+    rungs.append(IntermediateForces("network" if section.kind == "neural" else section.kind, _maker(system, floor), true))
     return rungs, f"reach {found.predicted.reach}"
 
 
@@ -170,7 +170,7 @@ def _assignment(text: str) -> tuple[str, Any]:
     return parse_assignment(text)
 
 
-def _at_sites(section: KindSection, sides: Sides, system: System, cost: str) -> KindSection:
+def _at_sites(section: KindSection, sides: ForcePair, system: System, cost: str) -> KindSection:
     """The section at the sampled sites of the comparison, or at as many as cost little; unit vectors have no probing error."""
     count = sides.sites or min(_BUDGET_SITES[cost], system.lattice.sites)
     unit = {"probing": "colours"} if "probing" in section.option_names() else {}

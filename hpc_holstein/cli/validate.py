@@ -15,7 +15,7 @@ import hpc_holstein
 from hpc_holstein.cli.arguments import RUN_STATES
 from hpc_holstein.cli.options import configuration, overrides, site_axes
 from hpc_holstein.cli.session import Bar, Session
-from hpc_holstein.cli.sides import LABELS, Sides, budget_rungs, judged_at_reference, sides_of, subject_of
+from hpc_holstein.cli.sides import LABELS, ForcePair, budget_rungs, judged_at_reference, sides_of, subject_of
 from hpc_holstein.cli.trust import unlike_in_words, unlike_training
 from hpc_holstein.config import Config, config_of_text
 from hpc_holstein.config.builders import build_system, model_facts, scaling_told, with_own_model
@@ -25,7 +25,7 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.checkpoint import model_hash
 from hpc_holstein.output.analysis import state_of
-from hpc_holstein.output.derived import Derived, Made
+from hpc_holstein.output.derived import Derived, ResultOrigin
 from hpc_holstein.output.provenance import provenance
 from hpc_holstein.storage.trajectory import open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
@@ -47,7 +47,7 @@ class _Outcome:
     """
 
     found: Comparison
-    sides: Sides
+    sides: ForcePair
     budget: list[Part]
     sites: NDArray[np.int64] | None
     unlike: dict[str, float]
@@ -95,12 +95,14 @@ _Source = tuple[str, dict[str, Any]]
 """Identity of the states, and how far their source is."""
 
 
-def _made(args: argparse.Namespace, config: Config, source: _Source) -> Made:
+def _made(args: argparse.Namespace, config: Config, source: _Source) -> ResultOrigin:
     """For the record: what the command line asks for, and the models that it is asked of."""
     options = {name: value for name, value in vars(args).items() if name not in _NOT_OF_RESULT and value not in (None, [])}
     if not args.run:
         options["configuration"] = config.toml()
-    return Made("validate", source[0], json.loads(json.dumps(options, default=str)), {**source[1], **_models(args, config)})
+    return ResultOrigin(
+        "validate", source[0], json.loads(json.dumps(options, default=str)), {**source[1], **_models(args, config)}
+    )
 
 
 def _models(args: argparse.Namespace, config: Config) -> dict[str, str]:

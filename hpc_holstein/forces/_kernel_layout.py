@@ -86,7 +86,7 @@ def orders_kept(numbers: int, readings: int) -> int:
 
 
 @dataclass(frozen=True)
-class Demand:
+class SweepMemory:
     """Arrays that a sweep keeps beside its vectors, for one state on one rank.
 
     entries    of ``rho`` that are read of each cell; ``functions`` that are evaluated there, ``checks`` of each site

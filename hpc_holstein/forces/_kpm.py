@@ -16,7 +16,7 @@ from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, PotentialN
 from hpc_holstein.forces._elements import force_scale, matrix_elements, needed_entries
 from hpc_holstein.forces._filling import potential_uncertainty
 from hpc_holstein.forces._first_guess import LocalSpectra
-from hpc_holstein.forces._kernel_layout import Demand, Layout
+from hpc_holstein.forces._kernel_layout import Layout, SweepMemory
 from hpc_holstein.forces._memory import fair_bytes
 from hpc_holstein.forces._pilot import PILOTS, pilot, probing_error
 from hpc_holstein.forces._probing import Colouring, Readings, Sites
@@ -64,17 +64,17 @@ class KPMForces(StateByState):
         layout = Layout.of(self.domain, self.hamiltonian.reach, self._beyond, dtype)
         return self._demand().bytes(self.domain, layout, dtype, block or self.options.block or layout.fast)
 
-    def _demand(self) -> Demand:
+    def _demand(self) -> SweepMemory:
         """Upper bounds: a cold start, and as few colours as a tolerance asks for."""
         sites, entries = self.domain.lattice.sites, len(self._entries)
         if self.options.sites:
-            return Demand(0, 1, 0, 0, len(self._read))
+            return SweepMemory(0, 1, 0, 0, len(self._read))
         if self.options.probing == "random":
-            return Demand(entries * self.options.vectors, 1, 0, 0, self.options.vectors)
+            return SweepMemory(entries * self.options.vectors, 1, 0, 0, self.options.vectors)
         radius = _COLD * self.ensemble.kT if self.ensemble.kind == "canonical" else 0.0
         nodes = PotentialNodes.around(0.0, radius, self.ensemble.kT, _TRUNCATION * self.options.tolerance).values.size
         small = sites <= _SMALL
-        return Demand(entries, nodes, -(-nodes // _CHECKED), 0 if small else PILOTS, sites if small else _COLOURS)
+        return SweepMemory(entries, nodes, -(-nodes // _CHECKED), 0 if small else PILOTS, sites if small else _COLOURS)
 
     def _block(self, layout: Layout, dtype: torch.dtype) -> int:
         """Vectors held at once: the number asked for, or the fast one, or as many as the memory holds."""

@@ -20,7 +20,7 @@ from hpc_holstein.output.provenance import write_json
 
 
 @dataclass(frozen=True)
-class Made:
+class ResultOrigin:
     """The making of a result: ``command``, ``options``, the identity of its source (``of``) and the ``state`` of that."""
 
     command: str
@@ -32,7 +32,7 @@ class Made:
 class Derived:
     """The result in ``record`` and the ``figures`` that may lie beside it."""
 
-    def __init__(self, record: Path, figures: Sequence[Path], made: Made) -> None:
+    def __init__(self, record: Path, figures: Sequence[Path], made: ResultOrigin) -> None:
         self._record, self._figures = record, list(figures)
         self._made: dict[str, Any] = json.loads(json.dumps(asdict(made), sort_keys=True))
         self._old: list[Path] = []

@@ -40,7 +40,7 @@ _MOST_FIXED = 0.5  # of the memory, for the programs of the ranks
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryNeed:
     """Bytes of one rank, and where: ``place`` is a host or one of its GPUs, which has ``there`` bytes for all its ranks.
 
     ``fixed``: of every rank; ``held`` and ``working``: of its tile; ``gathered``, instead of ``working``: for a checkpoint.
@@ -109,7 +109,7 @@ def most_together(
 
 def _needs(
     domain: Domain, dtype: torch.dtype, forces: ForceProvider | None, gathers: bool, together: int, components: int
-) -> list[Need]:
+) -> list[MemoryNeed]:
     """Memory of this rank on its device, and on its host if that is another place."""
     basis, width = len(domain.lattice.basis), dtype.itemsize
     sites = math.prod(domain.local_extent) * basis
@@ -126,18 +126,18 @@ def _needs(
     whole = float(_GATHERED_NUMBERS * components * width * written)
     host = platform.node()
     if domain.device.type == "cpu":
-        return [Need(host, host_bytes(), process_bytes()[1], held, working + snapshot, whole)]
-    gpu = Need(f"GPU {domain.device} of {host}", usable_bytes(domain.device), 0.0, held, working, 0.0)
-    return [gpu, Need(host, host_bytes(), process_bytes()[1], 0.0, snapshot, whole)]
+        return [MemoryNeed(host, host_bytes(), process_bytes()[1], held, working + snapshot, whole)]
+    gpu = MemoryNeed(f"GPU {domain.device} of {host}", usable_bytes(domain.device), 0.0, held, working, 0.0)
+    return [gpu, MemoryNeed(host, host_bytes(), process_bytes()[1], 0.0, snapshot, whole)]
 
 
-def _places(needs: list[Need], ranks: int, there: float, gathers: bool, enough: int) -> int:
+def _places(needs: list[MemoryNeed], ranks: int, there: float, gathers: bool, enough: int) -> int:
     """The fewest places with ``ranks`` ranks each and ``there`` bytes, given a number that is enough."""
     held, working = sum(need.held for need in needs), sum(need.working for need in needs)
     gathered = max(need.gathered for need in needs) if gathers else 0.0
 
     def fit(places: int) -> bool:
-        each = Need("", there, needs[0].fixed, held / (places * ranks), working / (places * ranks), 0.0)
+        each = MemoryNeed("", there, needs[0].fixed, held / (places * ranks), working / (places * ranks), 0.0)
         return (ranks - 1) * each.bytes + replace(each, gathered=gathered).bytes <= there
 
     while enough > 1 and fit(enough - 1):
@@ -145,7 +145,7 @@ def _places(needs: list[Need], ranks: int, there: float, gathers: bool, enough: 
     return enough
 
 
-def _require_place(place: str, needs: list[Need], domain: Domain, gathers: bool) -> None:
+def _require_place(place: str, needs: list[MemoryNeed], domain: Domain, gathers: bool) -> None:
     """Refuse what the ranks of one place need together if it is more than there is, and say what would do."""
     here = [need for need in needs if need.place == place]
     there, wanted = min(need.there for need in here), sum(need.bytes for need in here)

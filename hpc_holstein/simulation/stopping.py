@@ -20,14 +20,14 @@ from typing import NamedTuple
 import torch
 
 from hpc_holstein.interfaces import Domain
-from hpc_holstein.stop_signals import SIGNALS, Noted, noted_before
+from hpc_holstein.stop_signals import SIGNALS, SignalRecord, noted_before
 
 _LOOK_SECONDS = 0.5
 _CLOSING_SHARE, _CLOSING_SECONDS = 0.1, 60.0  # of the time there is, kept for the end: a tenth, and never more than a minute
 _CHECKPOINTS = 3.0  # times that the last checkpoint took, kept for the last one
 
 
-class StopSignals(Noted):
+class StopSignals(SignalRecord):
     """Notes SIGINT (once), SIGTERM and SIGUSR1 in a ``with`` block instead of ending there; a second SIGINT interrupts.
 
     What was noted before the block, while the libraries were loaded or in a block around it, has arrived in it, and the other
@@ -78,7 +78,7 @@ class Deadline:
         return cls(at, reason, min(_CLOSING_SECONDS, _CLOSING_SHARE * max(at - started, 0.0)))
 
 
-class Apart:
+class SeparateStop:
     """Says why work that each rank does by itself is to end now, None while it goes on: a signal on any rank, or the time.
 
     ``marker``: a file by which a rank tells the others, which are asked for nothing else before the end of their shares.

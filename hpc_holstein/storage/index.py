@@ -23,7 +23,7 @@ from hpc_holstein.storage.layout import (
     FIELDS,
     FORMAT,
     OPTIONAL_FIELDS,
-    Form,
+    StoredForm,
     new_field,
     of_rows,
     packed_field,
@@ -46,7 +46,7 @@ class Index:
     ``segments`` are in the order of their snapshots, those of one time beside each other.
     """
 
-    def __init__(self, path: Path, form: Form, attributes: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, form: StoredForm, attributes: Mapping[str, Any]) -> None:
         self.path, self.form, self.attributes = path, form, dict(attributes)
         self._scalars: dict[str, array[Any]] = {name: array("d") for name in ("time", "chemical_potential")}
         self._scalars["step"] = array("q")
@@ -58,7 +58,7 @@ class Index:
     def read(cls, path: Path, level: int) -> Index:
         """Index of a file, which may hold the fields itself: it is then a segment.  DataError if it is damaged."""
         with opened(path) as file:
-            index = cls(path, Form(sites_of(file), file.layout("q")[1], level), file.attributes())
+            index = cls(path, StoredForm(sites_of(file), file.layout("q")[1], level), file.attributes())
             rows = of_rows(file, index.own)
             for names, numbers in ((list(index._scalars), index._scalars), (rows, index._rows)):
                 for name in names:

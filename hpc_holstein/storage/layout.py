@@ -64,7 +64,7 @@ class Sites(NamedTuple):
         return self.components if name in _OF_COORDINATES else 1
 
 
-class Form(NamedTuple):
+class StoredForm(NamedTuple):
     """Form of the stored fields: of what ``sites``, as what ``number``, packed at which ``level``."""
 
     sites: Sites

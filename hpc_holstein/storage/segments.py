@@ -28,7 +28,7 @@ from hpc_holstein.storage.layout import (
     FORMAT,
     OPTIONAL_FIELDS,
     Chunks,
-    Form,
+    StoredForm,
     copy_chunks,
     new_field,
     packed_field,
@@ -84,7 +84,7 @@ def folder_of(trajectory: Path) -> Path:
 
 
 def write_segment(
-    trajectory: Path, run: str, first: int, box: Box, writer: int, form: Form, snapshots: Sequence[Snapshot]
+    trajectory: Path, run: str, first: int, box: Box, writer: int, form: StoredForm, snapshots: Sequence[Snapshot]
 ) -> Segment:
     """A new segment of snapshots that have the same fields; OSError where the disk fails."""
 
@@ -97,7 +97,7 @@ def write_segment(
     return _new(trajectory, run, Segment("", first, len(snapshots), box, fields), writer, form, fill)
 
 
-def merge(trajectory: Path, run: str, parts: Sequence[Segment], writer: int, form: Form) -> Segment:
+def merge(trajectory: Path, run: str, parts: Sequence[Segment], writer: int, form: StoredForm) -> Segment:
     """A new segment with the snapshots of ``parts``, which follow each other in one box; those stay."""
     first, count = parts[0].first, sum(part.count for part in parts)
     fields = tuple(dict.fromkeys(name for part in parts for name in part.fields))
@@ -110,7 +110,7 @@ def merge(trajectory: Path, run: str, parts: Sequence[Segment], writer: int, for
     return _new(trajectory, run, Segment("", first, count, parts[0].box, fields), writer, form, fill, size)
 
 
-def copy(trajectory: Path, part: Segment, datasets: Mapping[str, h5py.Dataset], form: Form, to: int) -> None:
+def copy(trajectory: Path, part: Segment, datasets: Mapping[str, h5py.Dataset], form: StoredForm, to: int) -> None:
     """The snapshots of ``part`` into datasets of its box, from number ``to`` on; packed chunks stay as they are."""
     path = trajectory.parent / part.name
     with damage_in_words(str(path)), h5py.File(path, "r", locking=False) as file:
@@ -126,7 +126,7 @@ def _new(
     run: str,
     told: Segment,
     writer: int,
-    form: Form,
+    form: StoredForm,
     fill: Callable[[Mapping[str, h5py.Dataset]], None],
     size: int = 0,
 ) -> Segment:
@@ -176,7 +176,7 @@ def checked(trajectory: Path, segment: Segment, run: str) -> tuple[Segment, bool
     return replace(segment, stamp=stamp_of(path)), longer or path == trajectory
 
 
-class News(NamedTuple):
+class NewSegment(NamedTuple):
     """A segment that is on the disk, ``instead`` of those of these names."""
 
     segment: Segment
@@ -187,12 +187,12 @@ class SegmentWriter:
     """Writes the snapshots of ``box`` from number ``first`` on; ``own``: segments of that box that are there."""
 
     def __init__(
-        self, trajectory: Path, run: str, writer: int, box: Box, form: Form, first: int, own: Iterable[Segment]
+        self, trajectory: Path, run: str, writer: int, box: Box, form: StoredForm, first: int, own: Iterable[Segment]
     ) -> None:
         self._trajectory, self._run, self._writer, self._box, self._form = trajectory, run, writer, box, form
         self._first, self._own = first, list(own)
         self._waiting: list[Snapshot] = []
-        self._news: list[News] = []
+        self._news: list[NewSegment] = []
         self._replaced: list[str] = []  # that the index does not refer to any more
         self.bytes = 0  # packed, not on the disk yet
 
@@ -214,7 +214,7 @@ class SegmentWriter:
         if len(self._own) > MOST:
             self._merge()
 
-    def take_news(self) -> list[News]:
+    def take_news(self) -> list[NewSegment]:
         """News since the last call, in their order; the caller then refers to them in the index."""
         news, self._news = self._news, []
         return news
@@ -227,7 +227,7 @@ class SegmentWriter:
 
     def _tell(self, new: Segment, instead: tuple[str, ...] = ()) -> None:
         self._own = sorted([*(item for item in self._own if item.name not in instead), new], key=lambda item: item.first)
-        self._news.append(News(new, instead))
+        self._news.append(NewSegment(new, instead))
 
     def _merge(self) -> None:
         """The smallest neighbours into one; those of the merge before are not looked at by anybody any more."""

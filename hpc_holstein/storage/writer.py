@@ -24,8 +24,8 @@ from hpc_holstein.interfaces import Domain, State
 from hpc_holstein.memory import WAITING_BYTES
 from hpc_holstein.storage.background import Background, Budget, Pace
 from hpc_holstein.storage.index import Index
-from hpc_holstein.storage.layout import DEVIATION, SCHEMA, Form, Sites, timing
-from hpc_holstein.storage.segments import NAME, News, SegmentWriter, checked, folder_of, merge
+from hpc_holstein.storage.layout import DEVIATION, SCHEMA, Sites, StoredForm, timing
+from hpc_holstein.storage.segments import NAME, NewSegment, SegmentWriter, checked, folder_of, merge
 from hpc_holstein.storage.shares import Shares, writers_of
 from hpc_holstein.storage.whole_files import (
     IDENTITY,
@@ -59,12 +59,12 @@ class Storage:
     pack: bool | None = None
     components: int = 1
 
-    def form(self, domain: Domain, dtype: torch.dtype) -> Form:
+    def form(self, domain: Domain, dtype: torch.dtype) -> StoredForm:
         """Form of the stored fields."""
         lattice = domain.lattice
         square = len(lattice.basis) == 1 and bool(np.array_equal(np.array(lattice.vectors)[::-1], np.eye(len(lattice.extent))))
         sites = Sites(tuple(lattice.extent), len(lattice.basis), self.components, square)
-        return Form(sites, np.dtype(np.float64 if dtype == torch.float64 else np.float32), self.compression)
+        return StoredForm(sites, np.dtype(np.float64 if dtype == torch.float64 else np.float32), self.compression)
 
 
 class TrajectoryWriter:
@@ -153,14 +153,14 @@ class TrajectoryWriter:
             index.cut(*index.rows(step, self._dt))
             run, segments = index.run, index.segments
         run, segments = self._transport.bcast((run, segments))
-        news: list[News] = []
+        news: list[NewSegment] = []
         with agreed(self._transport):
             for segment in segments[self._domain.rank :: self._domain.size]:
                 with _damage_before(self.path, step):
                     found, longer = checked(self.path, segment, run)
                 with refused_in_words(self.path):
                     new = merge(self.path, run, [found], self._domain.rank, self._form) if longer else found
-                news.append(News(new, (segment.name,)))
+                news.append(NewSegment(new, (segment.name,)))
         everyone = self._transport.gather(news)
         with agreed(self._transport), refused_in_words(self.path):
             if index is not None and everyone is not None:
@@ -257,7 +257,7 @@ class TrajectoryWriter:
     def _settle(self, commit: bool = False) -> None:
         """Collective: when all ranks have done what they were to do, refer to what is new, and write what is due."""
         error = self._failure()
-        news: list[News] = self._pen.take_news() if self._pen is not None else []
+        news: list[NewSegment] = self._pen.take_news() if self._pen is not None else []
         due = (self._pen is not None and self._pen.bytes * _BUDGET.users > WAITING_BYTES) or (
             self._index is not None and self._pace.due()
         )

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Lattice, State
-from hpc_holstein.training.label import Work, evaluate
+from hpc_holstein.training.label import LabelWork, evaluate
 from hpc_holstein.training.paths import MakeForces, Progress
 from hpc_holstein.training.validation import Comparison
 
@@ -28,7 +28,7 @@ MakeInEnsemble = Callable[[Ensemble], MakeForces]
 
 
 @dataclass(frozen=True)
-class Rung:
+class IntermediateForces:
     """A provider between the judged force and the reference.
 
     part                what it lacks that the one before it has
@@ -53,7 +53,7 @@ class Part:
 
 def error_budget(
     found: Comparison,
-    rungs: Sequence[Rung],
+    rungs: Sequence[IntermediateForces],
     rest: str,
     kT: float,
     lattice: Lattice,
@@ -76,7 +76,7 @@ def error_budget(
 
 def rung_force(
     found: Comparison,
-    rung: Rung,
+    rung: IntermediateForces,
     kT: float,
     lattice: Lattice,
     transport: Transport,
@@ -84,7 +84,7 @@ def rung_force(
     progress: Progress | None = None,
 ) -> NDArray[np.floating]:
     """Force of a rung on the states of a comparison."""
-    work = Work.of(found.predicted.snapshots, lattice, transport, partial(_AtPotential, rung.make, kT), device)
+    work = LabelWork.of(found.predicted.snapshots, lattice, transport, partial(_AtPotential, rung.make, kT), device)
     made = evaluate(found.predicted.snapshots, work, progress, f"budget: {rung.part}", rung.chemical_potential)
     assert made.snapshots.force is not None
     return made.snapshots.force

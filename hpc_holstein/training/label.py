@@ -96,7 +96,7 @@ def memory_bytes(sites: int, further: int = 0) -> float:
 
 
 @dataclass(frozen=True)
-class Work:
+class LabelWork:
     """A provider, and how snapshots are shared out: dealt to ranks that work alone, or each decomposed over all ranks."""
 
     transport: Transport
@@ -106,7 +106,7 @@ class Work:
     @classmethod
     def of(
         cls, snapshots: Snapshots, lattice: Lattice, transport: Transport, make_forces: MakeForces, device: str = "cpu"
-    ) -> Work:
+    ) -> LabelWork:
         """Decomposed where there are fewer snapshots than ranks and the tiles are thick enough for the provider; collective.
 
         Errors: :class:`DataError` where the lattice of the snapshots is not ``lattice``, and those of the provider.
@@ -164,7 +164,7 @@ class Work:
 
 def evaluate(
     snapshots: Snapshots,
-    work: Work,
+    work: LabelWork,
     progress: Progress | None = None,
     stage: str = "label",
     chemical_potential: NDArray[np.floating] | None = None,
@@ -223,7 +223,7 @@ def label(
     Errors: :class:`DataError` where the lattice of the snapshots is not ``lattice``, or the provider leaves sites without a
     force; :class:`ConfigError` where it gives no density at the chemical potentials that ``further`` asks for.
     """
-    work = Work.of(snapshots, lattice, transport, make_forces, device)
+    work = LabelWork.of(snapshots, lattice, transport, make_forces, device)
     if further and not work.forces.knows_spectrum:
         raise ConfigError(
             f"densities at {further.number} further chemical potentials come with exact forces only: label with --force exact, "

@@ -20,7 +20,7 @@ from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import DataError
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.training.dataset import Snapshots
-from hpc_holstein.training.label import Evaluation, Work, evaluate
+from hpc_holstein.training.label import Evaluation, LabelWork, evaluate
 from hpc_holstein.training.paths import MakeForces, Progress
 from hpc_holstein.training.regimes import Masks, Regimes, Steps
 
@@ -65,7 +65,7 @@ _SHOWN_UNITS = {"1": "", "(t_nn/a)^2": "(t/a)^2", "t_nn/a": "t/a", "t_nn": "t"}
 
 
 @dataclass(frozen=True)
-class Side:
+class ForceSource:
     """One side of a comparison.
 
     name     in progress lines
@@ -97,13 +97,13 @@ class Comparison:
 
 
 def compare(
-    judged: Side,
-    reference: Side,
+    judged: ForceSource,
+    reference: ForceSource,
     snapshots: Snapshots,
     lattice: Lattice,
     transport: Transport,
     sites: NDArray[np.int64] | None = None,
-    potential: Side | None = None,
+    potential: ForceSource | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
     steps: Steps | None = None,
@@ -185,16 +185,22 @@ def summary(metrics: Mapping[str, Any]) -> str:
 class _Run:
     """A side that can be computed: its provider is built (None: the stored labels)."""
 
-    side: Side
-    work: Work | None
+    side: ForceSource
+    work: LabelWork | None
     snapshots: Snapshots
     progress: Progress | None
 
     @classmethod
     def of(
-        cls, side: Side, snapshots: Snapshots, lattice: Lattice, transport: Transport, device: str, progress: Progress | None
+        cls,
+        side: ForceSource,
+        snapshots: Snapshots,
+        lattice: Lattice,
+        transport: Transport,
+        device: str,
+        progress: Progress | None,
     ) -> _Run:
-        work = None if side.make is None else Work.of(snapshots, lattice, transport, side.make, device)
+        work = None if side.make is None else LabelWork.of(snapshots, lattice, transport, side.make, device)
         return cls(side, work, snapshots, progress)
 
     def __call__(self, chemical_potential: NDArray[np.floating] | None = None) -> Evaluation:

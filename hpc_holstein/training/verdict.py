@@ -21,7 +21,7 @@ _ONE_SIGN = 0.7  # part of the rms of an error that its mean is where it has one
 
 
 @dataclass(frozen=True)
-class Subject:
+class JudgedForce:
     """The judged force in words: ``name``, and remedies ``of_potential`` and ``of_force`` for both parts of its error.
 
     ``of_both``: one for both together, if the two said one after the other would repeat themselves.
@@ -33,7 +33,7 @@ class Subject:
     of_both: str = ""
 
     @classmethod
-    def of_network(cls, training: Mapping[str, object]) -> Subject:
+    def of_network(cls, training: Mapping[str, object]) -> JudgedForce:
         """A network, of whose card ``training`` tells if it has learned the electron number."""
         more = "or on more states like these (`hpc-holstein learn` collects them)"
         if training.get("electron_number"):
@@ -53,7 +53,7 @@ class Verdict:
     chemical_potential_rms_error: float | None = None
 
 
-def verdict(found: Comparison, at_reference: NDArray[np.floating] | None, subject: Subject) -> Verdict:
+def verdict(found: Comparison, at_reference: NDArray[np.floating] | None, subject: JudgedForce) -> Verdict:
     """The verdict on a comparison; ``at_reference``: the judged force at the ``mu`` of the reference, None if not computed."""
     whole = found.metrics["all"]
     mse, estimate = whole["mse"], whole["reference_error_estimate"]

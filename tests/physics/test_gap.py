@@ -17,7 +17,7 @@ from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.training.dataset import Snapshots
-from hpc_holstein.training.validation import Side, compare
+from hpc_holstein.training.validation import ForceSource, compare
 
 KT = 0.1
 
@@ -111,8 +111,8 @@ def test_validate_does_not_count_a_potential_that_the_density_does_not_tell() ->
     gapped = Snapshots.of(ordered((6, 6))[..., 0, 0].numpy()[None])
     hot = Snapshots.of(5 * np.random.default_rng(0).normal(size=(1, 6, 6)))
 
-    def side(kind, **options) -> Side:
-        return Side(kind.__name__, lambda domain: kind.build(kind.Options(**options), system, domain, ensemble))
+    def side(kind, **options) -> ForceSource:
+        return ForceSource(kind.__name__, lambda domain: kind.build(kind.Options(**options), system, domain, ensemble))
 
     def error(states: Snapshots) -> float | None:
         found = compare(side(atomic), side(exact), states, lattice, SerialTransport())

@@ -19,7 +19,7 @@ import pytest
 from hpc_holstein import __main__ as entry
 from hpc_holstein.cli import main
 from hpc_holstein.simulation import StopSignals
-from hpc_holstein.simulation.stopping import Apart, Deadline
+from hpc_holstein.simulation.stopping import Deadline, SeparateStop
 from hpc_holstein.stop_signals import SIGNALS
 
 MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -195,8 +195,8 @@ def test_a_command_that_calls_others_loses_no_signal_between_them() -> None:
 def test_ranks_that_work_apart_tell_each_other_by_a_file(tmp_path: Path) -> None:
     marker = tmp_path / ".a.stop"
     first, second = StopSignals(), StopSignals()
-    assert Apart(second, None, marker)() is None
+    assert SeparateStop(second, None, marker)() is None
     first.arrived[signal.SIGTERM] = 1
-    assert Apart(first, None, marker)() == "SIGTERM arrived"
-    assert Apart(second, None, marker)() == "another rank was told to"
-    assert Apart(second, Deadline(0.0, "the time is over", 1.0))() == "the time is over"
+    assert SeparateStop(first, None, marker)() == "SIGTERM arrived"
+    assert SeparateStop(second, None, marker)() == "another rank was told to"
+    assert SeparateStop(second, Deadline(0.0, "the time is over", 1.0))() == "the time is over"

@@ -16,7 +16,7 @@ from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.training import dataset
 from hpc_holstein.training._parts import Parts
 from hpc_holstein.training.dataset import LABELS
-from hpc_holstein.training.label import Work, evaluate, label
+from hpc_holstein.training.label import LabelWork, evaluate, label
 from hpc_holstein.training.paths import (
     RandomPlan,
     quench_snapshots,
@@ -79,7 +79,7 @@ def test_shared_states_continue_after_an_interruption(tmp_path, monkeypatch):
 def test_what_a_provider_says_and_costs_is_collected():
     states = random_snapshots(RandomPlan(3, 2.0, seed=1), WIDE)
     seen = []
-    work = Work.of(states, WIDE, SerialTransport(), make_local)
+    work = LabelWork.of(states, WIDE, SerialTransport(), make_local)
     found = evaluate(states, work, progress=lambda *report: seen.append(report), stage="force local")
     assert found.info["clusters"].tolist() == [72, 72, 72]
     assert (found.seconds > 0).all()

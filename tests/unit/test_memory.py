@@ -22,7 +22,7 @@ from hpc_holstein.interfaces import ForceProvider, ForceResult, State
 from hpc_holstein.lattice import square
 from hpc_holstein.memory import host_bytes, require_room
 from hpc_holstein.simulation import memory
-from hpc_holstein.simulation.memory import Need, require_memory
+from hpc_holstein.simulation.memory import MemoryNeed, require_memory
 
 GIB = 2**30
 PEAK = """
@@ -92,7 +92,9 @@ def test_what_would_do_is_said_and_does(monkeypatch: pytest.MonkeyPatch) -> None
     told = refused(monkeypatch, extent, 2, 64.0 * GIB)
     assert f"20000x20000 cells on 2 rank(s) need {2 + (116 + 32 + 72) * sites / GIB:.3g} GiB on " in told
     assert "64 GiB are there: give a smaller lattice, or 4 ranks on 2 hosts like this one" in told
-    needs = [Need("a", 64.0 * GIB, GIB, 116 * sites / 4, 64 * sites / 4, 72 * sites if first else 0.0) for first in (1, 0)]
+    needs = [
+        MemoryNeed("a", 64.0 * GIB, GIB, 116 * sites / 4, 64 * sites / 4, 72 * sites if first else 0.0) for first in (1, 0)
+    ]
     assert sum(need.bytes for need in needs) < 64 * GIB
 
 

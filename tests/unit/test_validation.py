@@ -16,12 +16,12 @@ from hpc_holstein.forces._sampled import chosen_sites
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
-from hpc_holstein.training.budget import Rung, budget_table, error_budget, rung_force
+from hpc_holstein.training.budget import IntermediateForces, budget_table, error_budget, rung_force
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import label
 from hpc_holstein.training.paths import RandomPlan, random_snapshots
-from hpc_holstein.training.validation import UNITS, Side, compare, force_metrics, summary
-from hpc_holstein.training.verdict import Subject, verdict
+from hpc_holstein.training.validation import UNITS, ForceSource, compare, force_metrics, summary
+from hpc_holstein.training.verdict import JudgedForce, verdict
 
 LATTICE = square.build((4, 4))
 HAMILTONIAN = holstein.build(holstein.Options(), LATTICE)
@@ -56,7 +56,7 @@ def test_metrics_are_their_definitions():
 
 
 def test_a_provider_agrees_with_itself_and_json_takes_it():
-    sides = Side("one", make_exact), Side("other", make_exact)
+    sides = ForceSource("one", make_exact), ForceSource("other", make_exact)
     result = compare(*sides, states(), LATTICE, SerialTransport(), steps=STEPS)
     assert result.metrics["all"]["mse"] == 0
     assert result.metrics["all"]["r2"] == 1
@@ -101,20 +101,20 @@ def test_forces_of_uniform_states_are_constant(judge):
         uniform = label(uniform, LATTICE, SerialTransport(), make_exact, {})
     makers = {"exact": make_exact, "kpm": lambda domain: kpm.build(kpm.Options(), HAMILTONIAN, domain, ENSEMBLE)}
     for make in makers.values():
-        found = compare(Side("judged", make), Side(judge, makers.get(judge)), uniform, LATTICE, SerialTransport())
+        found = compare(ForceSource("judged", make), ForceSource(judge, makers.get(judge)), uniform, LATTICE, SerialTransport())
         assert found.metrics["all"]["r2"] is None
         assert found.metrics["all"]["mse"] < 1e-16
 
 
 def test_stored_labels_a_second_provider_and_ranks_agree():
     labelled = label(states(), LATTICE, SerialTransport(), make_exact, {})
-    judged = Side("force atomic", make_atomic)
-    stored = compare(judged, Side("labels", None), labelled, LATTICE, SerialTransport())
+    judged = ForceSource("force atomic", make_atomic)
+    stored = compare(judged, ForceSource("labels", None), labelled, LATTICE, SerialTransport())
     assert 1e-5 < stored.metrics["all"]["mse"] < 1
     assert stored.seconds["all"]["reference_seconds_per_state"] is None
     expected = np.mean((label(states(), LATTICE, SerialTransport(), make_atomic, {}).force - labelled.force) ** 2)
     assert stored.metrics["all"]["mse"] == pytest.approx(expected)
-    truth = Side("reference exact", make_exact)
+    truth = ForceSource("reference exact", make_exact)
     for result in run_in_process(2, lambda t: compare(judged, truth, states(), LATTICE, t)):
         for name, row in stored.metrics.items():
             assert {**row, "reference_error_estimate": 1e-9} == result.metrics[name]
@@ -123,7 +123,7 @@ def test_stored_labels_a_second_provider_and_ranks_agree():
 
 def test_unlabelled_states_need_a_reference():
     with pytest.raises(DataError, match="carry no force to compare with"):
-        compare(Side("force", make_atomic), Side("labels", None), states(), LATTICE, SerialTransport())
+        compare(ForceSource("force", make_atomic), ForceSource("labels", None), states(), LATTICE, SerialTransport())
 
 
 def test_forces_that_are_not_finite_are_no_result():
@@ -147,13 +147,16 @@ def large_states():
     return random_snapshots(RandomPlan(2, 4.0, seed=5), LARGE)
 
 
-EXACT, FLOOR = Side("reference exact", maker(exact)), Side("force local", maker(local, reach=1, sites=12, seed=3), sampled=True)
-ATOMIC = Side("force atomic", maker(atomic))
+EXACT, FLOOR = (
+    ForceSource("reference exact", maker(exact)),
+    ForceSource("force local", maker(local, reach=1, sites=12, seed=3), sampled=True),
+)
+ATOMIC = ForceSource("force atomic", maker(atomic))
 
 
 def test_sampled_reference_takes_mu_of_a_judge_that_promises_a_tolerance():
-    sampled = Side("reference local", FLOOR.make, sampled=True)
-    judged = Side("force exact", maker(exact))
+    sampled = ForceSource("reference local", FLOOR.make, sampled=True)
+    judged = ForceSource("force exact", maker(exact))
     result = compare(judged, sampled, large_states(), LARGE, SerialTransport(), NUMBERS, potential=ATOMIC)
     assert result.potential_of == "force exact"
     assert "chemical_potential_max_error" not in result.metrics["all"]
@@ -170,8 +173,8 @@ def test_sampled_reference_takes_mu_of_a_judge_that_promises_a_tolerance():
 
 
 def test_sampled_side_takes_mu_of_a_third_provider_when_the_other_promises_nothing():
-    sampled = Side("reference local", FLOOR.make, sampled=True)
-    third = Side("somebody", maker(exact))
+    sampled = ForceSource("reference local", FLOOR.make, sampled=True)
+    third = ForceSource("somebody", maker(exact))
     found = compare(ATOMIC, sampled, large_states(), LARGE, SerialTransport(), NUMBERS, potential=third)
     assert found.potential_of == "somebody"
     right = compare(third, sampled, large_states(), LARGE, SerialTransport(), NUMBERS, potential=third)
@@ -183,15 +186,17 @@ def test_whole_reference_is_compared_at_the_chosen_sites_and_gives_its_mu():
     assert result.potential_of == "reference exact"
     assert result.metrics["all"]["values"] == 24
     stored = label(large_states(), LARGE, SerialTransport(), EXACT.make, {})
-    labelled = compare(FLOOR, Side("reference labels", None), stored, LARGE, SerialTransport(), NUMBERS, potential=ATOMIC)
+    labelled = compare(
+        FLOOR, ForceSource("reference labels", None), stored, LARGE, SerialTransport(), NUMBERS, potential=ATOMIC
+    )
     assert labelled.potential_of == "reference labels"
     assert labelled.metrics["all"]["mse"] == result.metrics["all"]["mse"] > 0
 
 
 def test_grand_canonical_samples_need_no_mu():
     fixed = Ensemble("grand-canonical", kT=0.1, chemical_potential=0.3)
-    judged = Side("force local", maker(local, fixed, reach=2, sites=12, seed=3), sampled=True)
-    whole = Side("reference local", maker(local, fixed, reach=2))
+    judged = ForceSource("force local", maker(local, fixed, reach=2, sites=12, seed=3), sampled=True)
+    whole = ForceSource("reference local", maker(local, fixed, reach=2))
     result = compare(judged, whole, large_states(), LARGE, SerialTransport(), NUMBERS)
     assert result.potential_of is None
     assert result.metrics["all"]["max_error"] < 1e-12
@@ -206,10 +211,10 @@ def at(kind, **options):
 
 def test_budget_of_a_local_force_is_its_mu_and_its_reach():
     """By hand: local forces at its own mu, at that of the reference, and the exact ones."""
-    judged = Side("force local", maker(local, reach=1))
+    judged = ForceSource("force local", maker(local, reach=1))
     found = compare(judged, EXACT, large_states(), LARGE, SerialTransport())
     mu = found.chemical_potential
-    parts = error_budget(found, [Rung("mu", at(local, reach=1), mu)], "reach", 0.1, LARGE, SerialTransport())
+    parts = error_budget(found, [IntermediateForces("mu", at(local, reach=1), mu)], "reach", 0.1, LARGE, SerialTransport())
     assert [part.name for part in parts] == ["mu", "reach", "total"]
     domain = CartesianDomain(LARGE, SerialTransport())
     moved = []
@@ -228,7 +233,7 @@ def test_budget_of_a_local_force_is_its_mu_and_its_reach():
 
 def test_budget_with_sampled_rungs_is_at_their_sites():
     found = compare(ATOMIC, EXACT, large_states(), LARGE, SerialTransport())
-    rungs = [Rung("atomic", at(local, reach=1, sites=12, seed=3), found.chemical_potential)]
+    rungs = [IntermediateForces("atomic", at(local, reach=1, sites=12, seed=3), found.chemical_potential)]
     alone = error_budget(found, rungs, "reach", 0.1, LARGE, SerialTransport())
     assert {part.values for part in alone} == {24}
     for shared in run_in_process(3, lambda t: error_budget(found, rungs, "reach", 0.1, LARGE, t)):  # 3 x 10 cells a rank
@@ -257,17 +262,17 @@ def judged(shift, wrong=0.0):
     def make(domain):
         return exact.build(exact.Options(), HAMILTONIAN, domain, ensemble)
 
-    found = compare(Side("judged", Shifted), Side("exact", make), states(), LATTICE, SerialTransport())
+    found = compare(ForceSource("judged", Shifted), ForceSource("exact", make), states(), LATTICE, SerialTransport())
 
     def fixed(given):
         return lambda domain: Shifted(domain, given.chemical_potential)
 
-    rung = Rung("chemical potential", fixed, found.chemical_potential)
+    rung = IntermediateForces("chemical potential", fixed, found.chemical_potential)
     return found, rung_force(found, rung, 0.1, LATTICE, SerialTransport())
 
 
 def test_the_verdict_tells_the_chemical_potential_from_the_force():
-    subject = Subject("the network", "train the electron number", "train longer")
+    subject = JudgedForce("the network", "train the electron number", "train longer")
     found, fixed = judged(shift=0.8, wrong=0.01)
     told = verdict(found, fixed, subject)
     assert told.mse_at_reference_mu == pytest.approx(1e-4 / 16)
@@ -284,20 +289,21 @@ def test_the_verdict_tells_the_chemical_potential_from_the_force():
 def test_the_verdict_on_forces_that_agree():
     found, fixed = judged(shift=0.0)
     assert (
-        "within the error that the reference states for itself, 1.0e-09 t_nn/a" in verdict(found, fixed, Subject("x")).sentence
+        "within the error that the reference states for itself, 1.0e-09 t_nn/a"
+        in verdict(found, fixed, JudgedForce("x")).sentence
     )
     found, _ = judged(shift=0.0, wrong=0.1)
-    assert verdict(found, None, Subject("kpm")).sentence == "all of the error is that of the force of kpm"
+    assert verdict(found, None, JudgedForce("kpm")).sentence == "all of the error is that of the force of kpm"
 
 
 @pytest.mark.parametrize(("training", "words"), [({}, "label with --more-mu"), ({"electron_number": 0.3}, "train longer")])
 def test_what_a_network_is_told_depends_on_its_training(training, words):
-    assert Subject.of_network(training).of_potential.startswith(words)
+    assert JudgedForce.of_network(training).of_potential.startswith(words)
 
 
 @pytest.mark.parametrize("training", [{}, {"electron_number": 0.3}])
 def test_the_verdict_on_both_parts_gives_each_remedy_once(training):
-    told = verdict(*judged(shift=0.05, wrong=0.6), Subject.of_network(training))
+    told = verdict(*judged(shift=0.05, wrong=0.6), JudgedForce.of_network(training))
     assert told.chemical_potential_share is not None
     assert 0.1 < told.chemical_potential_share < 0.5
     for words in ("train longer", "hpc-holstein learn", "training.electron_number"):
