@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+from hpc_holstein.errors import ConfigError
 from hpc_holstein.fields import Field
 
 if TYPE_CHECKING:  # a configuration is checked without loading torch
@@ -198,7 +199,10 @@ class ForceProvider(ABC):
 
     def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
         """The forces, and the densities at ``mu + offset``, float64 ``[*batch, *cells, offsets, basis]``."""
-        raise NotImplementedError(f"{type(self).__name__} does not know the spectrum")
+        raise ConfigError(
+            f"{type(self).__name__} gives no densities at further chemical potentials: write with_densities and set "
+            "knows_spectrum, or use force kind 'exact'"
+        )
 
     def memory_bytes(self, dtype: torch.dtype) -> float:
         """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``, where they are many."""

@@ -20,8 +20,8 @@ from hpc_holstein.cli.options import Parser, check_early
 from hpc_holstein.errors import HolsteinError
 
 _DESCRIPTION = """\
-Adiabatic dynamics of the Holstein model on large lattices: electrons in equilibrium at each step, classical coordinates of the
-lattice, forces from a trained network, from exact diagonalization or from solvers whose cost is linear in the sites.
+Adiabatic dynamics of lattice models (Holstein, Peierls) at large scale: electrons in equilibrium at each step, classical
+coordinates of the lattice, forces from a trained network, from exact diagonalization or from solvers of linear cost.
 """
 _EPILOG = """\
 hpc-holstein COMMAND --help says what a command takes; keys of the configuration are in the reference of the documentation.

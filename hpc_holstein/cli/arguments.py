@@ -96,7 +96,7 @@ def label(parser: Parser) -> None:
     """
     add_setting(parser, published=True)
     add_lattice(parser)
-    parser.add_argument("--input", type=path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, y, x]")
+    parser.add_argument("--input", type=path, metavar="FILE", help="HDF5 file with a dataset q[snapshot, *cells]")
     parser.add_argument("--output", type=path, required=True, metavar="FILE", help="new file with force, density and mu added")
     add_walltime(parser, "with what is done")
     labels = f"who labels: {providers()} (default: exact)"
@@ -329,7 +329,7 @@ def pipeline(parser: Parser) -> None:
     "mpirun -n 4 hpc-holstein doctor --output /scratch/runs",
 )
 def doctor(parser: Parser) -> None:
-    """What this machine offers to a run, each tried out for a moment, alone or under mpirun or srun.
+    """A check of this machine: all that it offers to a run is tried out for a moment, alone or under mpirun or srun.
 
     The table says ok, absent (a run does without) or FAILED (it is there and does not work), and what to do about it.  Exit
     code 2 where something failed.  The time step is that of the configuration, if one is given, else that of the default
@@ -347,7 +347,7 @@ def doctor(parser: Parser) -> None:
     "hpc-holstein bench report scaling",
 )
 def bench(parser: Parser) -> None:
-    """How fast this machine runs the package, and how many ranks are worth asking for.
+    """Speed of the package on this machine, and the number of ranks that is worth asking for.
 
     strong and weak measure one point of a sweep on the ranks that mpirun or srun started and write one JSON record; report
     makes a table and a figure of a folder of records.

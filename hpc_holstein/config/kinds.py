@@ -11,7 +11,7 @@ from functools import cache
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, create_model
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
 from hpc_holstein.config.folders import FOLDERS, available, require_choice
@@ -130,4 +130,6 @@ class Chosen:
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         """Any of the kinds: without its ``kind``, a section may be of several."""
+        from pydantic import TypeAdapter  # here: it takes long to load, and only the schema for editors needs it
+
         return handler(core_schema.union_schema([TypeAdapter(one).core_schema for one in loadable(self.section)]))

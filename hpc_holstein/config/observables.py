@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # a configuration is checked without NumPy
 
 
 class Recorded(NamedTuple):
-    """What a run records: ``orders``, those of its lattice first, and ``further`` kinds of observables."""
+    """Observables of a run: its ``orders``, those of the lattice first, and the ``further`` kinds."""
 
     orders: list[Order]
     further: list[Observable]

@@ -1,4 +1,4 @@
-"""What several networks, or one that is wrong about the electron number, say of the force of a state.
+"""Uncertainty of the force of networks: disagreement of several, and the cost of a wrong electron number of one.
 
 A committee disagrees by
 

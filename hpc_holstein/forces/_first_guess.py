@@ -36,7 +36,7 @@ class LocalSpectra:
 
     @classmethod
     def of(cls, hamiltonian: Hamiltonian, domain: Domain, q: Tensor, kT: float) -> LocalSpectra:
-        """Those of ``H(q)`` for ``q [batch, *cells, basis, components]``; collective."""
+        """Spectra of ``H(q)`` for ``q [batch, *cells, basis, components]``; collective."""
         entries, halo, basis = matrix_elements(hamiltonian, domain, q.double()), hamiltonian.reach, q.shape[-2]
         levels = entries[..., :basis]
         ghosted = domain.pad(torch.stack([levels, torch.ones_like(levels)], dim=-1), halo)  # beyond an open edge: zero
@@ -72,5 +72,5 @@ class LocalSpectra:
         return site_mean(n * (1 - n) / self.widths, self.domain).clamp_min(_SLOPE_FLOOR)
 
     def uncertainty(self) -> float:
-        """How far ``mu`` may be off: the mean width; collective."""
+        """Uncertainty of ``mu`` [t_nn]: the mean width, the largest of the batch; collective."""
         return float(site_mean(self.widths, self.domain).max())

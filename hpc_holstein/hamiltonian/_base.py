@@ -101,7 +101,10 @@ class LatticeHamiltonian(ABC):
 
     def density(self, electronic_force: Tensor) -> Tensor:
         """Density that belongs to an electronic force; for those that ``tells_density``."""
-        raise NotImplementedError(f"the force of the {self.name} Hamiltonian does not tell its density")
+        raise ConfigError(
+            f"the force of the {self.name} Hamiltonian does not tell its density: write density and set tells_density, or use "
+            "a model that predicts the density"
+        )
 
 
 def _minus_gradient(ghosted_q: Tensor, halo: int, domain: Domain, function: Callable[[Tensor], Tensor]) -> Tensor:

@@ -45,7 +45,7 @@ class _GroupKernel(nn.Module):
         super().__init__()
         self._sites = int(pairs.here.max()) + 1
         self._elements = pairs.group.point_group.order
-        self.radius = int(np.abs(pairs.offsets).max())
+        self.radius = pairs.radius
         self._window = (2 * self.radius + 1,) * pairs.offsets.shape[1]
         self.weight = nn.Parameter(torch.randn(free) * math.sqrt(2.0 / inputs))
 

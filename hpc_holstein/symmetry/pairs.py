@@ -24,10 +24,12 @@ class Pairs:
     """Directed pairs, a set that is closed under ``group``.
 
     array   ``[n, 2 + dimension]``: site, site at the other end, offset of the cell of that
+    radius  cells along each axis that no offset goes beyond; the set may be smaller
     """
 
     group: SpaceGroup
     array: NDArray[np.int64]
+    radius: int
 
     @classmethod
     def within(cls, lattice: Lattice, radius: int) -> Pairs:
@@ -35,13 +37,13 @@ class Pairs:
         basis, along = range(len(lattice.basis)), range(-radius, radius + 1)
         every = np.array(list(product(basis, basis, *[along] * len(lattice.extent))), dtype=np.int64)
         inside = np.abs(_images(lattice.symmetry, every)[..., 2:]) <= radius
-        return cls(lattice.symmetry, every[inside.all(axis=(0, 2))])
+        return cls(lattice.symmetry, every[inside.all(axis=(0, 2))], radius)
 
     @classmethod
     def on_site(cls, lattice: Lattice) -> Pairs:
         """Each site of a cell with itself."""
-        sites = range(len(lattice.basis))
-        return cls(lattice.symmetry, np.array([(site, site, *(0,) * len(lattice.extent)) for site in sites], dtype=np.int64))
+        sites, here = range(len(lattice.basis)), (0,) * len(lattice.extent)
+        return cls(lattice.symmetry, np.array([(site, site, *here) for site in sites], dtype=np.int64), 0)
 
     def __len__(self) -> int:
         return len(self.array)

@@ -18,7 +18,7 @@ from hpc_holstein.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 PRESET = ["--preset", "paper-2601.04104"]
-HEAVY = ("torch", "numpy", "scipy", "numba", "h5py", "mpi4py", "matplotlib", "safetensors")
+HEAVY = ("torch", "numpy", "scipy", "numba", "h5py", "mpi4py", "matplotlib", "safetensors", "pydantic.type_adapter")
 LOADED = """
 import sys
 from hpc_holstein.__main__ import main

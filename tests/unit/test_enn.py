@@ -1,5 +1,6 @@
 """The default network: what the conformance suite cannot know about it."""
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -11,6 +12,7 @@ from hpc_holstein.compiled.levels import LONGEST, VECTOR_BYTES
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.lattice import square, triangular
 from hpc_holstein.network import _fused_levels
+from hpc_holstein.network.layers import GroupConv
 from hpc_holstein.network.models import enn
 from hpc_holstein.symmetry.internal import ParticleHoleGroup
 from hpc_holstein.symmetry.pairs import Pairs
@@ -105,6 +107,12 @@ def test_parity_blocks_are_the_group_convolution():
 def test_box_keeps_whole_orbits():
     assert [len(Pairs.within(LATTICE, radius)) for radius in (1, 2)] == [9, 25]
     assert [len(Pairs.within(triangular.build((8, 8)), radius)) for radius in (1, 2)] == [7, 19]
+
+
+def test_a_smaller_set_of_pairs_keeps_the_window_of_its_radius():
+    """What a layer consumes of the halo follows from the radius that was asked for."""
+    few = replace(Pairs.on_site(LATTICE), radius=2)
+    assert GroupConv(few, 1, 1, True).kernels()[0].shape == (8, 8, 5, 5)
 
 
 @pytest.mark.parametrize("changes", [{"radii": ()}, {"radii": (-1,)}, {"scales": (1.0, 0.0)}, {"levels": 0}, {"kT": 0.0}])
