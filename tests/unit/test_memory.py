@@ -110,7 +110,7 @@ def test_a_lattice_that_rank_0_cannot_gather_is_told(monkeypatch: pytest.MonkeyP
     )
 
 
-def test_forces_count_where_they_need_more() -> None:
+def test_forces_count_where_they_need_more(monkeypatch: pytest.MonkeyPatch) -> None:
     class Greedy(ForceProvider):
         reach, tolerance = 1, None
 
@@ -120,8 +120,10 @@ def test_forces_count_where_they_need_more() -> None:
         def memory_bytes(self, dtype: torch.dtype) -> float:
             return 1e6 * GIB * dtype.itemsize
 
+    # the process that runs the tests has a size of its own
+    monkeypatch.setattr(memory, "process_bytes", lambda: (0.5 * GIB, 0.5 * GIB))
     domain = CartesianDomain(square.build((4, 4)), SerialTransport())
-    assert "memory: 0." in require_memory(domain, SerialTransport(), torch.float64)
+    assert "memory: 0.5 GiB" in require_memory(domain, SerialTransport(), torch.float64)
     with pytest.raises(DomainError, match=r"need 8e\+06 GiB"):
         require_memory(domain, SerialTransport(), torch.float64, Greedy())
 
