@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hpc_holstein.interfaces import Lattice
 
 CELL_AXES = ("z", "y", "x")
@@ -62,3 +64,12 @@ def site_dims(dimension: int, basis: int, components: int = 1) -> tuple[str, ...
 def stored_shape(extent: Sequence[int], basis: int, components: int = 1) -> tuple[int, ...]:
     """Shape of a field in files, along :func:`site_dims`."""
     return (*extent, *([basis] if basis > 1 else []), *([components] if components > 1 else []))
+
+
+def displaced(ghosted: Tensor, halo: int, offset: Sequence[int]) -> Tensor:
+    """View of the cells within ``halo`` ghosts, moved by ``offset``: ``[*batch, *cells, basis, components]``."""
+    axes = len(offset)
+    for axis, step in enumerate(offset):
+        dim = ghosted.ndim - 2 - axes + axis
+        ghosted = ghosted.narrow(dim, halo + step, ghosted.shape[dim] - 2 * halo)
+    return ghosted

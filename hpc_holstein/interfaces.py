@@ -163,6 +163,8 @@ class Hamiltonian(Protocol):
     @property
     def parameters(self) -> dict[str, float]: ...
     @property
+    def hopping(self) -> float: ...  # unit of energy in which a network reads the matrix, positive
+    @property
     def stiffness(self) -> tuple[float, float]: ...  # lowest and highest eigenvalue of the Hessian of V
     def require_ground_state(self) -> None: ...
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor: ...
@@ -183,7 +185,7 @@ class ForceProvider(ABC):
     deterministic    the bits of the forces do not depend on the ranks
     takes_batches    a batch of states costs less than one after another
     batches_exactly  those of a state have the same bits in any batch
-    knows_spectrum   densities at further chemical potentials come with the forces: :meth:`with_densities`
+    knows_spectrum   densities at further chemical potentials come with the forces: :meth:`at_potentials`
     """
 
     reach: int | None
@@ -197,10 +199,13 @@ class ForceProvider(ABC):
     def __call__(self, state: State) -> ForceResult:
         """Force, density and potentials of ``state``, of any batch; collective."""
 
-    def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
-        """The forces, and the densities at ``mu + offset``, float64 ``[*batch, *cells, offsets, basis]``."""
+    def at_potentials(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor, Tensor | None]:
+        """The forces, and densities and forces at ``mu + offset``, float64 ``[*batch, *cells, offsets, basis(, components)]``.
+
+        None for the latter if the density tells the force.
+        """
         raise ConfigError(
-            f"{type(self).__name__} gives no densities at further chemical potentials: write with_densities and set "
+            f"{type(self).__name__} gives no densities at further chemical potentials: write at_potentials and set "
             "knows_spectrum, or use force kind 'exact'"
         )
 

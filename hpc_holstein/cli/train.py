@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -20,15 +20,16 @@ from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, ModelError, TrainingError
 from hpc_holstein.files import require_writable
 from hpc_holstein.network.checkpoint import Card, describe, load_model, make_card, model_hash, model_path, read_card, save_model
+from hpc_holstein.network.elements import element_ranges, strength
 from hpc_holstein.network.field_range import field_range
 from hpc_holstein.network.supported import require_supported
 from hpc_holstein.network.surroundings import surroundings_of
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
-from hpc_holstein.training._fields import FieldData
+from hpc_holstein.training._fields import chemical_potential
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
-from hpc_holstein.training.fit import FitResult, fit
+from hpc_holstein.training.fit import FitResult, fit, training_data
 from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.own_potential import electron_number_part
 from hpc_holstein.training.paths import Stop
@@ -74,15 +75,21 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         session.say(f"no epoch was better than the weights of {args.start} on the validation set: these are kept")
     mse, baseline = result.metrics["validation"]["all"]["mse"], result.metrics["baseline_mse"]
     if mse > baseline:
+        untrained = "the mean force" if result.model.field == "matrix" else "the atomic limit"
         session.say(
             f"worse than without training: at the chemical potential that the network finds itself its force MSE is {mse:.3g} "
-            f"(t_nn/a)^2 on the validation set, that of the atomic limit {baseline:.3g}: train longer or give more data"
+            f"(t_nn/a)^2 on the validation set, that of {untrained} {baseline:.3g}: train longer or give more data"
         )
     metrics = card_metrics(result.metrics)
     if result.model.predicts == "grand_potential":
         physics = system.hamiltonian, system.lattice, system.ensemble.kT
         metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, snapshots, *physics)
     whole = CartesianDomain(system.lattice, SerialTransport())
+    fields = {name: _fields(result, name, snapshots, system) for name in ("training", "validation")}
+    ranges = _ranges(snapshots)
+    if result.model.field == "matrix":
+        ranges = matrix_ranges(ranges, snapshots.select(result.sets["training"]), result.model, system)
+    coupling = 1.0 if result.model.field == "matrix" else system.hamiltonian.parameters["g"]
     card = make_card(
         result.model,
         config.model.kind,
@@ -93,9 +100,9 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         data_hash=snapshots.data_hash,
         seed=how.seed,
         metrics=metrics,
-        seen=field_range(_fields(result, "training", snapshots, system), whole),
-        surroundings=_surroundings(result, snapshots, system, whole),
-        ranges=_ranges(snapshots),
+        seen=field_range(fields["training"], whole),
+        surroundings=surroundings_of(fields["training"], fields["validation"], coupling, whole),
+        ranges=ranges,
         training={**_options_of(how), "regimes": regimes.definition, **({"from": start} if start else {})},
     )
 
@@ -144,8 +151,9 @@ def with_kT_range(config: Config, snapshots: Snapshots) -> Config:
     """
     if snapshots.kT is None or snapshots.kT.min() == snapshots.kT.max():
         return config
-    low, high = float(snapshots.kT.min()), float(snapshots.kT.max())
     model = config.model
+    unit = build_system(config).hamiltonian.hopping if getattr(model.made_of, "in_hopping", False) else 1.0
+    low, high = float(snapshots.kT.min()) / unit, float(snapshots.kT.max()) / unit
     if "kT_range" not in model.option_names():
         raise ConfigError(
             f"the files have kT from {low:g} to {high:g} and {model.kind} knows one: "
@@ -232,15 +240,24 @@ def _differences(card: Card, module: torch.nn.Module, architecture: str, options
 
 def _fields(result: FitResult, name: str, snapshots: Snapshots, system: System) -> torch.Tensor:
     """Fields of a set that the network reads, ``[snapshot, *extent, basis]``."""
-    seen, g = snapshots.select(result.sets[name]), system.hamiltonian.parameters["g"]
-    inputs = FieldData(seen, result.model, g, torch.float64, torch.device("cpu")).inputs
+    seen, physics = snapshots.select(result.sets[name]), (torch.float64, torch.device("cpu"))
+    inputs = training_data(seen, result.model, system.hamiltonian, *physics).inputs
+    if result.model.field == "matrix":
+        return strength(inputs, cast(Any, result.model).elements)
     return inputs.reshape(len(seen), *system.lattice.extent, len(system.lattice.basis))
 
 
-def _surroundings(result: FitResult, snapshots: Snapshots, system: System, whole: CartesianDomain) -> dict[str, Any]:
-    """Surroundings of the training sites, against the states that were held out."""
-    training, held_out = (_fields(result, name, snapshots, system) for name in ("training", "validation"))
-    return surroundings_of(training, held_out, system.hamiltonian.parameters["g"], whole)
+def matrix_ranges(
+    ranges: dict[str, tuple[float, float]], snapshots: Snapshots, model: torch.nn.Module, system: System
+) -> dict[str, tuple[float, float]]:
+    """Ranges of ``kT/t`` and of the elements of ``H/t``, which are what a network that reads these knows."""
+    hopping = system.hamiltonian.hopping
+    data = training_data(snapshots, model, system.hamiltonian, torch.float64, torch.device("cpu"))
+    found = element_ranges(data.inputs, chemical_potential(snapshots) / hopping, cast(Any, model).elements)
+    if "kT" in ranges:
+        low, high = ranges["kT"]
+        found["kT/t"] = low / hopping, high / hopping
+    return found
 
 
 def card_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:

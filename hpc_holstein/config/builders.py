@@ -126,9 +126,11 @@ def build_network(config: Config, system: System) -> tuple[torch.nn.Module, Any]
     """
     module = kinds.resolve("model", config.model.kind)
     physics = {**system.hamiltonian.parameters, "kT": system.ensemble.kT}
+    given, of_matrix = config.model.option_values, getattr(config.model.made_of, "in_hopping", False)
+    if of_matrix:
+        physics = {"kT": system.ensemble.kT / system.hamiltonian.hopping}
     implied = {name: physics[name] for name in config.model.option_names() if name in physics}
-    given = config.model.option_values
-    if given.get("g", physics.get("g")) != physics.get("g"):
+    if not of_matrix and given.get("g", physics.get("g")) != physics.get("g"):
         raise ConfigError(f"model.g = {given['g']} is not hamiltonian.g = {physics.get('g')}, which it follows: leave it out")
     options = config.model.made_of(**{**implied, **given})
     told = f"{getattr(options, 'fewest_weights', 0):.3g} weights or more, which [model] asks for,"

@@ -43,18 +43,16 @@ class ExactForces(ForceProvider):
 
     def __call__(self, state: State) -> ForceResult:
         """Force, density, chemical and grand potential of ``state.q``; collective over the ranks of the domain."""
-        return self.with_densities(state, ())[0]
+        return self.at_potentials(state, ())[0]
 
-    def with_densities(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor]:
-        """The forces of ``state``, and the densities at ``mu + offset`` from the same diagonalization.
+    def at_potentials(self, state: State, offsets: Sequence[float]) -> tuple[ForceResult, Tensor, Tensor | None]:
+        """The forces of ``state``, and densities and forces at ``mu + offset`` from the same diagonalization.
 
-        ``offsets [M]``, ``t_nn``; densities ``[*batch, *cells, M, basis]``, float64.
+        ``offsets [M]``, ``t_nn``; ``[*batch, *cells, M, basis(, components)]``, float64, no forces if the densities tell them.
         """
         q = state.q.to(torch.float64)
         rho, mu, omega, uncertain = self._density_matrix(q, offsets)
-        pattern = len(self.hamiltonian.pattern)
-        more = rho[..., pattern:].unflatten(-1, (len(offsets), q.shape[-2]))
-        rho = rho[..., :pattern]
+        rho, further = rho[..., 0, :], rho[..., 1:, :]
         if not torch.isfinite(mu).all():
             raise SpectrumError(
                 f"the coordinates at step {state.step} hold NaN or infinity, so H(q) has no spectrum: "
@@ -69,7 +67,12 @@ class ExactForces(ForceProvider):
             grand_potential=omega,
             info={"diagonalizations": float(max(mu.numel(), 1)), **self._told(uncertain)},
         )
-        return result, more
+        more = None
+        if offsets and not self.hamiltonian.tells_density:
+            ghosted = self.domain.pad(q, halo)
+            of_each = [self.hamiltonian.force(ghosted, halo, one.contiguous(), self.domain) for one in further.unbind(-2)]
+            more = torch.stack(of_each, dim=-3)
+        return result, further[..., : q.shape[-2]], more
 
     def _told(self, uncertain: Tensor) -> dict[str, float]:
         return {"mu_uncertainty": float(uncertain.max())} if self.ensemble.kind == "canonical" else {}
@@ -79,8 +82,8 @@ class ExactForces(ForceProvider):
         return _MATRICES * _BYTES * float(self.domain.lattice.sites) ** 2 if self.domain.rank == 0 else 0.0
 
     def _density_matrix(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``rho`` on the owned part of the pattern, then densities at ``mu + offsets``; ``[*batch]`` of ``mu``, ``Omega`` and
-        the uncertainty of ``mu``.
+        """``rho`` on the owned part of the pattern at ``mu`` and at ``mu + offsets``, ``[*batch, *cells, 1 + M, pattern]``;
+        ``[*batch]`` of ``mu``, ``Omega`` and the uncertainty of ``mu``.
 
         The potentials are the same on all ranks.
         """
@@ -95,16 +98,18 @@ class ExactForces(ForceProvider):
             global_rho = torch.stack([rho for rho, _ in solved]).reshape(*global_q.shape[:-2], -1, 1)
             potentials = q.new_tensor([potential for _, potential in solved]).reshape(*batch, 3)
         potentials = self.domain.allsum(potentials)  # zero on all ranks but the root: a broadcast
-        like = q.new_empty((*q.shape[:-2], len(self.hamiltonian.pattern) + len(offsets) * q.shape[-2], 1))
+        shape = 1 + len(offsets), len(self.hamiltonian.pattern)
+        like = q.new_empty((*q.shape[:-2], math.prod(shape), 1))
         mu, omega, uncertain = potentials.unbind(-1)
-        return self.domain.scatter(global_rho, like)[..., 0], mu, omega, uncertain
+        return self.domain.scatter(global_rho, like)[..., 0].unflatten(-1, shape), mu, omega, uncertain
 
     def _solve(self, q: Tensor, offsets: Sequence[float]) -> tuple[Tensor, list[float]]:
-        """One snapshot ``[*extent, basis, components]``: ``rho`` on the pattern and densities ``[cells, ...]``; potentials and
-        the uncertainty of the chemical one."""
-        rho, basis = q.new_zeros(self._elements.starts.shape), q.shape[-2]
+        """One snapshot ``[*extent, basis, components]``: ``rho [cells, 1 + M, pattern]``; potentials and the uncertainty of the
+        chemical one."""
+        starts, ends = self._elements.starts, self._elements.ends
+        rho = q.new_zeros((len(starts), 1 + len(offsets), starts.shape[1]))
         if not torch.isfinite(q).all():
-            return torch.cat([rho, q.new_zeros((len(rho), len(offsets) * basis))], dim=1), [math.nan] * 3
+            return rho, [math.nan] * 3
         energies, states = torch.linalg.eigh(self._matrix(q))
         levels = energies.cpu().numpy()
         kT = self.ensemble.kT
@@ -113,17 +118,14 @@ class ExactForces(ForceProvider):
         else:
             mu = self.ensemble.chemical_potential
             filled = _filling.fermi(levels, mu, kT)
-        occupations = torch.from_numpy(filled).to(states)
+        every = [filled, *(_filling.fermi(levels, mu + offset, kT) for offset in offsets)]
+        occupations = [torch.from_numpy(one).to(states) for one in every]
         for entry in self._needed:
-            bra, ket = (states[ends[:, entry]] for ends in (self._elements.starts, self._elements.ends))
-            rho[:, entry] = (bra * ket) @ occupations
-        weights = states.square() if offsets else states
-        more = [
-            (weights @ torch.from_numpy(_filling.fermi(levels, mu + offset, kT)).to(states)).view(-1, basis)
-            for offset in offsets
-        ]
+            weights = states[starts[:, entry]] * states[ends[:, entry]]
+            for number, one in enumerate(occupations):
+                rho[:, number, entry] = weights @ one
         potentials = [mu, _filling.grand_potential(levels, mu, kT), _filling.uncertainty(levels, mu, kT)]
-        return torch.cat([rho * (self._elements.ends >= 0), *more], dim=1), potentials
+        return rho * (ends >= 0)[:, None], potentials
 
     def _matrix(self, q: Tensor) -> Tensor:
         """``H(q)`` as a dense symmetric matrix; bonds that wrap onto the same pair of sites add up."""

@@ -30,6 +30,7 @@ from hpc_holstein.forces._precision import arithmetic, dtype_of
 from hpc_holstein.forces.neural import Options, Precision
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 from hpc_holstein.network.checkpoint import trained_elsewhere
+from hpc_holstein.network.elements import ElementReader, strength
 from hpc_holstein.network.models._enn import Enn
 from hpc_holstein.network.models._levels import LevelNetwork
 from hpc_holstein.network.scaling import Scaling
@@ -69,12 +70,16 @@ class NeuralForces(ForceProvider):
         require_filling(ensemble)
         require_supported(module, hamiltonian, domain.lattice, ensemble)
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
-        self.reach: int = module.reach  # type: ignore[assignment]
+        elements = getattr(module, "elements", None)
+        self._reader = None if elements is None else ElementReader(hamiltonian, elements)
+        self._halo: int = module.reach  # type: ignore[assignment]  # of what the network reads
+        self.reach: int = self._halo + (0 if self._reader is None else self._reader.margin)
         self._width = max(self.reach, hamiltonian.reach)
         self._module, self._basis = module, len(domain.lattice.basis)
         self._precision, self._replayed = precision, replayed
         self._following = following if hasattr(module, "response") else 0.0
         self.scaling = scaling
+        self._energy = scaling.energy if self._reader is None else hamiltonian.hopping  # unit of the network
         self._factor = 1.0 if isinstance(module, LevelNetwork) else scaling.field  # those multiply the field by g themselves
         self.deterministic = deterministic
         self.committee: Committee | None = None
@@ -112,9 +117,11 @@ class NeuralForces(ForceProvider):
             mu, info = torch.full((len(q),), math.nan, dtype=torch.float64), {"evaluations": 1.0}
         else:
             evaluate = self._evaluation(ghosted)
-            density, mu, info, of_states = self._density(q, ghosted, evaluate, state.forces)
+            rho, mu, info, of_states = self._density(q, ghosted, evaluate, state.forces)
+            density = rho[..., : self._basis]
             omega = evaluate.at(mu, density).reshape(batch) if isinstance(evaluate, RecordedPotential) else None
-            force = self.hamiltonian.force(ghosted.arrived(), self._width, density, self.domain)
+            on_pattern = rho if self._reader is None else self._reader.on_pattern(rho, cast(Any, self._module).written)
+            force = self.hamiltonian.force(ghosted.arrived(), self._width, on_pattern, self.domain)
         return ForceResult(
             force=force.reshape(state.q.shape),
             density=density.reshape(state.q.shape[:-1]),
@@ -127,9 +134,13 @@ class NeuralForces(ForceProvider):
     def field(self, state: State) -> Tensor:
         """Field of a state with forces that the network reads, ``[*cells, basis]``: ``Q`` if it is plain, else ``Q + mu/g``.
 
-        In the units that the network was made in (:attr:`scaling`), as its :attr:`field_range` is.
+        In the units that the network was made in (:attr:`scaling`), as its :attr:`field_range` is; of a network that reads the
+        elements of ``H``, :func:`~hpc_holstein.network.elements.strength`.  Collective.
         """
         assert state.forces is not None
+        if self._reader is not None:
+            padded = self.domain.pad(state.q, self._reader.margin).unsqueeze(0)
+            return strength(self._reader(padded, state.forces.chemical_potential.reshape(1)), self._reader.elements)[0]
         q = state.q[..., 0]
         if self._module.field == "plain":
             return q
@@ -147,7 +158,7 @@ class NeuralForces(ForceProvider):
     def _density(
         self, q: Tensor, ghosted: _Arriving, evaluate: Density, previous: ForceResult | None
     ) -> tuple[Tensor, Tensor, dict[str, float], list[dict[str, float]]]:
-        """``n [batch, *cells, basis]``, ``mu [batch]``, info and that of each state."""
+        """``n [batch, *cells, basis]``, with pairs behind if the network has them, ``mu [batch]``, info, that of each state."""
         every = torch.arange(len(q))
         if self._module.field == "plain":
             zero = torch.zeros(len(q), dtype=torch.float64)
@@ -180,15 +191,19 @@ class NeuralForces(ForceProvider):
         if len(flat):
             outputs = _with_grand_potential if self._module.predicts == "grand_potential" else _prediction
             moved = self._apply(outputs, ghosted, mu[flat] + _STEP * kT, flat)[0]
-            before = site_mean(solved.density[flat.to(moved.device)], self.domain)
-            chi[flat] = (site_mean(moved, self.domain) - before).abs() / _STEP
+            before = self._mean(solved.density[flat.to(moved.device)])
+            chi[flat] = (self._mean(moved) - before).abs() / _STEP
         return max(potential_uncertainty(float(one), kT) for one in chi)
+
+    def _mean(self, density: Tensor) -> Tensor:
+        """Mean over all sites, ``[m]``, of what the network writes there."""
+        return site_mean(density[..., : self._basis], self.domain)
 
     def _solved(self, evaluate: Density, guess: Tensor, slope: Tensor, states: Tensor) -> CanonicalDensity:
         """Canonical density of the states of these numbers, by the iteration that always converges."""
         return solve_chemical_potential(
             density=lambda mu, rows: evaluate(mu, states[rows]),
-            mean=lambda n: site_mean(n, self.domain),
+            mean=self._mean,
             filling=self.ensemble.filling,
             kT=self.ensemble.kT,
             guess=guess[states],
@@ -202,11 +217,11 @@ class NeuralForces(ForceProvider):
 
         def network(mu: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             density, response = self._apply(_response, ghosted, mu, rows)
-            return density, response if self.scaling.energy == 1 else response / self.scaling.energy
+            return density, response if self._energy == 1 else response / self._energy
 
         return followed(
             network=network,
-            mean=lambda n: site_mean(n, self.domain),
+            mean=self._mean,
             filling=self.ensemble.filling,
             kT=self.ensemble.kT,
             guess=guess,
@@ -247,13 +262,12 @@ class NeuralForces(ForceProvider):
         Pieces that need no ghosts come first, while these are on their way.
         """
         halo, spare, axes = 2 * self.reach, self._width - self.reach, len(self._window)
-        field = ghosted.field[..., 0] if self._basis > 1 else ghosted.field[..., 0, 0]
+        field = ghosted.field
         for axis in range(1, 1 + axes):
             field = field.narrow(axis, spare, field.shape[axis] - 2 * spare)
         cells = [edge - halo for edge in field.shape[1 : 1 + axes]]
         dtype = dtype_of(self._precision, field.dtype)
         network = self._network(dtype, field.device)
-        shift = (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, *(1,) * (field.ndim - 1))
         out: list[Tensor] = []
         with torch.inference_mode(), arithmetic(self._precision, field.device):
             for inside, states, part in self._pieces(len(rows), cells):
@@ -261,14 +275,22 @@ class NeuralForces(ForceProvider):
                     ghosted.arrived()
                 around = [slice(along.start, along.stop + halo) for along in part]
                 seen = field[rows[states].to(field.device)][(slice(None), *around)]
-                shifted = seen + shift[states]
-                window = self._filled_up((shifted if self._factor == 1 else self._factor * shifted).to(dtype))
+                window = self._filled_up(self._read(seen, mu[states]).to(dtype))
                 found = self._replayed(function, network, window) if self._replayed else function(network, window)
-                out = out or [field.new_empty(len(rows), *cells, self._basis) for _ in found]
+                pieces = [piece if piece.ndim == 2 + axes else piece.unsqueeze(-1) for piece in found]
+                out = out or [field.new_empty(len(rows), *cells, piece.shape[-1]) for piece in pieces]
                 inner = (slice(None), *(slice(along.stop - along.start) for along in part))
-                for whole, piece in zip(out, found, strict=True):
-                    whole[(states, *part)] = piece[inner] if self._basis > 1 else piece[inner].unsqueeze(-1)
+                for whole, piece in zip(out, pieces, strict=True):
+                    whole[(states, *part)] = piece[inner]
         return out
+
+    def _read(self, seen: Tensor, mu: Tensor) -> Tensor:
+        """What the network reads of coordinates ``[m, *cells, basis, components]`` with ghosts, at ``mu [m]``."""
+        if self._reader is not None:
+            return self._reader(seen, mu)
+        field = seen[..., 0] if self._basis > 1 else seen[..., 0, 0]
+        shifted = field + (mu / self.hamiltonian.parameters["g"]).to(field).view(-1, *(1,) * (field.ndim - 1))
+        return shifted if self._factor == 1 else self._factor * shifted
 
     def _pieces(self, states: int, cells: Sequence[int]) -> Iterator[tuple[bool, slice, tuple[slice, ...]]]:
         """Pieces to evaluate: if one sees no ghosts, its states and its cells along each axis.
@@ -288,11 +310,11 @@ class NeuralForces(ForceProvider):
 
     def _filled_up(self, seen: Tensor) -> Tensor:
         """Zeros behind each axis up to a whole window: of another shape, convolutions may add up in another order."""
-        lacking = [edge + 2 * self.reach - seen.shape[axis] for axis, edge in enumerate(self._window, 1)]
+        lacking = [edge + 2 * self._halo - seen.shape[axis] for axis, edge in enumerate(self._window, 1)]
         if not any(lacking):
             return seen
         behind = [amount for edge in reversed(lacking) for amount in (0, edge)]
-        return pad(seen, ([0, 0] if self._basis > 1 else []) + behind)
+        return pad(seen, [0, 0] * (seen.ndim - 1 - len(self._window)) + behind)
 
     def _network(self, dtype: torch.dtype, device: torch.device) -> torch.nn.Module:
         """The module in a precision and on a device; the one that was given stays as it is."""
@@ -300,7 +322,8 @@ class NeuralForces(ForceProvider):
         if key not in self._converted:
             network = deepcopy(self._module).to(dtype=dtype, device=device).eval()
             if isinstance(network, LevelNetwork):
-                network.at(self.hamiltonian.parameters["g"] / self.scaling.energy, self.ensemble.kT / self.scaling.energy)
+                g = self.hamiltonian.parameters.get("g", 1.0)  # of no meaning to a network that reads H
+                network.at(g / self._energy, self.ensemble.kT / self._energy)
             self._converted[key] = network
         return self._converted[key]
 
@@ -350,7 +373,7 @@ def from_files(options: Options, hamiltonian: Hamiltonian, domain: Domain, ensem
         replayed = Replayed() if options.cuda_graphs else None
         forces = NeuralForces(module, hamiltonian, domain, ensemble, *how, replayed, card.scaling(hamiltonian))
         forces.field_range = card.field_range
-        forces.surroundings = Surroundings.of_card(card.surroundings, card.parameters["g"])
+        forces.surroundings = Surroundings.of_card(card.surroundings, card.coupling)
         forces.trained_elsewhere = trained_elsewhere(card, hamiltonian, ensemble)
         return forces
 

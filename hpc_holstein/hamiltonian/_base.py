@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.fields import Field
+from hpc_holstein.fields import Field, displaced
 from hpc_holstein.interfaces import Bond, Domain, Lattice
 from hpc_holstein.lattice._neighbour_sums import neighbour_sums
 
@@ -44,6 +44,11 @@ class LatticeHamiltonian(ABC):
     @abstractmethod
     def parameters(self) -> dict[str, float]:
         """Name and value of every parameter, as model cards and data files record them."""
+
+    @property
+    def hopping(self) -> float:
+        """Unit of energy in which a network reads the matrix, positive: the hopping between nearest neighbours."""
+        return 1.0
 
     @abstractmethod
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
@@ -118,15 +123,6 @@ def _minus_gradient(ghosted_q: Tensor, halo: int, domain: Domain, function: Call
             return torch.zeros_like(domain.crop(ghosted_q, halo))
         (gradient,) = torch.autograd.grad(value, variable)
     return -domain.crop(domain.accumulate(gradient.contiguous(), halo), halo)
-
-
-def displaced(ghosted: Tensor, halo: int, offset: Sequence[int]) -> Tensor:
-    """View of the cells within ``halo`` ghosts, moved by ``offset``: ``[*batch, *cells, basis, components]``."""
-    axes = len(offset)
-    for axis, step in enumerate(offset):
-        dim = ghosted.ndim - 2 - axes + axis
-        ghosted = ghosted.narrow(dim, halo + step, ghosted.shape[dim] - 2 * halo)
-    return ghosted
 
 
 def ends(ghosted: Tensor, halo: int, bond: Bond) -> tuple[Tensor, Tensor]:

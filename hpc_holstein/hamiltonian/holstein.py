@@ -57,6 +57,11 @@ class Holstein(LatticeHamiltonian):
         """Name and value of every parameter, as model cards and data files record them."""
         return asdict(self.options)
 
+    @property
+    def hopping(self) -> float:
+        """Magnitude of the hopping between nearest neighbours, the unit of energy of networks; 1 without hopping."""
+        return abs(self.options.t) or 1.0
+
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
         """``-g Q`` on site, ``-t`` on bonds, ``[*batch, *cells, len(pattern)]``."""
         on_site = -self.options.g * self._owned(ghosted_q, halo)[..., 0]

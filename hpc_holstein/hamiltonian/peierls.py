@@ -61,6 +61,11 @@ class Peierls(LatticeHamiltonian):
         """Name and value of every parameter, as model cards and data files record them."""
         return asdict(self.options)
 
+    @property
+    def hopping(self) -> float:
+        """Magnitude of the hopping between nearest neighbours, the unit of energy of networks; 1 without hopping."""
+        return abs(self.options.t0) or 1.0
+
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
         """0 on site, ``-(t0 - alpha (u_j - u_i).e_ij)`` on the bonds of nearest and ``-t2`` on those of second neighbours."""
         on_site = 0 * self._owned(ghosted_q, halo)[..., 0]

@@ -44,7 +44,7 @@ class _Members(BaseModel):
     extent: Annotated[tuple[_Cells, ...], Field(min_length=1, max_length=3)]
     group: Annotated[tuple[tuple[tuple[int, ...], ...], ...], Field(min_length=1)]
     reach: Annotated[NonNegativeInt, Field(lt=_LARGEST)]
-    field: Literal["shifted", "plain"]
+    field: Literal["shifted", "plain", "matrix"]
     predicts: str
     hamiltonian: str
     parameters: dict[str, FiniteFloat]

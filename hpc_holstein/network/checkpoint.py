@@ -31,6 +31,7 @@ from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 from hpc_holstein.memory import free_bytes, shown_bytes
 from hpc_holstein.network import models, surroundings
 from hpc_holstein.network._card_members import REMEDY, members_of, options_of
+from hpc_holstein.network.elements import Elements, fixed_parts
 from hpc_holstein.network.field_range import in_words
 from hpc_holstein.network.scaling import Scaling
 from hpc_holstein.symmetry.internal import has_particle_hole
@@ -53,13 +54,15 @@ class Card:
     architecture, options  file in ``network/models`` and its ``Options``
     lattice, extent        kind of lattice, and the cells it was trained on (the model runs at any size)
     group                  matrices of the point group, in the order that the weights refer to
-    reach, field, predicts facts of the network: sites it sees, ``"shifted"`` or ``"plain"`` input, ``"density"`` or ``"force"``
+    reach, field, predicts facts of the network: cells it reads around a site, ``"shifted"``, ``"plain"`` or ``"matrix"`` input,
+                           ``"density"``, ``"force"``, ``"grand_potential"`` or ``"density_matrix"``
     hamiltonian, parameters, ensemble, filling, kT   the system that labelled the training data
     dtype                  precision of the weights
     data_hash, seed        SHA-256 of the training data and the seed of the training
     metrics                errors on data that was held out, name and value
     versions               of the package and of the libraries that trained it
-    ranges                 lowest and highest value of parameters (``kT``, ``g``) in the training data; see :func:`check_card`
+    ranges                 lowest and highest value of parameters (``kT``, ``g``) in the training data, and of the elements of
+                           ``H/t`` of each shell (:func:`network.elements.element_ranges`); see :func:`check_card`
     field_range            what the network saw in training (:func:`network.field_range.field_range`); empty: not recorded
     surroundings           of the training sites (:func:`network.surroundings.surroundings_of`); empty: not recorded
     training               the keys of ``[training]``, and ``from``, the SHA-256 of the model whose weights it started from;
@@ -95,6 +98,16 @@ class Card:
     def of_electrons(self) -> bool:
         """True if the network stands for the electrons alone, in the shifted field, so that no ``g`` binds it."""
         return self.predicts != "force" and self.field == "shifted" and {"t", "g"} <= self.parameters.keys()
+
+    @property
+    def of_matrix(self) -> bool:
+        """True if the network stands for the map from ``H`` to ``rho``, so that none but the elements of ``H`` bind it."""
+        return self.field == "matrix"
+
+    @property
+    def coupling(self) -> float:
+        """What makes an energy, in units of the hopping, of the field that the network reads."""
+        return 1.0 if self.of_matrix else self.parameters["g"]
 
     def scaling(self, hamiltonian: Hamiltonian) -> Scaling:
         """Scaling by which the network sees a system that passes :func:`check_card`."""
@@ -237,7 +250,11 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
     here: dict[str, Any] = {"hamiltonian": hamiltonian.name, "lattice": lattice.name, "kT": ensemble.kT}
     model: dict[str, Any] = {"hamiltonian": card.hamiltonian, "lattice": card.lattice, "kT": card.kT}
     ranges: dict[str, tuple[float, ...]] = dict(card.ranges)
-    if card.of_electrons:
+    if card.of_matrix:
+        _require_elements(card, hamiltonian, lattice)
+        here = {"lattice": lattice.name, "kT/t": ensemble.kT / hamiltonian.hopping}
+        model = {"lattice": card.lattice, "kT/t": card.options.get("kT")}
+    elif card.of_electrons:
         here |= {name: value for name, value in hamiltonian.parameters.items() if name not in _FREE}
         model |= {name: value for name, value in card.parameters.items() if name not in _FREE}
         t, t_0 = abs(hamiltonian.parameters.get("t", 0.0)), abs(card.parameters["t"])
@@ -260,14 +277,38 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
         )
 
 
+def _require_elements(card: Card, hamiltonian: Hamiltonian, lattice: Lattice) -> None:
+    """Raise ModelError if elements of ``H`` move that were fixed in training, or are fixed at values beyond those of it."""
+    told = []
+    parts = fixed_parts(hamiltonian, Elements.of(lattice, int(card.options["shells"])))
+    for name, value in parts.items():
+        low, high = card.ranges.get(name, (math.nan, math.nan))
+        if value is None and not high - low > _SAME:
+            told.append(f"{name} moves with the coordinates here and was {low:.6g} in training")
+        elif value is not None and not (low - _SAME <= value[0] and value[1] <= high + _SAME):
+            here = " to ".join(f"{one:.6g}" for one in dict.fromkeys(value))
+            told.append(f"{name} is {here} here and was {low:.6g} to {high:.6g} in training")
+    if told:
+        raise ModelError(
+            f"the network knows other matrix elements than those of the {hamiltonian.name} Hamiltonian: {', '.join(told)}; "
+            "train a model with states of this Hamiltonian, or use force kind 'exact' or 'kpm'"
+        )
+
+
 def trained_elsewhere(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble) -> str:
     """Differences of a system that passes :func:`check_card` from the training data, so that its states may be others.
 
     One sentence, empty where there is nothing.  The classical parameters and the filling do not enter the map that the network
     has learned, but its errors were measured on the states that they make.
     """
-    classical = hamiltonian.parameters.keys() - {"t", "g"}  # a scale in these is told where it is applied
-    differ = [
+    # a scale in t and g is told where it is applied
+    classical = hamiltonian.parameters.keys() - (set() if card.of_matrix else {"t", "g"})
+    if card.of_matrix and hamiltonian.name != card.hamiltonian:
+        differ = [f"the Hamiltonian is {hamiltonian.name} and was {card.hamiltonian}"]
+        classical = set()
+    else:
+        differ = []
+    differ += [
         f"{name} is {hamiltonian.parameters[name]:g} and was {value:g}"
         for name, value in card.parameters.items()
         if name in classical and not _same(hamiltonian.parameters[name], value)
@@ -300,7 +341,7 @@ def describe(card: Card) -> str:
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items()) or "none",
         "training": f"seed {card.seed}, data SHA-256 {card.data_hash or 'unknown'}",
         "trained by": _named(card.training) or "not recorded",
-        "trained on": in_words(card.field_range),
+        "trained on": in_words(card.field_range, "t" if card.of_matrix else "a"),
         "surroundings": surroundings.in_words(card.surroundings),
         "versions": _named(card.versions) or "unknown",
     }
@@ -311,6 +352,11 @@ def _valid_for(card: Card) -> str:
     """The systems that :func:`check_card` accepts, in words."""
     ranges = {name: interval for name, interval in card.ranges.items() if not (card.of_electrons and name in _FREE)}
     told = [f"{name} from {low:g} to {high:g}" for name, (low, high) in ranges.items()]
+    if card.of_matrix:
+        at = [] if "kT/t" in ranges else [f"kT/t = {card.options['kT']:g}"]
+        return (
+            f"any Hamiltonian of this lattice with {', '.join([*told, *at])}, at any filling and with any classical potential"
+        )
     if not card.of_electrons:
         return ", ".join(told) or "these values"
     kT = told[0] if told else f"kT = {card.kT:g}"

@@ -1,8 +1,9 @@
 """The range of the field that a network was trained on, and which sites of a state lie outside of it.
 
 Two numbers are looked at on each site: the field that the network reads, ``x_i = Q_i + mu/g`` (``Q_i`` for networks of the
-plain field), and the sum over its nearest neighbours, ``s_i = sum_{j in nn(i)} x_j``.  A site is outside where one of the two
-is below the smallest or above the largest value of the training set: the network extrapolates there.
+plain field, :func:`network.elements.strength` for those that read matrix elements), and the sum over its nearest neighbours,
+``s_i = sum_{j in nn(i)} x_j``.  A site is outside where one of the two is below the smallest or above the largest value of the
+training set: the network extrapolates there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hpc_holstein.fields import displaced
 from hpc_holstein.interfaces import Domain
 
 _QUANTILES = {"median": 0.5, "99 %": 0.99, "99.9 %": 0.999}
@@ -28,8 +30,8 @@ def neighbour_sum(field: Tensor, domain: Domain, shells: Sequence[int] = (1,)) -
     total = torch.zeros_like(field)
     for bond in bonds:
         back = tuple(-step for step in bond.offset)
-        total[..., bond.source] += _displaced(ghosted, halo, bond.offset)[..., bond.target, 0]
-        total[..., bond.target] += _displaced(ghosted, halo, back)[..., bond.source, 0]
+        total[..., bond.source] += displaced(ghosted, halo, bond.offset)[..., bond.target, 0]
+        total[..., bond.target] += displaced(ghosted, halo, back)[..., bond.source, 0]
     return total
 
 
@@ -57,20 +59,12 @@ def outside(field: Tensor, seen: Mapping[str, float], domain: Domain) -> Tensor:
     return found
 
 
-def in_words(seen: Mapping[str, float]) -> str:
-    """The range for a reader of the card."""
+def in_words(seen: Mapping[str, float], unit: str = "a") -> str:
+    """The range for a reader of the card; ``unit`` of the field."""
     if not seen:
         return "not recorded (a file of an earlier version): the extrapolation guard is off"
     told = []
     for name, meaning in (("field", "field"), ("neighbours", "sum over the nearest neighbours")):
         parts = ", ".join(f"{word} {seen[f'{name}.{word}']:.3g}" for word in _QUANTILES)
-        told.append(f"{meaning} {seen[f'{name}.min']:.4g} to {seen[f'{name}.max']:.4g} a (magnitude: {parts})")
+        told.append(f"{meaning} {seen[f'{name}.min']:.4g} to {seen[f'{name}.max']:.4g} {unit} (magnitude: {parts})")
     return "; ".join(told)
-
-
-def _displaced(ghosted: Tensor, halo: int, offset: tuple[int, ...]) -> Tensor:
-    """View of the owned cells moved by ``offset``, in a field with a ``halo`` and trailing basis and component axes."""
-    for axis, step in enumerate(offset):
-        dim = ghosted.ndim - 2 - len(offset) + axis
-        ghosted = ghosted.narrow(dim, halo + step, ghosted.shape[dim] - 2 * halo)
-    return ghosted

@@ -81,7 +81,8 @@ class LiftingConv(_GroupKernel):
     start from that.  Kernel ``[sites x |G| copies, elements x channels, *window]``.
     """
 
-    def __init__(self, pairs: Pairs, elements: Pairs, channels: int, copies: int) -> None:
+    def __init__(self, pairs: Pairs, elements: Pairs, channels: int, copies: int, biased: bool = True) -> None:
+        """``biased``: with a bias a copy; one of several lifting convolutions whose results are added up has it."""
         joint = np.argwhere(pairs.there[:, None] == elements.here)  # of a pair and an element
         sites = int(pairs.here.max()) + 1
         super().__init__(pairs, (copies, channels, len(joint)), channels * len(joint) / sites)
@@ -91,7 +92,8 @@ class LiftingConv(_GroupKernel):
         seen = pairs.array[joint[:, 0]].copy()
         seen[:, 1] = joint[:, 1]
         self._register(index, seen, len(elements))
-        self.bias = nn.Parameter(torch.zeros(copies))
+        if biased:
+            self.bias = nn.Parameter(torch.zeros(copies))
 
     def kernel(self) -> Tensor:
         """Dense kernel."""
@@ -143,6 +145,31 @@ class ScalarHead(nn.Module):
         """``[even, |G| copies]`` for the even part and ``[odd, |G| copies]`` for the odd one."""
         spread = self.weight.repeat_interleave(self._elements, dim=1)
         return spread[: len(self.bias)], spread[len(self.bias) :]
+
+
+class ElementHead(nn.Module):
+    """From the regular representation on each site to the ``elements`` that start there, which the group permutes.
+
+    ``out[e] = sum_oh w[o, h^-1 e] f[o, h]`` over the copies ``o`` and the elements ``h`` of the group, at the site of ``e``; of
+    the even part of a feature, which may have a bias, or of the odd one, for matrix elements of that parity.
+    """
+
+    _index: Tensor
+    _columns: Tensor
+
+    def __init__(self, elements: Pairs, copies: int, odd: bool) -> None:
+        super().__init__()
+        order, self._sites = elements.group.point_group.order, int(elements.here.max()) + 1
+        self.weight = nn.Parameter(torch.randn(copies, len(elements)) / math.sqrt(copies * order))
+        self.bias = None if odd else nn.Parameter(torch.zeros(1))
+        columns = elements.here[:, None] * copies * order + np.arange(copies * order)
+        self.register_buffer("_index", torch.from_numpy(np.ascontiguousarray(elements.moved_back.T)), persistent=False)
+        self.register_buffer("_columns", torch.from_numpy(columns), persistent=False)
+
+    def kernel(self) -> Tensor:
+        """``[elements, sites x copies x |G|]``."""
+        spread = self.weight[:, self._index].transpose(0, 1).flatten(1)  # [e, o, h]
+        return spread.new_zeros(len(spread), self._sites * spread.shape[1]).scatter(1, self._columns, spread)
 
 
 class Modulation(nn.Module):

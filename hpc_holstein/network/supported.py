@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 
 from hpc_holstein.errors import ModelError
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 from hpc_holstein.network.checkpoint import Card, check_card, load_model, model_path
+from hpc_holstein.network.elements import fixed_parts
 from hpc_holstein.symmetry.internal import has_particle_hole
 
-_DEFINED = (("shifted", "density"), ("shifted", "grand_potential"), ("plain", "density"), ("plain", "force"))
+_DEFINED = (
+    ("shifted", "density"),
+    ("shifted", "grand_potential"),
+    ("plain", "density"),
+    ("plain", "force"),
+    ("matrix", "density_matrix"),
+)
 """Field that a network reads, and what it predicts."""
 
 
 def model_for(model: str, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice: Lattice) -> tuple[torch.nn.Module, Card]:
     """The network of ``model``, a path or ``default``, and its card; ModelError where it cannot give forces of this system."""
-    require_readable(hamiltonian)
     module, card = load_model(model_path(model), lattice)
+    _require_readable(module, hamiltonian)
     check_card(card, hamiltonian, ensemble, lattice)
     require_supported(module, hamiltonian, lattice, ensemble)
     return module, card
 
 
-def require_readable(hamiltonian: Hamiltonian) -> None:
-    """Raise ModelError for a system whose coordinates no network reads."""
-    if hamiltonian.components != 1 or "g" not in hamiltonian.parameters:
-        raise ModelError(
-            f"networks read one coordinate a site, which shifts the level of the site by g, and the {hamiltonian.name} "
-            "Hamiltonian has others: use force kind 'exact' or 'kpm'"
-        )
-
-
 def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice: Lattice, ensemble: Ensemble) -> None:
     """Raise ModelError if ``module`` cannot give, or learn, the forces of this system."""
-    require_readable(hamiltonian)
+    _require_readable(module, hamiltonian)
     made_for = getattr(module, "lattice_name", None)  # of architectures for any lattice
     if made_for is None and (len(lattice.extent) != 2 or len(lattice.basis) != 1):
         raise ModelError(
@@ -61,8 +60,9 @@ def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice
             f"periodic = {list(lattice.periodic)} has open edges, which networks neither see nor learn: "
             "set lattice.periodic to true along every axis, or use force kind 'exact', 'kpm' or 'local'"
         )
-    require_window(module.reach, lattice.extent)  # type: ignore[arg-type]
-    if getattr(module, "particle_hole", False) and not has_particle_hole(hamiltonian):
+    require_window(sight(module), lattice.extent)
+    exchanged = getattr(module, "particle_hole", False) and module.field != "matrix"  # of which it holds for any H
+    if exchanged and not has_particle_hole(hamiltonian):
         raise ModelError(
             f"the network has particle-hole symmetry built in, which needs hopping between two sublattices alone, and that of "
             f"the {hamiltonian.name} Hamiltonian on the {lattice.name} lattice joins sites of one: use a network without this "
@@ -73,6 +73,31 @@ def require_supported(module: torch.nn.Module, hamiltonian: Hamiltonian, lattice
         raise ModelError(
             f"a network of the plain field stands for half filling, but the {ensemble.kind} ensemble asks for {wanted}: "
             "set a canonical ensemble with filling 0.5 or use a model of the shifted field"
+        )
+
+
+def sight(module: torch.nn.Module) -> int:
+    """Cells around a site whose coordinates a network depends on."""
+    elements = getattr(module, "elements", None)
+    return cast(int, module.reach) + (0 if elements is None else elements.reach)
+
+
+def _require_readable(module: torch.nn.Module, hamiltonian: Hamiltonian) -> None:
+    """Raise ModelError for a system whose coordinates the network cannot read, or whose forces need more than it writes."""
+    if module.field != "matrix":
+        if hamiltonian.components != 1 or "g" not in hamiltonian.parameters:
+            raise ModelError(
+                f"the network reads one coordinate a site, which shifts the level of the site by g, and the {hamiltonian.name} "
+                "Hamiltonian has others: use a network that reads the matrix elements of H, such as enn_matrix, or force kind "
+                "'exact' or 'kpm'"
+            )
+        return
+    network = cast(Any, module)
+    moving = [shell for shell, value in enumerate(fixed_parts(hamiltonian, network.elements).values()) if value is None]
+    if max(moving, default=0) > network.options.outputs:
+        raise ModelError(
+            f"the forces of the {hamiltonian.name} Hamiltonian need rho between neighbours of shell {max(moving)}, which the "
+            "network does not write: train one with more model.outputs, or use force kind 'exact' or 'kpm'"
         )
 
 

@@ -11,7 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import DataError
+from hpc_holstein.interfaces import Hamiltonian
 from hpc_holstein.training.dataset import Snapshots
 
 Evaluate = Callable[..., Tensor | tuple[Tensor, ...]]
@@ -31,7 +34,7 @@ class FieldData:
         own_g = np.full(len(snapshots), g) if snapshots.g is None else snapshots.g
         field = torch.as_tensor(snapshots.q, dtype=torch.float64)
         if model.field == "shifted":
-            field = _over_sites(own_g / g, field) * field + _over_sites(_chemical_potential(snapshots), field) / g
+            field = _over_sites(own_g / g, field) * field + _over_sites(chemical_potential(snapshots), field) / g
         elif len(np.unique(own_g)) > 1:
             raise DataError(
                 "a model of the plain field knows one coupling g, and the snapshots have several: give files of one g"
@@ -41,7 +44,7 @@ class FieldData:
             raise DataError("the snapshots carry no labels to train on: run `hpc-holstein label` on their file first")
         self._g, self._dimension = g, snapshots.axes.dimension
         self._atomic = density and model.field == "shifted"
-        self._kT = _temperatures(snapshots, model)
+        self._kT = temperatures(snapshots, model)
         self.reach = cast(int, model.reach)
         self.inputs = field.to(device=device, dtype=dtype)
         self.targets = torch.as_tensor(target).to(device=device, dtype=dtype)
@@ -55,6 +58,11 @@ class FieldData:
         """
         inputs, targets = self.batch(index, origin, cells)
         return self._scale[index.to(self._scale.device)] * (self._outputs(model, inputs, index)[0] - targets)
+
+    def loss(self, model: nn.Module, index: Tensor, origin: Tensor, cells: Sequence[int]) -> Tensor:
+        """Mean square of :meth:`errors` of each window, summed over these."""
+        errors = self.errors(model, index, origin, cells)
+        return errors.square().sum() / errors[0].numel()
 
     def canonical_loss(self, model: nn.Module, index: Tensor) -> Tensor:
         """Loss of whole snapshots in the canonical ensemble, summed over ``index``, for a model that knows its response.
@@ -88,7 +96,7 @@ class FieldData:
 
     def batch(self, index: Tensor, origin: Tensor, cells: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Windows of ``cells`` at ``origin [batch, axes]``, periodic: ghosted inputs, ``reach`` more a side, and targets."""
-        return self._window(self.inputs, index, origin, cells, self.reach), self._window(self.targets, index, origin, cells, 0)
+        return window(self.inputs, index, origin, cells, self.reach), window(self.targets, index, origin, cells, 0)
 
     def whole(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Ghosted inputs and targets of whole snapshots."""
@@ -102,16 +110,6 @@ class FieldData:
     def _everywhere(self, index: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Origins and cells of windows that are whole snapshots."""
         return torch.zeros(len(index), self._dimension, dtype=torch.int64), self.extent
-
-    @staticmethod
-    def _window(field: Tensor, index: Tensor, origin: Tensor, cells: Sequence[int], halo: int) -> Tensor:
-        """``field[index]`` around each window; the modulus wraps a halo of any width."""
-        places = [index.view(-1, *(1,) * len(cells)).to(field.device)]
-        for axis, count in enumerate(cells):
-            along = (origin[:, axis, None] + torch.arange(-halo, count + halo)).remainder(field.shape[1 + axis])
-            shape = [len(along), *(1,) * axis, along.shape[1], *(1,) * (len(cells) - 1 - axis)]
-            places.append(along.view(shape).to(field.device))
-        return field[tuple(places)]
 
     def baseline(self, kT: float, index: Tensor) -> float:
         """Force MSE of the best prediction that needs no training, on the snapshots of ``index``.
@@ -128,25 +126,56 @@ class FieldData:
         return float((self._scale[index].double() * (guess - target)).square().mean())
 
 
-def with_further(snapshots: Snapshots, model: nn.Module) -> tuple[Snapshots, NDArray[np.int64]]:
-    """The snapshots, followed by one for each further chemical potential at which the density is known, if ``model`` can.
+def window(field: Tensor, index: Tensor, origin: Tensor, cells: Sequence[int], halo: int) -> Tensor:
+    """``field[index]`` around windows of ``cells`` at ``origin [batch, axes]``; the modulus wraps a halo of any width."""
+    places = [index.view(-1, *(1,) * len(cells)).to(field.device)]
+    for axis, count in enumerate(cells):
+        along = (origin[:, axis, None] + torch.arange(-halo, count + halo)).remainder(field.shape[1 + axis])
+        shape = [len(along), *(1,) * axis, along.shape[1], *(1,) * (len(cells) - 1 - axis)]
+        places.append(along.view(shape).to(field.device))
+    return field[tuple(places)]
 
-    Also the snapshot ``[row]`` that each is of.  The density is a function of the shifted field ``Q + mu/g``, whatever ``mu``.
+
+def with_further(snapshots: Snapshots, model: nn.Module, hamiltonian: Hamiltonian) -> tuple[Snapshots, NDArray[np.int64]]:
+    """The snapshots, followed by one for each further chemical potential at which the labels are known, if ``model`` can.
+
+    Also the snapshot ``[row]`` that each is of.  What is learned is a function of ``H - mu``, whatever ``mu``.
     """
     numbers = np.arange(len(snapshots))
     mu, density = snapshots.more_chemical_potential, snapshots.more_density
-    if mu is None or density is None or model.field != "shifted":
+    if mu is None or density is None or model.field == "plain":
         return snapshots, numbers
     assert snapshots.density is not None
+    force, further = None, snapshots.more_force
     known = ~np.isnan(mu)
+    if model.field == "matrix":
+        assert snapshots.force is not None
+        if further is None and not hamiltonian.tells_density:
+            return snapshots, numbers
+        if further is None:
+            change = torch.as_tensor(density - snapshots.density[:, None])
+            further = (
+                snapshots.force[:, None] + _of_density(hamiltonian, change).reshape(*mu.shape, *snapshots.q.shape[1:]).numpy()
+            )
+        known &= ~np.isnan(further.reshape(*mu.shape, -1)).any(axis=2)
+        force = np.concatenate([snapshots.force, further[known]])
     source = np.concatenate([numbers, np.nonzero(known)[0]])
     rows = replace(
         snapshots.select(source),
-        force=None,
+        force=force,
         density=np.concatenate([snapshots.density, density[known]]),
-        chemical_potential=np.concatenate([_chemical_potential(snapshots).numpy(), mu[known]]),
+        chemical_potential=np.concatenate([chemical_potential(snapshots).numpy(), mu[known]]),
     )
     return rows, source
+
+
+def _of_density(hamiltonian: Hamiltonian, density: Tensor) -> Tensor:
+    """Electronic force of a density ``[..., *cells(, basis)]`` that tells it."""
+    lattice = hamiltonian.lattice
+    rho = density.double().reshape(-1, *lattice.extent, len(lattice.basis))
+    domain, halo = CartesianDomain(lattice, SerialTransport()), hamiltonian.reach
+    at_rest = domain.pad(rho.new_zeros((1, *rho.shape[1:], hamiltonian.components)), halo)
+    return hamiltonian.electronic_force(at_rest.expand(len(rho), *at_rest.shape[1:]), halo, rho, domain)
 
 
 def split(snapshots: Snapshots, validation: float, test: float, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -186,7 +215,7 @@ def _as_tuple(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return found if isinstance(found, tuple) else (found,)
 
 
-def _chemical_potential(snapshots: Snapshots) -> Tensor:
+def chemical_potential(snapshots: Snapshots) -> Tensor:
     """``mu [snapshot]``, which a model on the shifted field needs."""
     mu = snapshots.chemical_potential
     if mu is None or not np.isfinite(mu).all():
@@ -198,7 +227,7 @@ def _chemical_potential(snapshots: Snapshots) -> Tensor:
     return torch.as_tensor(mu, dtype=torch.float64)
 
 
-def _temperatures(snapshots: Snapshots, model: nn.Module) -> NDArray[np.float64] | None:
+def temperatures(snapshots: Snapshots, model: nn.Module) -> NDArray[np.float64] | None:
     """``kT [snapshot]`` for a model that takes it; None for one that has its own."""
     if getattr(model, "takes_kT", False):
         if snapshots.kT is None:

@@ -13,7 +13,7 @@ from hpc_holstein import inputs
 from hpc_holstein.errors import DataError
 from hpc_holstein.fields import CELL_AXES, SiteAxes
 
-MORE = ("more_chemical_potential", "more_density")
+MORE = ("more_chemical_potential", "more_density", "more_force")
 """What is known at further chemical potentials."""
 
 
@@ -58,6 +58,7 @@ def require_layout(
     further = arrays["more_density"].shape[1:2] if "more_density" in arrays else ()
     expected = {"force": q.shape, "density": (q.shape[0], *sites)}
     expected |= {"more_chemical_potential": (q.shape[0], *further), "more_density": (q.shape[0], *further, *sites)}
+    expected["more_force"] = (q.shape[0], *further, *q.shape[1:])
     for name, array in arrays.items():
         shape = expected.get(name, q.shape if name == "q" else q.shape[:1])
         if array.shape != shape:

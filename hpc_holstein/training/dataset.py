@@ -9,6 +9,7 @@ dataset                      shape                      meaning
 ``chemical_potential``       ``[snapshot]``             units of ``t_nn`` (NaN where a provider does not know it)
 ``more_chemical_potential``  ``[snapshot, M]``          further ones, at which the density is known too (optional; NaN: none)
 ``more_density``             ``[snapshot, M, *cells]``  electron density at these
+``more_force``               ``[snapshot, M, ...]``     force at these, as ``q``, if the density does not tell it
 ``quench``                   ``[snapshot]``             integer id of the quench, -1 for a random snapshot (default)
 ``step``                     ``[snapshot]``             time step within the quench (default 0)
 ===========================  =========================  ============================================================
@@ -57,7 +58,7 @@ SETTING = {"kT": "kT", "g": "hamiltonian.g"}
 """What may differ between the files of one training (:func:`read_together`), and the attribute of a file that says it."""
 _ARRAYS = ("q", "quench", "step", *LABELS, *MORE)
 _UNIT_OF = {"q": "a", "force": "t_nn/a", "density": "electrons/site", "chemical_potential": "t_nn", "quench": "1", "step": "dt"}
-_UNIT_OF |= {f"more_{name}": _UNIT_OF[name] for name in ("density", "chemical_potential")}
+_UNIT_OF |= {f"more_{name}": _UNIT_OF[name] for name in LABELS}
 _LARGEST_ID = 2**62  # of a quench, which several files number anew
 _OWN = frozenset({"units", "DIMENSION_LABELS"})  # attributes of a dataset that describe itself, not who labelled it
 
@@ -79,6 +80,7 @@ class Snapshots:
     chemical_potential: NDArray[np.floating] | None = None
     more_chemical_potential: NDArray[np.floating] | None = None
     more_density: NDArray[np.floating] | None = None
+    more_force: NDArray[np.floating] | None = None
     kT: NDArray[np.float64] | None = None
     g: NDArray[np.float64] | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -216,7 +218,8 @@ def read_together(paths: Sequence[Path | str], axes: SiteAxes | None = None) -> 
         if (part.extent, part.axes) != (parts[0].extent, parts[0].axes):
             cells = ["x".join(map(str, extent)) for extent in (part.extent, parts[0].extent)]
             raise DataError(f"{path} has {cells[0]} cells and {paths[0]} has {cells[1]}: give files of one extent")
-    settings = {name: [_setting(part, name, path) for part, path in zip(parts, paths, strict=True)] for name in SETTING}
+    names = [name for name in SETTING if name != "g" or not all(_has_no_g(part) for part in parts)]
+    settings = {name: [_setting(part, name, path) for part, path in zip(parts, paths, strict=True)] for name in names}
     sizes = [len(part) for part in parts]
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS if name not in ("quench", *MORE)
@@ -246,13 +249,21 @@ def further_together(parts: Sequence[Snapshots]) -> dict[str, NDArray[np.floatin
     """The arrays of :data:`MORE`, as wide as in the widest part: NaN where a part has fewer; nothing where all have none."""
     numbers = [0 if part.more_density is None else part.more_density.shape[1] for part in parts]
     found = {}
-    for name, beyond in zip(MORE, ((), parts[0].site_shape), strict=True):
+    for name, beyond in zip(MORE, ((), parts[0].site_shape, parts[0].q.shape[1:]), strict=True):
+        if all(getattr(part, name) is None for part in parts):
+            continue
         rows = [np.full((len(part), max(numbers), *beyond), np.nan) for part in parts]
         for row, part, number in zip(rows, parts, numbers, strict=True):
-            if number:
+            if number and getattr(part, name) is not None:
                 row[:, :number] = getattr(part, name)
         found[name] = np.concatenate(rows)
-    return found if max(numbers) else {}
+    return found
+
+
+def _has_no_g(snapshots: Snapshots) -> bool:
+    """True if a file states the parameters of its Hamiltonian, and ``g`` is none of them."""
+    stated = Physics.stated(snapshots.attributes).joined(Physics.stated(snapshots.label_attributes))
+    return bool(stated.parameters) and "g" not in stated.parameters
 
 
 def _setting(snapshots: Snapshots, name: str, path: Path | str) -> float:
@@ -340,7 +351,8 @@ def _add(file: h5py.File, name: str, snapshots: Snapshots, attributes: Mapping[s
 
 def _labels(name: str, snapshots: Snapshots) -> tuple[str, ...]:
     """Names of the axes of a dataset, of which it has the first ones."""
-    sites = snapshots.axes.names(components=name not in MORE and snapshots.q.ndim > 1 + snapshots.axes.number)
+    several = name not in MORE[:2] and snapshots.q.ndim > 1 + snapshots.axes.number
+    sites = snapshots.axes.names(components=several)
     return ("snapshot", "further", *sites) if name in MORE else ("snapshot", *sites)
 
 

@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Ensemble, Hamiltonian
-from hpc_holstein.network.supported import require_window
+from hpc_holstein.network.supported import require_window, sight
 from hpc_holstein.training._fields import FieldData, split, with_further
+from hpc_holstein.training._matrix_fields import MatrixData
 from hpc_holstein.training._record import LAST, MAIN, Record, Report, TrainingFile
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.fit_options import FitOptions
@@ -84,7 +85,7 @@ def fit(
     belongs to another training; :class:`ConfigError` for windows larger than the lattice, :class:`ModelError` for a lattice
     smaller than what the model sees.
     """
-    require_window(model.reach, snapshots.extent)  # type: ignore[arg-type]
+    require_window(sight(model), snapshots.extent)
     if options.crop > min(snapshots.extent):
         cells = "x".join(map(str, snapshots.extent))
         raise ConfigError(f"crop = {options.crop} exceeds the {cells} cells of the snapshots: use 0 or a smaller one")
@@ -94,6 +95,15 @@ def fit(
     training.stop = stop
     training.run(state_file, curve_file)
     return training.result(snapshots, masks or {"all": np.ones(len(snapshots), dtype=bool)})
+
+
+def training_data(
+    snapshots: Snapshots, model: nn.Module, hamiltonian: Hamiltonian, dtype: torch.dtype, device: torch.device
+) -> FieldData | MatrixData:
+    """Tensors of what ``model`` reads and learns."""
+    if model.field == "matrix":
+        return MatrixData(snapshots, model, hamiltonian, dtype, device)
+    return FieldData(snapshots, model, hamiltonian.parameters["g"], dtype, device)
 
 
 class _Training:
@@ -112,12 +122,12 @@ class _Training:
         self.options, self.transport, self.fine_tuned = options, transport, bool(start)
         self.sets = split(snapshots, options.validation, options.test, options.seed)
         dtype, device = getattr(torch, options.dtype), torch.device(options.device)
-        rows, source = with_further(snapshots, model)
+        rows, source = with_further(snapshots, model, hamiltonian)
         self.training_rows = np.flatnonzero(np.isin(source, self.sets["training"]))
-        self.data = FieldData(rows, model, hamiltonian.parameters["g"], dtype, device)
+        self.data = training_data(rows, model, hamiltonian, dtype, device)
         self.model = model.to(device=device, dtype=dtype)
         calibrate = getattr(model, "calibrate", None)  # of architectures that scale their input by the data
-        if calibrate is not None:
+        if calibrate is not None and isinstance(self.data, FieldData):
             calibrate(self.data.whole(self._index("training"))[0])
         self.model.load_state_dict(transport.bcast(self.model.state_dict()))
         self.averaged = copy.deepcopy(self.model) if options.average else self.model
@@ -237,10 +247,10 @@ class _Training:
         if len(chosen[share]):
             windows = torch.from_numpy(chosen[share]), torch.from_numpy(origins[share]), cells
             if self.record.stage == LAST:
-                loss = self.data.canonical_loss(self.model, windows[0]) / len(chosen)
+                loss = self.data.canonical_loss(self.model, windows[0])
             else:
-                errors = self.data.errors(self.model, *windows)
-                loss = errors.square().sum() / (len(chosen) * errors[0].numel())
+                loss = self.data.loss(self.model, *windows)
+            loss = loss / len(chosen)
             loss.backward()
         value = self._sum_over_ranks(loss.detach())
         if self.options.clip:
@@ -309,9 +319,20 @@ class _Training:
                 errors[rows] = self.data.whole_errors(self.averaged, index[rows]).double().cpu()
         return self.transport.allsum(errors)
 
-    def _own_baseline(self) -> float:
-        """Force MSE of the atomic limit on the validation set, at its own ``mu``."""
+    def _electron_errors(self, name: str, force: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Error of the electrons per site ``[snapshot]`` at the chemical potentials of the labels."""
         assert self.own is not None
+        if not isinstance(self.data, MatrixData):
+            return np.asarray(force.reshape(len(force), -1).mean(axis=1) / self.own.g[self.sets[name]])
+        with torch.no_grad():
+            parts = [self.data.electron_errors(self.averaged, row[None]).mean().item() for row in self._index(name)]
+        return np.array(parts)
+
+    def _own_baseline(self) -> float:
+        """Force MSE without training on the validation set: of the atomic limit at its own ``mu``, if the density decides."""
+        assert self.own is not None
+        if isinstance(self.data, MatrixData):
+            return self.data.baseline(self.kT, self._index("validation"))
         return float(np.square(self.own.of_atomic_limit(self.sets["validation"])[0]).mean())
 
     def _own_errors(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -322,7 +343,8 @@ class _Training:
         force, mu = np.zeros((len(index), *self.data.targets.shape[1:])), np.zeros(len(index))
         mine = slice(self.transport.rank, None, self.transport.size)
         if len(index[mine]):
-            force[mine], mu[mine] = self.own.of_network(self.averaged, index[mine], self.data.inputs.dtype)
+            found, mu[mine] = self.own.of_network(self.averaged, index[mine], self.data.inputs.dtype)
+            force[mine] = found.reshape(force[mine].shape)
         summed = [self.transport.allsum(torch.from_numpy(part)).numpy() for part in (force, mu)]
         return summed[0], summed[1]
 
@@ -374,15 +396,16 @@ class _Training:
         """Errors as a run has them; of a canonical one beside those at the chemical potentials of the labels."""
         index = self.sets[name]
         assert snapshots.force is not None
-        reference, error = snapshots.force[index], self._errors(name).numpy()
+        reference = snapshots.force[index]
+        error = self._errors(name).numpy().reshape(reference.shape)
         own_masks = {regime: mask[index] for regime, mask in masks.items() if mask[index].any()}
         rows = force_metrics(reference + error, reference, own_masks)
         if self.own is None:
             return rows
         force, mu = self._own_errors(name)
-        own = force_metrics(reference + force, reference, own_masks)
+        own = force_metrics(reference + force.reshape(reference.shape), reference, own_masks)
         add_potential_metrics(own, mu, own_masks)
-        electrons = error.reshape(len(error), -1).mean(axis=1) / self.own.g[index]
+        electrons = self._electron_errors(name, error)
         for regime, mask in own_masks.items():
             own[regime]["mse_at_reference_mu"] = rows[regime]["mse"]
             own[regime]["electron_number_rms_error"] = float(np.sqrt(np.mean(electrons[mask] ** 2)))

@@ -148,18 +148,24 @@ class LabelWork:
             state = state.moved(forces=_at(chemical_potential, state.q))
         start = time.perf_counter()
         if offsets:
-            result, more = self.forces.with_densities(state, offsets)
+            result, *further = self.forces.at_potentials(state, offsets)
         else:
-            result, more = self.forces(state), None
+            result, further = self.forces(state), []
         whole = [self.domain.gather(field) for field in (result.force, result.density[..., None])]
-        further = None if more is None else self.domain.gather(more)
+        more = [None if one is None else self._gathered(one) for one in further]
         seconds = time.perf_counter() - start
         arrays = {name: _array(value) for name, value in zip(("force", "density"), whole, strict=True) if value is not None}
         arrays["chemical_potential"] = _array(result.chemical_potential)
-        if further is not None:
+        if offsets and self.keeps:
             arrays["more_chemical_potential"] = arrays["chemical_potential"] + np.asarray(offsets)
-            arrays["more_density"] = _array(further.movedim(-2, 0))
+            arrays |= {name: one for name, one in zip(MORE[1:], more, strict=True) if one is not None}
         return _Labels(arrays, seconds, result.info)
+
+    def _gathered(self, further: Tensor) -> NDArray[np.float64] | None:
+        """A field ``[*cells, M, basis, ...]`` of the whole lattice as ``[M, *cells, basis, ...]``; None on ranks without it."""
+        axes = len(self.domain.lattice.extent)
+        whole = self.domain.gather(further.flatten(axes, -2))
+        return None if whole is None else _array(whole.reshape(*whole.shape[:axes], *further.shape[axes:]).movedim(axes, 0))
 
 
 def evaluate(
@@ -320,8 +326,9 @@ def _evaluation(snapshots: Snapshots, labels: list[_Labels], forces: ForceProvid
     }
     for name in MORE:  # without them those of an earlier labelling go
         arrays[name] = np.stack([one.arrays[name] for one in labels]) if name in labels[0].arrays else None
-    if arrays["more_density"] is not None:
-        arrays["more_density"] = arrays["more_density"].reshape(count, -1, *sites)
+    for name, shape in zip(MORE[1:], (sites, snapshots.q.shape[1:]), strict=True):
+        if arrays[name] is not None:
+            arrays[name] = arrays[name].reshape(count, -1, *shape)
     rows = [one.info or {} for one in labels]
     info = {
         key: np.array([row.get(key, math.nan) for row in rows]) for key in dict.fromkeys(key for row in rows for key in row)

@@ -36,7 +36,7 @@ _SAME_FILLING = 1e-6  # electrons per site: labels are kept to far less
 
 def is_canonical(model: nn.Module, ensemble: Ensemble) -> bool:
     """True if a run of ``ensemble`` finds ``mu`` from the density of ``model``."""
-    return ensemble.kind == "canonical" and model.field == "shifted" and model.predicts != "force"
+    return ensemble.kind == "canonical" and model.field != "plain" and model.predicts != "force"
 
 
 def electron_number_part(options: FitOptions, model: nn.Module, ensemble: Ensemble) -> tuple[float, str]:
@@ -67,13 +67,16 @@ class OwnPotential:
     def __init__(self, snapshots: Snapshots, hamiltonian: Hamiltonian, ensemble: Ensemble, device: torch.device) -> None:
         assert snapshots.density is not None
         assert snapshots.chemical_potential is not None
+        assert snapshots.force is not None
         self._hamiltonian = hamiltonian
         self._domain = CartesianDomain(hamiltonian.lattice, SerialTransport(), device=device)
-        count, g = len(snapshots), hamiltonian.parameters["g"]
+        count, g = len(snapshots), hamiltonian.parameters.get("g", 1.0)
         self.g = np.full(count, g) if snapshots.g is None else snapshots.g
         q = snapshots.fields()
         self._q = q * torch.as_tensor(self.g / g).view(-1, *(1,) * (q.ndim - 1))
         self._density = snapshots.density.astype(np.float64)
+        # the density tells the force, and without the round-off of the elastic one
+        self._force = None if hamiltonian.tells_density else snapshots.force.astype(np.float64)
         self._mu = snapshots.chemical_potential.astype(np.float64)
         kT = np.full(count, ensemble.kT) if snapshots.kT is None else snapshots.kT
         filling = self._density.reshape(count, -1).mean(axis=1)
@@ -93,7 +96,7 @@ class OwnPotential:
         return self._of(lambda one: AtomicForces(self._hamiltonian, self._domain, one), index)
 
     def _of(self, provide: Callable[[Ensemble], Forces], index: NDArray[np.int64]) -> tuple[Array, Array]:
-        force, mu = np.full((len(index), *self._density.shape[1:]), np.nan), np.full(len(index), np.nan)
+        force, mu = np.full((len(index), *self._shape), np.nan), np.full(len(index), np.nan)
         at_once = max(1, _CELLS // self._density[0].size)
         for kT, filling in np.unique(self._settings[index], axis=0):
             forces = provide(Ensemble("canonical", kT=float(kT), filling=float(filling)))
@@ -108,10 +111,19 @@ class OwnPotential:
             found = forces(State.at_rest(q))
         except SpectrumError:
             if len(index) == 1:
-                return np.full((1, *self._density.shape[1:]), np.nan), np.full(1, np.nan)
+                return np.full((1, *self._shape), np.nan), np.full(1, np.nan)
             each = [self._errors(forces, index[i : i + 1]) for i in range(len(index))]
             return np.concatenate([error for error, _ in each]), np.concatenate([mu for _, mu in each])
+        potential = found.chemical_potential.cpu().numpy() - self._mu[index]
+        if self._force is not None:
+            labels = self._force[index]
+            return found.force.double().cpu().numpy().reshape(labels.shape) - labels, potential
         labels = self._density[index]
         error = found.density.double().cpu().numpy().reshape(labels.shape) - labels
         error *= self.g[index].reshape(-1, *(1,) * (error.ndim - 1))
-        return error, found.chemical_potential.cpu().numpy() - self._mu[index]
+        return error, potential
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        """Of the errors of a snapshot."""
+        return (self._density if self._force is None else self._force).shape[1:]

@@ -56,7 +56,7 @@ class ForceCase:
     @property
     def knows_mu(self) -> bool:
         """False for a network of the plain field, which stands for half filling alone."""
-        return self.network is None or build_model(self.network, build_lattice("square", 8)).field == "shifted"
+        return self.network is None or build_model(self.network, build_lattice("square", 8)).field != "plain"
 
 
 def _force_cases() -> Iterator[ForceCase]:

@@ -22,8 +22,12 @@ from hpc_holstein.symmetry.internal import has_particle_hole
 
 CANONICAL = Ensemble("canonical", kT=0.2, filling=0.4)
 GRAND_CANONICAL = Ensemble("grand-canonical", kT=0.2, chemical_potential=0.3)
-CELLS = {1: 16, 2: 8, 3: 6}
-RADII = {"enn": {1: (2, 1, 0), 2: (1, 1, 0), 3: (1, 0)}, "enn_energy": {1: (2, 1), 2: (1, 0), 3: (1, 0)}}
+CELLS = {1: 16, 2: 10, 3: 6}
+RADII = {
+    "enn": {1: (2, 1, 0), 2: (1, 1, 0), 3: (1, 0)},
+    "enn_energy": {1: (2, 1), 2: (1, 0), 3: (1, 0)},
+    "enn_matrix": {1: (1, 1, 0), 2: (1, 0), 3: (0, 0)},
+}
 BIPARTITE = {"chain": True, "square": True, "triangular": False, "honeycomb": True, "kagome": False, "cubic": True}
 ANY = [name for name in MODELS if name != "efnn"]
 

@@ -13,10 +13,10 @@ from hpc_holstein.domain.transport import SerialTransport, run_in_process
 from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.forces import atomic, exact
 from hpc_holstein.forces._exact import ExactForces
-from hpc_holstein.hamiltonian import holstein
+from hpc_holstein.hamiltonian import holstein, peierls
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
-from hpc_holstein.network.models import efnn, enn
+from hpc_holstein.network.models import efnn, enn, enn_matrix
 from hpc_holstein.training import dataset, fit
 from hpc_holstein.training._fields import with_further
 from hpc_holstein.training.dataset import Snapshots
@@ -55,11 +55,21 @@ def test_they_are_those_of_the_grand_canonical_ensemble():
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_ranks_and_shared_states_give_the_same(ranks):
+@pytest.mark.parametrize("kind", [holstein, peierls])
+def test_ranks_and_shared_states_give_the_same(kind, ranks):
     """Two states: dealt to 2 ranks, shared by 3."""
-    alone = label(states(), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
-    for found in run_in_process(ranks, lambda transport: label(states(), LATTICE, transport, make_exact, {}, further=FURTHER)):
-        for name in (*dataset.LABELS, *dataset.MORE):
+    hamiltonian = kind.build(kind.Options(), LATTICE)
+    q = np.random.default_rng(1).normal(0, 0.2, (2, *LATTICE.extent, 1, hamiltonian.components))
+
+    def labelled(transport):
+        make = lambda domain: ExactForces(hamiltonian, domain, ENSEMBLE)  # noqa: E731
+        return label(Snapshots.on(LATTICE, q), LATTICE, transport, make, {}, further=FURTHER)
+
+    alone = labelled(SerialTransport())
+    assert (alone.more_force is None) is hamiltonian.tells_density
+    names = [name for name in (*dataset.LABELS, *dataset.MORE) if getattr(alone, name) is not None]
+    for found in run_in_process(ranks, labelled):
+        for name in names:
             assert np.abs(getattr(found, name) - getattr(alone, name)).max() <= 1e-12
 
 
@@ -84,11 +94,11 @@ def test_an_interrupted_job_continues_with_them(tmp_path, monkeypatch):
     calls = []
 
     class Ending(ExactForces):
-        def with_densities(self, state, offsets):
+        def at_potentials(self, state, offsets):
             calls.append(1)
             if len(calls) == 3:
                 raise KeyboardInterrupt
-            return super().with_densities(state, offsets)
+            return super().at_potentials(state, offsets)
 
     def make_ending(domain):
         return Ending(HAMILTONIAN, domain, ENSEMBLE)
@@ -113,12 +123,12 @@ def test_other_forces_are_refused():
 
 def test_networks_of_the_shifted_field_see_each_as_a_snapshot_of_its_own():
     found = label(states(), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
-    rows, source = with_further(found, enn.build(enn.Options(), LATTICE))
+    rows, source = with_further(found, enn.build(enn.Options(), LATTICE), HAMILTONIAN)
     assert source.tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
     assert np.array_equal(rows.q, found.q[source])
     for row, i in enumerate(source):
         assert np.abs(rows.density[row] - density_at(found.q[i], rows.chemical_potential[row])).max() <= 1e-12
-    same, source = with_further(found, efnn.build(efnn.Options(), LATTICE))  # of the plain field
+    same, source = with_further(found, efnn.build(efnn.Options(), LATTICE), HAMILTONIAN)  # of the plain field
     assert same is found
     assert source.tolist() == [0, 1]
 
@@ -158,7 +168,7 @@ def test_files_of_one_training_may_have_them_or_not(tmp_path):
     assert both.more_density.shape == (4, 3, 4, 6)
     assert dataset.read_together([tmp_path / "c.h5", tmp_path / "c.h5"]).more_density is None
     mixed = dataset.read_together([tmp_path / "c.h5", tmp_path / "a.h5"])
-    rows, source = with_further(mixed, enn.build(enn.Options(), LATTICE))
+    rows, source = with_further(mixed, enn.build(enn.Options(), LATTICE), HAMILTONIAN)
     assert source.tolist() == [0, 1, 2, 3, 2, 2, 2, 3, 3, 3]
     assert np.isfinite(rows.density).all()
     assert np.array_equal(rows.density[4:], made.more_density.reshape(-1, 4, 6))
@@ -201,3 +211,40 @@ def test_exact_labels_of_a_canonical_ensemble_have_them_unasked(tmp_path, monkey
     assert main(["label", "--lattice", "4x6", "--random", "2", "--output", "a.h5", *more]) == 0
     found = dataset.read("a.h5")
     assert (0 if found.more_density is None else found.more_density.shape[1]) == number
+
+
+def test_forces_come_with_them_where_the_density_does_not_tell_them(tmp_path):
+    """Of the Peierls model, against exact forces in the grand-canonical ensemble; of the Holstein model from the density."""
+    model = peierls.build(peierls.Options(), LATTICE)
+    q = 0.1 * torch.randn(2, *LATTICE.extent, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    made = label(
+        Snapshots.on(LATTICE, q.numpy()),
+        LATTICE,
+        SerialTransport(),
+        lambda d: ExactForces(model, d, ENSEMBLE),
+        {},
+        further=FURTHER,
+    )
+    assert made.more_force.shape == (2, 3, *LATTICE.extent, 2)
+    domain = CartesianDomain(LATTICE, SerialTransport())
+    for i, mus in enumerate(made.more_chemical_potential):
+        for mu, density, force in zip(mus, made.more_density[i], made.more_force[i], strict=True):
+            there = ExactForces(model, domain, Ensemble("grand-canonical", ENSEMBLE.kT, chemical_potential=mu))(
+                State.at_rest(q[i])
+            )
+            np.testing.assert_allclose(density, there.density[..., 0], rtol=0, atol=1e-12)
+            np.testing.assert_allclose(force, there.force[..., 0, :], rtol=0, atol=1e-11)
+    dataset.write(tmp_path / "made.h5", made)
+    with h5py.File(tmp_path / "made.h5") as file:
+        assert [axis.label for axis in file["more_force"].dims] == ["snapshot", "further", "y", "x", "component"]
+    network = enn_matrix.build(enn_matrix.Options(), LATTICE)
+    rows, source = with_further(dataset.read(tmp_path / "made.h5"), network, model)
+    assert source.tolist() == [0, 1, 0, 0, 0, 1, 1, 1]
+    assert np.array_equal(rows.force[2:], made.more_force.reshape(-1, *LATTICE.extent, 2))
+
+    found = label(states(), LATTICE, SerialTransport(), make_exact, {}, further=FURTHER)
+    assert found.more_force is None
+    rows, _ = with_further(found, network, HAMILTONIAN)
+    first = Ensemble("grand-canonical", ENSEMBLE.kT, chemical_potential=float(found.more_chemical_potential[0, 0]))
+    there = ExactForces(HAMILTONIAN, domain, first)(State.at_rest(torch.as_tensor(found.q[0])[..., None, None]))
+    np.testing.assert_allclose(rows.force[len(found)], there.force[..., 0, 0], rtol=0, atol=1e-11)

@@ -202,5 +202,5 @@ def test_a_network_of_another_lattice_is_refused_from_python() -> None:
 
 def test_a_hamiltonian_that_no_network_reads_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = refused(capsys, "run", "--preset", "paper-2510.20659", "--lattice", "12x12", "--force", "default", "--steps", "2")
-    assert "networks read one coordinate a site" in message
-    assert "the peierls Hamiltonian has others: use force kind 'exact' or 'kpm'" in message
+    assert "the network reads one coordinate a site" in message
+    assert "has others: use a network that reads the matrix elements of H, such as enn_matrix" in message

@@ -9,8 +9,8 @@ from hpc_holstein.keys import key
 
 
 @dataclass(frozen=True)
-class LevelOptions:
-    """Shape of a network of levels; each architecture has its own defaults."""
+class NetworkOptions:
+    """Shape of a network of group convolutions; each architecture has its own defaults."""
 
     copies: Annotated[
         int,
@@ -24,7 +24,6 @@ class LevelOptions:
     scales: Annotated[
         tuple[float, ...], key("the field Q' enters as tanh(g Q' / s) for these energies s [t_nn]", "input_scales")
     ] = (16.0, 6.4, 2.5, 1.0, 0.4, 0.2)
-    g: Annotated[float, key("coupling that the weights belong to [t_nn/a]; default: that of the system", "coupling")] = 3.5
     kT: Annotated[
         float, key("temperature that the weights belong to [t_nn]; default: that of the system", "temperature", "T")
     ] = 0.1
@@ -42,3 +41,10 @@ class LevelOptions:
         """A lower bound on the weights of such a network, which costs nothing to know."""
         hidden = len(self.radii) - 1
         return self.copies * (len(self.scales) + hidden * self.copies + self.levels + max(self.radii, default=0) ** 2)
+
+
+@dataclass(frozen=True)
+class LevelOptions(NetworkOptions):
+    """Of one that reads the shifted field, whose coupling makes energies of it."""
+
+    g: Annotated[float, key("coupling that the weights belong to [t_nn/a]; default: that of the system", "coupling")] = 3.5

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.layers import GroupConv, LiftingConv, Modulation, ScalarHead, activated
-from hpc_holstein.network.models._level_options import LevelOptions
+from hpc_holstein.network.models._level_options import NetworkOptions
 from hpc_holstein.symmetry.internal import is_bipartite
 from hpc_holstein.symmetry.pairs import Pairs
 
@@ -35,12 +35,12 @@ class LevelNetwork(nn.Module):
     sharpness = 100.0  # bound on |d2n/dmu2| over that of a Fermi function: levels may move with the field; 43 was measured
     _scales: Tensor
 
-    def __init__(self, options: LevelOptions, lattice: Lattice, more_even: int = 0) -> None:
+    def __init__(self, options: NetworkOptions, lattice: Lattice, more_even: int = 0) -> None:
         """``more_even``: even scalars beside the weights of the levels."""
         super().__init__()
         _require_network(options)
         self.options = options
-        self.g, self.kT = options.g, options.kT
+        self.g, self.kT = getattr(options, "g", 1.0), options.kT
         self.lattice_name = lattice.name
         self.particle_hole = is_bipartite(lattice.bonds(1))  # built in, if hopping to nearest neighbours has it
         self._dimension, self._basis = len(lattice.extent), len(lattice.basis)
@@ -83,25 +83,38 @@ class LevelNetwork(nn.Module):
 
         ``energy``: ``g Q'`` with a halo of ``local_reach``, which is consumed.
         """
-        sites = energy.unsqueeze(1) if self._basis == 1 else energy.movedim(-1, 1)
-        scales = self._input_scales(kT, energy).view(-1, *(1,) * self._dimension)
-        x = torch.tanh(sites.unsqueeze(2) / scales).flatten(1, 2)
         lifting, *convolutions, head = kernels
+        x = self._saturated(energy, kT)
         if lifting.odd is None:
-            even, odd = activated(_conv(x, lifting.even, lifting.bias), None)
+            even, odd = self._hidden(_conv(x, lifting.even, lifting.bias), None, convolutions)
         else:  # the field is odd under the exchange of particles and holes
-            even, odd = activated(_as_channels(lifting.bias, x), _conv(x, lifting.odd))
+            even, odd = self._hidden(_as_channels(lifting.bias, x), _conv(x, lifting.odd), convolutions)
+        scalars, level = self._read_levels(even, odd, head)
+        centre = interior(energy, self.local_reach, self._dimension)
+        return scalars, centre.unsqueeze(-1) + level, centre
+
+    def _saturated(self, energy: Tensor, kT: float) -> Tensor:
+        """Channels of an energy on each site, ``[batch, sites of a cell x scales, *cells]``."""
+        sites = energy.unsqueeze(1) if self._basis == 1 else energy.movedim(-1, 1)
+        return _saturated(sites, self._input_scales(kT, energy))
+
+    def _hidden(self, even: Tensor, odd: Tensor | None, convolutions: Sequence[_Layer]) -> tuple[Tensor, Tensor | None]:
+        """Both parts of the last feature from those of the first one, before its activation."""
+        even, odd = activated(even, odd)
         for layer in convolutions:
             even, odd = activated(
                 _conv(even, layer.even, layer.bias), None if odd is None or layer.odd is None else _conv(odd, layer.odd)
             )
+        return even, odd
+
+    def _read_levels(self, even: Tensor, odd: Tensor | None, head: _Layer) -> tuple[Tensor, Tensor]:
+        """Even scalars of each site and what its levels lie above the field, ``[*field, scalars]`` and ``[*field, levels]``."""
         scalars = self._read(even, head.even, head.bias)
         if odd is None or head.odd is None:
             scalars, level = scalars.split((scalars.shape[-1] - self.options.levels, self.options.levels), dim=-1)
         else:
             level = self._read(odd, head.odd)
-        centre = interior(energy, self.local_reach, self._dimension)
-        return scalars, centre.unsqueeze(-1) + level, centre
+        return scalars, level
 
     def _read(self, feature: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         """Scalars of each site, ``[*field, scalars]``."""
@@ -124,13 +137,11 @@ class LevelNetwork(nn.Module):
         return self._inference_kernels
 
     def _spread_kernels(self, kT: float) -> list[_Layer]:
-        lifting = cast(LiftingConv, self.layers[0])
-        kernel = lifting.kernel()
-        spread = [_Layer(kernel, kernel if self.particle_hole else None, lifting.channel_bias())]
+        spread = [self._lifting_kernels()]
         for layer in cast(Sequence[GroupConv], self.layers[1:]):
             even, *odd = layer.kernels()
             spread.append(_Layer(even, odd[0] if odd else None, layer.channel_bias()))
-        single = (1,) * (kernel.ndim - 2)
+        single = (1,) * self._dimension
         even, last = (part.reshape(*part.shape, *single) for part in self.head.kernels())
         spread.append(_Layer(even, last if self.particle_hole else None, self.head.bias))
         if self.takes_kT:
@@ -141,6 +152,11 @@ class LevelNetwork(nn.Module):
                 for layer, by, of_copy in zip(spread, modulations, elements, strict=True)
             ]
         return [layer.channels_last() for layer in spread]
+
+    def _lifting_kernels(self) -> _Layer:
+        lifting = cast(LiftingConv, self.layers[0])
+        kernel = lifting.kernel()
+        return _Layer(kernel, kernel if self.particle_hole else None, lifting.channel_bias())
 
     def _position(self, kT: float) -> float:
         """Position of ``kT`` in its range on a logarithmic scale, from -1 to 1."""
@@ -181,7 +197,7 @@ def interior(field: Tensor, width: int, dimension: int) -> Tensor:
     return field
 
 
-def _require_network(options: LevelOptions) -> None:
+def _require_network(options: NetworkOptions) -> None:
     shape = {"copies": options.copies, "levels": options.levels, "number of radii": len(options.radii)}
     if min(shape.values()) < 1:
         told = ", ".join(f"{name} = {value}" for name, value in shape.items())
@@ -199,6 +215,11 @@ def _require_network(options: LevelOptions) -> None:
         raise ConfigError(
             f"kT = {options.kT} is outside of kT_range = {list(options.kT_range)}: widen the range or give a kT inside"
         )
+
+
+def _saturated(values: Tensor, scales: Tensor) -> Tensor:
+    """``tanh(v / s)`` of values ``[batch, numbers, *cells]`` for each of the scales, ``[batch, numbers x scales, *cells]``."""
+    return torch.tanh(values.unsqueeze(2) / scales.view(-1, *(1,) * (values.ndim - 2))).flatten(1, 2)
 
 
 def _channels_last(weight: Tensor) -> Tensor:

@@ -1,0 +1,238 @@
+"""Networks that read the matrix elements of ``H`` and write those of ``rho``, on every lattice, with all weights in use."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from conformance.cases import LATTICES, build_lattice
+
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.errors import ConfigError, ModelError
+from hpc_holstein.forces._elements import both_ways, matrix_elements
+from hpc_holstein.hamiltonian import holstein, peierls
+from hpc_holstein.interfaces import Bond, Ensemble
+from hpc_holstein.network.checkpoint import check_card, load_model, make_card, save_model, trained_elsewhere
+from hpc_holstein.network.elements import ElementReader, Elements, element_ranges, fixed_parts, reverse, strength
+from hpc_holstein.network.models import enn_matrix
+from hpc_holstein.network.supported import require_supported
+
+CELLS = {1: (24,), 2: (14, 12), 3: (7, 7, 7)}
+ODD = dict.fromkeys(("chain", "square", "honeycomb", "cubic"), (True, False, True))
+CANONICAL = Ensemble("canonical", kT=0.1)
+
+each_lattice = pytest.mark.parametrize("name", LATTICES)
+
+
+def lattice_of(name, *cells):
+    lattice = build_lattice(name, 12)
+    return type(lattice)(
+        lattice.name, cells or CELLS[len(lattice.extent)], lattice.periodic, lattice.vectors, lattice.basis, lattice.generators
+    )
+
+
+def built(name, **options):
+    """A network with weights away from their start, and symmetric elements of ``H`` on the torus."""
+    lattice = lattice_of(name)
+    radii = (1, 0) if len(lattice.extent) == 3 else (1, 1, 0)
+    torch.manual_seed(0)
+    chosen = enn_matrix.Options(**{"copies": 2, "radii": radii, "outputs": 2, "levels": 3, **options})
+    network = enn_matrix.build(chosen, lattice).double()
+    for weights in network.parameters():
+        torch.nn.init.normal_(weights, std=0.15)
+    return lattice, network.eval(), chosen
+
+
+def sample(lattice, elements, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    found = 0.7 * torch.randn(1, *lattice.extent, len(elements), dtype=torch.float64, generator=generator)
+    return both_directions(found, elements, range(len(elements)))
+
+
+def both_directions(found, elements, known):
+    """Elements in all columns, from those of one direction: ``h_ij = h_ji``."""
+    axes = tuple(range(1, found.ndim - 1))
+    for first in range(elements.basis, len(elements), 2):
+        if first in known:
+            found[..., first + 1] = found[..., first].roll(elements.bonds[first].offset, axes)
+    return found
+
+
+def wrapped(field, width):
+    for axis in range(1, field.ndim - 1):
+        count = field.shape[axis]
+        field = field.index_select(axis, torch.arange(-width, count + width).remainder(count))
+    return field
+
+
+def whole(network, elements):
+    """``rho`` in all columns."""
+    with torch.no_grad():
+        found = torch.zeros_like(elements)
+        found[..., network.written] = network(wrapped(elements, network.reach))
+    return both_directions(found, network.elements, network.written.tolist())
+
+
+def moved(elements, g, lattice, of):
+    """Elements of the system that element ``g`` of the space group makes, its action written out on single bonds."""
+    group, number = lattice.symmetry, {bond: index for index, bond in enumerate(of.bonds)}
+    matrix = group.point_group.array[g]
+    cells = np.indices(lattice.extent).reshape(len(lattice.extent), -1)
+    found = torch.zeros_like(elements)
+    for index, bond in enumerate(of.bonds):
+        offset = matrix @ bond.offset + group.cell[g, bond.target] - group.cell[g, bond.source]
+        image = Bond(int(group.site[g, bond.source]), int(group.site[g, bond.target]), tuple(map(int, offset)))
+        there = (matrix @ cells + group.cell[g, bond.source][:, None]) % np.array(lattice.extent)[:, None]
+        found[(0, *there, number[image])] = elements[(0, *cells, index)]
+    return found
+
+
+@each_lattice
+@pytest.mark.parametrize("options", [{}, {"kT_range": (0.01, 0.4)}], ids=["fixed", "kT"])
+def test_each_element_of_the_space_group(name, options):
+    """Inputs and outputs, on sites and pairs; cells of a square shape, so that rotations close."""
+    lattice, network, _ = built(name, **options)
+    square = lattice_of(name, *[max(lattice.extent)] * len(lattice.extent))
+    elements = sample(square, network.elements)
+    rho = whole(network, elements)
+    assert float(rho.std(dim=tuple(range(1, rho.ndim - 1))).min()) > 1e-4
+    for g in range(square.point_group.order):
+        off = whole(network, moved(elements, g, square, network.elements)) - moved(rho, g, square, network.elements)
+        assert float(off.abs().max()) < 1e-11 * float(rho.abs().max())
+
+
+@each_lattice
+def test_exchange_of_particles_and_holes(name):
+    """``rho(-S H S) = 1 - S rho(H) S`` where nearest neighbours join two sublattices, and no such thing elsewhere."""
+    lattice, network, _ = built(name)
+    of = network.elements
+    assert of.odd == ODD.get(name, (False,) * 3)
+    sign = torch.cat([torch.full((len(part),), -1.0 if odd else 1.0) for part, odd in zip(of.parts, of.odd, strict=True)])
+    half = torch.zeros(len(of)).index_fill(0, torch.arange(of.basis), 0.5)
+    elements = sample(lattice, of)
+    if name in ODD:
+        off = (whole(network, sign * elements) - half) - sign * (whole(network, elements) - half)
+        assert float(off.abs().max()) < 1e-12
+
+
+@each_lattice
+def test_exchange_on_exact_matrices(name):
+    """The signs are those of the physics: density matrices of ``H`` and of ``-S H S``, by diagonalization."""
+    if name not in ODD:
+        return
+    lattice = lattice_of(name, *[4] * len(CELLS[len(build_lattice(name, 12).extent)]))
+    of = Elements.of(lattice, 1)
+    elements = sample(lattice, of)
+    sign = torch.cat([torch.full((len(part),), -1.0 if odd else 1.0) for part, odd in zip(of.parts, of.odd, strict=True)])
+
+    def rho(values):
+        matrix = torch.zeros(lattice.sites, lattice.sites, dtype=torch.float64)
+        cells = np.indices(lattice.extent).reshape(len(lattice.extent), -1)
+        ends = []
+        for index, bond in enumerate(of.bonds):
+            there = (cells + np.array(bond.offset)[:, None]) % np.array(lattice.extent)[:, None]
+            one, other = (
+                np.ravel_multi_index(tuple(where), lattice.extent) * of.basis + site
+                for where, site in ((cells, bond.source), (there, bond.target))
+            )
+            ends.append((one, other))
+            matrix[one, other] += values[(0, *cells, index)]
+        energies, states = torch.linalg.eigh(matrix)
+        full = states @ torch.diag(torch.sigmoid(-energies / 0.3)) @ states.T
+        return torch.stack([full[pair] for pair in ends], dim=-1)
+
+    half = torch.zeros(len(of)).index_fill(0, torch.arange(of.basis), 0.5)
+    torch.testing.assert_close(rho(sign * elements) - half, sign * (rho(elements) - half), rtol=0, atol=1e-12)
+
+
+@each_lattice
+def test_reach_is_honest(name):
+    """``rho`` of a cell depends on elements up to ``reach`` cells away, and on none beyond."""
+    lattice, network, _ = built(name)
+    width = 2 * network.reach + 3
+    shape = (1, *[width + 2 * network.reach] * len(lattice.extent), len(network.elements))
+    elements = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    out = network(elements)
+    assert out.shape == (1, *[width] * len(lattice.extent), len(network.written))
+    centre = (0, *[width // 2] * len(lattice.extent))
+    (gradient,) = torch.autograd.grad(out[centre].sum(), elements)
+    middle = width // 2 + network.reach
+    away = torch.stack(torch.meshgrid(*[(torch.arange(n) - middle).abs() for n in shape[1:-1]], indexing="ij")).amax(dim=0)
+    size = gradient[0].abs().sum(dim=-1)
+    assert (size[away > network.reach] == 0).all()
+    assert (size[away == network.reach] != 0).any()
+
+
+@each_lattice
+def test_the_reader_reads_what_the_solvers_do(name):
+    """``(H - mu)/t`` on every directed pair, against the bonds that the solvers are given; and back onto the pattern."""
+    lattice = lattice_of(name)
+    hamiltonian = peierls.build(peierls.Options(t0=2.0), lattice)
+    domain = CartesianDomain(lattice, SerialTransport())
+    of = Elements.of(lattice, 2)
+    reader = ElementReader(hamiltonian, of)
+    generator = torch.Generator().manual_seed(1)
+    q = 0.1 * torch.randn(*lattice.extent, len(lattice.basis), hamiltonian.components, dtype=torch.float64, generator=generator)
+    elements = reader(domain.pad(q, reader.margin).unsqueeze(0), torch.tensor([0.3], dtype=torch.float64))[0]
+    found = matrix_elements(hamiltonian, domain, q)
+    for bond, values in both_ways(hamiltonian, domain, found):
+        wanted = (values - (0.3 if bond == reverse(bond) else 0.0)) / 2.0
+        torch.testing.assert_close(elements[..., of.bonds.index(bond)], wanted, rtol=0, atol=1e-14)
+    back = reader.on_pattern(elements[..., of.first_of_two], of.first_of_two)
+    shifted = torch.cat([found[..., : of.basis] - 0.3, found[..., of.basis :]], dim=-1)
+    torch.testing.assert_close(2.0 * back, shifted, rtol=0, atol=1e-14)
+
+
+def test_a_file_and_what_it_serves(tmp_path):
+    """The same bits from the file; other elements than those of the training are refused in words, kT/t decides."""
+    lattice, network, options = built("square", outputs=1, kT=0.02)
+    system = peierls.build(peierls.Options(), lattice)
+    domain, of = CartesianDomain(lattice, SerialTransport()), network.elements
+    reader = ElementReader(system, of)
+    q = 0.1 * torch.randn(3, *lattice.extent, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mu = torch.tensor([0.1, 0.0, -0.3], dtype=torch.float64)
+    elements = reader(domain.pad(q, reader.margin), mu)
+    ranges = element_ranges(elements, mu / 2.5, of)
+    assert ranges["H/t on sites"] == pytest.approx((0.0, 0.0), abs=1e-15)
+    assert ranges["H/t of shell 2"] == (-0.2, -0.2)
+    assert float(strength(elements, of).min()) > 0.0
+    ensemble = Ensemble("canonical", kT=0.05)
+    how = {"data_hash": "", "seed": 0, "metrics": {}, "ranges": ranges}
+    save_model(tmp_path / "m.safetensors", network, make_card(network, "enn_matrix", options, system, lattice, ensemble, **how))
+    again, card = load_model(tmp_path / "m.safetensors", lattice)
+    with torch.no_grad():
+        assert torch.equal(again(elements), network(elements))
+    check_card(card, system, ensemble, lattice)
+    twice = peierls.build(peierls.Options(t0=5.0, t2=1.0, alpha=3.0), lattice)
+    check_card(card, twice, Ensemble("canonical", kT=0.1), lattice)
+    assert "alpha is 3 and was 4" in trained_elsewhere(card, twice, Ensemble("canonical", kT=0.1))
+    with pytest.raises(ModelError, match=r"kT/t is 0.02 in the model and 0.04 in this run"):
+        check_card(card, system, Ensemble("canonical", kT=0.1), lattice)
+    with pytest.raises(ModelError, match=r"H/t of shell 2 is -0.4 here and was -0.2 to -0.2 in training"):
+        check_card(card, peierls.build(peierls.Options(t2=1.0), lattice), ensemble, lattice)
+    with pytest.raises(ModelError, match=r"H/t on sites moves with the coordinates here and was 0 in training"):
+        check_card(card, holstein.build(holstein.Options(), lattice), Ensemble("canonical", kT=0.02), lattice)
+
+
+def test_what_it_cannot_read_or_write_is_refused():
+    lattice, near, _ = built("square", outputs=0)
+    with pytest.raises(ModelError, match="need rho between neighbours of shell 1"):
+        require_supported(near, peierls.build(peierls.Options(), lattice), lattice, CANONICAL)
+    _, narrow, _ = built("square", shells=1, outputs=1)
+    with pytest.raises(ModelError, match="the network reads no such pairs"):
+        require_supported(narrow, peierls.build(peierls.Options(), lattice), lattice, CANONICAL)
+    require_supported(narrow, peierls.build(peierls.Options(t2=0.0), lattice), lattice, CANONICAL)
+    require_supported(near, holstein.build(holstein.Options(), lattice), lattice, CANONICAL)
+    for wrong in ({"shells": 0}, {"shells": 1, "outputs": 2}, {"pair_scales": ()}, {"pair_scales": (0.0,)}):
+        with pytest.raises(ConfigError, match="makes no network"):
+            built("square", **wrong)
+
+
+def test_fixed_parts():
+    lattice = lattice_of("square")
+    of = Elements.of(lattice, 2)
+    assert list(fixed_parts(peierls.build(peierls.Options(), lattice), of).values()) == [(0.0, 0.0), None, (-0.2, -0.2)]
+    assert list(fixed_parts(holstein.build(holstein.Options(t=2.0), lattice), of).values()) == [None, (-1.0, -1.0), (0.0, 0.0)]
+    assert [len(part) for part in of.parts] == [1, 4, 4]
+    assert list(product([0], [bond.offset for bond in of.bonds[:1]])) == [(0, (0, 0))]

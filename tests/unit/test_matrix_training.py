@@ -1,0 +1,103 @@
+"""Training of networks that read the matrix elements of ``H``: forces of windows, losses, and the commands end to end."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpc_holstein.cli import main
+from hpc_holstein.domain.halo import CartesianDomain
+from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.forces._exact import ExactForces
+from hpc_holstein.forces._neural import NeuralForces
+from hpc_holstein.hamiltonian import holstein, peierls
+from hpc_holstein.interfaces import Ensemble, State
+from hpc_holstein.lattice import honeycomb, square, triangular
+from hpc_holstein.network.checkpoint import load_model
+from hpc_holstein.network.models import enn_matrix
+from hpc_holstein.training._matrix_fields import MatrixData
+from hpc_holstein.training.dataset import Snapshots
+from hpc_holstein.training.label import label
+
+ENSEMBLE = Ensemble("grand-canonical", kT=0.2, chemical_potential=0.1)
+SMALL = ["--set", "model.copies=1", "--set", "model.radii=[1,0]", "--set", "model.levels=2", "--set", "model.kind=enn_matrix"]
+PEIERLS = ["--preset", "paper-2510.20659", "--lattice", "10x10", "--set", "ensemble.kT=0.5", "--threads", "1"]
+
+
+def labelled(lattice, hamiltonian, std=0.1):
+    shape = (3, *lattice.extent, len(lattice.basis), hamiltonian.components)
+    q = std * torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    make = lambda domain: ExactForces(hamiltonian, domain, ENSEMBLE)  # noqa: E731
+    return label(Snapshots.on(lattice, q.numpy()), lattice, SerialTransport(), make, {})
+
+
+@pytest.mark.parametrize(
+    ("lattice", "kind"),
+    [
+        (square.build((10, 12)), peierls),
+        (square.build((10, 12)), holstein),
+        (triangular.build((10, 12)), peierls),
+        (honeycomb.build((9, 8)), peierls),
+    ],
+    ids=["square-peierls", "square-holstein", "triangular-peierls", "honeycomb-peierls"],
+)
+def test_errors_of_windows_are_those_of_the_provider(lattice, kind):
+    """The force of a window is that of a run at the chemical potential of the labels, and its gradients reach the weights."""
+    hamiltonian = kind.build(kind.Options(), lattice)
+    snapshots = labelled(lattice, hamiltonian)
+    torch.manual_seed(0)
+    options = enn_matrix.Options(copies=2, radii=(1, 0), levels=3, kT=0.2 / hamiltonian.hopping)
+    network = enn_matrix.build(options, lattice).double()
+    data = MatrixData(snapshots, network, hamiltonian, torch.float64, torch.device("cpu"))
+    provider = NeuralForces(network, hamiltonian, CartesianDomain(lattice, SerialTransport()), ENSEMBLE)
+    q = snapshots.fields()
+    wanted = provider(State.at_rest(q)).force - torch.as_tensor(snapshots.force).reshape(q.shape)
+    every = torch.arange(3)
+    whole = data.whole_errors(network, every)
+    torch.testing.assert_close(whole.detach(), wanted, rtol=0, atol=1e-11)
+    part = data.errors(network, every[:2], torch.tensor([[2, 7], [9, 3]]), (4, 5))
+    rows, columns = (torch.tensor([first]) + torch.arange(count) for first, count in ((2, 4), (7, 5)))
+    inside = wanted[0][rows.remainder(lattice.extent[0])][:, columns.remainder(lattice.extent[1])]
+    torch.testing.assert_close(part[0].detach(), inside, rtol=0, atol=1e-11)
+    loss = data.loss(network, every, torch.zeros(3, 2, dtype=torch.int64), lattice.extent)
+    square_of_force = whole.square().flatten(1).mean(dim=1).sum()
+    density = data.electron_errors(network, every).square().flatten(1).mean(dim=1).sum()
+    assert (data.density_weight > 0) is (kind is peierls)
+    torch.testing.assert_close(loss, square_of_force + data.density_weight * density)
+    (loss + data.canonical_loss(network, every)).backward()
+    assert all(weights.grad is not None and torch.isfinite(weights.grad).all() for weights in network.parameters())
+
+
+def test_the_electronic_force_is_kept_apart():
+    """The targets are those of the electrons: a snapshot with the springs of another model has the same."""
+    lattice = square.build((8, 8))
+    networks = enn_matrix.build(enn_matrix.Options(copies=1, radii=(1, 0)), lattice).double()
+    targets = []
+    for k0 in (30.0, 50.0):
+        hamiltonian = peierls.build(peierls.Options(k0=k0), lattice)
+        data = MatrixData(labelled(lattice, hamiltonian), networks, hamiltonian, torch.float64, torch.device("cpu"))
+        targets.append(data.targets)
+    torch.testing.assert_close(*targets, rtol=0, atol=1e-10)
+
+
+def test_commands_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """label, train, show, run and validate of the Peierls model; a run on its own model file is better than no training."""
+    data, model = tmp_path / "data.h5", tmp_path / "model"
+    assert main(["label", *PEIERLS, "--random", "12", "--output", str(data), "--more-mu", "1"]) == 0
+    budget = ["--epochs", "60", "--set", "training.average=0.9"]
+    assert main(["train", str(data), *PEIERLS[:2], *PEIERLS[4:], *SMALL, *budget, "--output", str(model)]) == 0
+    module, card = load_model(model / "model.safetensors", square.build((10, 10)))
+    assert card.ranges["H/t of shell 2"] == pytest.approx((-0.2, -0.2))
+    assert card.metrics["validation.all.mse"] < 0.3 * card.metrics["baseline_mse"]
+    assert module.options.kT == pytest.approx(0.2)
+    capsys.readouterr()
+    assert main(["show", str(model / "model.safetensors")]) == 0
+    assert "valid for    any Hamiltonian of this lattice with H/t of shell 1 from" in capsys.readouterr().out
+    run = [*PEIERLS, "--force", str(model / "model.safetensors"), "--steps", "6", "--output", str(tmp_path / "run")]
+    assert main(["run", *run]) == 0
+    told = capsys.readouterr().out
+    assert "largest part of the sites outside of the training range" in told
+    assert main(["validate", "--run", str(tmp_path / "run"), "--reference", "exact", "--threads", "1"]) == 0
+    refused = ["run", *PEIERLS, "--set", "hamiltonian.t2=0.0", "--force", str(model / "model.safetensors"), "--output", "no"]
+    assert main([*refused, "--steps", "2"]) == 2
+    assert "H/t of shell 2 is 0 here and was -0.2 to -0.2 in training" in capsys.readouterr().err
