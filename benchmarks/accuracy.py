@@ -48,7 +48,8 @@ from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import State
 from hpc_holstein.lattice import square
-from hpc_holstein.network.checkpoint import default_model_path, load_model
+from hpc_holstein.network.checkpoint import load_model
+from hpc_holstein.network.packaged import default_model_path
 from hpc_holstein.training import dataset
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.fit import fit

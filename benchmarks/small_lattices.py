@@ -35,7 +35,8 @@ from hpc_holstein.forces import exact
 from hpc_holstein.forces._exact import ExactForces
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.interfaces import State
-from hpc_holstein.network.checkpoint import load_model, model_path
+from hpc_holstein.network.checkpoint import load_model
+from hpc_holstein.network.packaged import model_path
 from hpc_holstein.training.paths import QuenchPlan, even_steps, quench_snapshots
 from hpc_holstein.training.regimes import Regimes
 

@@ -41,8 +41,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hpc_holstein.lattice import square
-from hpc_holstein.network.checkpoint import default_model_path, load_model
+from hpc_holstein.network.checkpoint import load_model
 from hpc_holstein.network.models import efnn
+from hpc_holstein.network.packaged import default_model_path
 
 _LATTICE, _WINDOW, _SNAPSHOT = 200, 64, 40
 _CHANNELS = 128

@@ -37,8 +37,9 @@ from hpc_holstein.forces import exact, neural
 from hpc_holstein.forces._exact import ExactForces
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.interfaces import Ensemble, State
-from hpc_holstein.network.checkpoint import model_path, read_card
+from hpc_holstein.network.checkpoint import read_card
 from hpc_holstein.network.field_range import outside
+from hpc_holstein.network.packaged import model_path
 from hpc_holstein.training.paths import QuenchPlan, quench_snapshots
 
 _PRESET = "paper-2601.04104"

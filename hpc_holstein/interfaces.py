@@ -175,6 +175,15 @@ class Hamiltonian(Protocol):
     def density(self, electronic_force: Tensor) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class System:
+    """The physics of a configuration, on no particular domain."""
+
+    lattice: Lattice
+    hamiltonian: Hamiltonian
+    ensemble: Ensemble
+
+
 class ForceProvider(ABC):
     """Anything that maps a state to the adiabatic force: exact diagonalization, KPM, a network, ...
 

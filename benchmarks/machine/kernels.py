@@ -29,7 +29,8 @@ from hpc_holstein.domain.partition import choose_grid
 from hpc_holstein.domain.transport import Transport
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Ensemble, ForceProvider, ForceResult, State
-from hpc_holstein.network.checkpoint import load_model, model_path
+from hpc_holstein.network.checkpoint import load_model
+from hpc_holstein.network.packaged import model_path
 
 HALOS = ((4, 1), (1, 16), (1, 64))
 """Width in cells, numbers a cell: the network's halo of the state, and those of blocks of KPM vectors."""

@@ -266,16 +266,18 @@ def dos(parser: Parser) -> None:
 @_command(
     "say what a model, a snapshot file or a run is",
     "hpc-holstein show default",
+    "hpc-holstein show --list",
     "hpc-holstein show data.h5",
     "hpc-holstein show quench",
 )
 def show(parser: Parser) -> None:
     """A model, a data file or a run in words."""
     what = parser.add_mutually_exclusive_group(required=True)
-    shown = "model, snapshot file or trajectory.h5, folder that holds one, or default"
+    shown = "model file or name of --list, default, snapshot file or trajectory.h5, or folder that holds one"
     what.add_argument("what", type=name_or_path, nargs="?", metavar="PATH", help=shown)
     schema = "print the JSON schema of configuration files, from which editors complete keys"
     what.add_argument("--schema", action="store_true", help=schema)
+    what.add_argument("--list", action="store_true", help="list the models that come with the package")
 
 
 @_command(

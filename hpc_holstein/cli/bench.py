@@ -16,7 +16,7 @@ from hpc_holstein.bench.step import StepTiming, measure_step
 from hpc_holstein.cli.options import configuration, overrides, require_one_run
 from hpc_holstein.cli.session import Session, require_launcher
 from hpc_holstein.config import Config
-from hpc_holstein.config.builders import model_facts
+from hpc_holstein.config.builders import build_system, model_facts
 from hpc_holstein.domain.partition import choose_grid, shown
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.files import replace_text, require_writable
@@ -85,7 +85,7 @@ def _force_name(config: Config) -> str:
 
 def _common(config: Config, session: Session, how: StepTiming) -> dict[str, Any]:
     """The setting of a measurement, for its record."""
-    model = model_facts(config.force).get("model.sha256")
+    model = model_facts(config.force, build_system(config)).get("model.sha256")
     return {
         "ranks": session.transport.size,
         "threads": torch.get_num_threads(),

@@ -14,7 +14,7 @@ import torch
 from hpc_holstein.cli.options import configuration, overrides, site_axes
 from hpc_holstein.cli.session import Bar, Session
 from hpc_holstein.config import Config, config_of_text
-from hpc_holstein.config.builders import System, build_system
+from hpc_holstein.config.builders import build_system
 from hpc_holstein.config.same_physics import another_system, require_fit
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.partition import shown
@@ -22,7 +22,7 @@ from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.fields import site_dims, stored_shape
 from hpc_holstein.files import new_file, require_writable
 from hpc_holstein.forces import kpm
-from hpc_holstein.interfaces import Lattice
+from hpc_holstein.interfaces import Lattice, System
 from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.provenance import UNITS, provenance, write_json
 from hpc_holstein.output.spectrum import Estimate, Spectrum, Thermodynamics, probed, spectrum

@@ -10,12 +10,12 @@ from hpc_holstein.cli.arguments import MORE_MU, MU_WIDTH
 from hpc_holstein.cli.options import configuration, default_preset, force_overrides, overrides, require_no_dynamics, site_axes
 from hpc_holstein.cli.session import Bar, Session, stoppable
 from hpc_holstein.config import TRAINING_EXTENT, Config, builders, load_config
-from hpc_holstein.config.builders import System
 from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.domain.partition import shown
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.fields import SiteAxes
 from hpc_holstein.files import require_writable
+from hpc_holstein.interfaces import System
 from hpc_holstein.memory import require_room
 from hpc_holstein.training import dataset
 from hpc_holstein.training.label import FurtherPotentials, label_file, make_file, memory_bytes
@@ -41,7 +41,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     if args.input is None:  # who labels comes after the quenches
         builders.require_forces(config.force, system)
     session.say_all(builders.scaling_told(config.force, system))
-    labels: dict[str, Any] = {**builders.provider_facts(config.force, system.lattice, system.ensemble)}
+    labels: dict[str, Any] = {**builders.provider_facts(config.force, system)}
     labels |= dataset.physics_attributes(system.lattice, system.hamiltonian, system.ensemble)
     labels |= {"provider": config.force.kind, **{f"provider.{k}": v for k, v in config.force.option_values.items()}}
     _require_memory(args, config, system, session)

@@ -24,7 +24,8 @@ from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.config.sections import require_seeds
 from hpc_holstein.errors import ConfigError, DataError, SpectrumError, TrainingError
 from hpc_holstein.files import replace_text
-from hpc_holstein.network.checkpoint import model_path, read_card
+from hpc_holstein.network.checkpoint import read_card
+from hpc_holstein.network.packaged import model_path
 from hpc_holstein.output.folder_lock import FolderLock
 from hpc_holstein.output.provenance import provenance
 from hpc_holstein.output.summary import finished, read_summary
@@ -123,9 +124,9 @@ class Learning:
         for section in (self.config.force, labeller):
             require_forces(section, system)
         train.network_for(self.config, system)
-        card = read_card(model_path(self._given()[0]))
+        card = read_card(model_path(self._given()[0], system))
         limits_with(self.config, True, bool(card.field_range), bool(card.surroundings))
-        provider_facts(labeller, system.lattice, system.ensemble)
+        provider_facts(labeller, system)
 
     def claim(self) -> None:
         """On the root: store the configuration; ConfigError where the folder belongs to another one."""

@@ -11,6 +11,7 @@ from hpc_holstein.cli.values import cells, duration, path, positive, regime_step
 from hpc_holstein.config.folders import available
 from hpc_holstein.config.presets import PRESETS
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.network.packaged import is_model
 
 if TYPE_CHECKING:  # loaded when a command has such options or they are wrong: --help of the others does without
     from pydantic.fields import FieldInfo
@@ -183,8 +184,8 @@ def require_no_dynamics(args: argparse.Namespace, why: str) -> None:
 
 
 def force_overrides(section: str) -> dict[str, Any]:
-    """``KIND``, or the path of a model file or ``default``, which is kind ``neural`` with that ``model``."""
-    if section.endswith(".safetensors") or section == "default":
+    """``KIND``, or a model (:func:`network.packaged.is_model`), which is kind ``neural`` with that ``model``."""
+    if is_model(section):
         return {"force.kind": "neural", "force.model": section}
     return {"force.kind": section}
 
@@ -211,4 +212,4 @@ def require_one_run(config: Config, command: str, instead: str) -> None:
 
 def providers() -> str:
     """Everyone who can be asked for forces, as help texts list them."""
-    return ", ".join([*available("force"), "default or another model file *.safetensors"])
+    return ", ".join([*available("force"), "default, a model of `show --list`, or a model file *.safetensors"])

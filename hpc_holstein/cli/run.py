@@ -161,7 +161,7 @@ def _run(
 
 def simulation_facts(config: Config, simulation: Simulation) -> dict[str, Any]:
     """Attributes of a trajectory: the configuration as TOML, the seed, the model with its card, versions."""
-    provider = builders.provider_facts(config.force, simulation.domain.lattice, simulation.ensemble)
+    provider = builders.provider_facts(config.force, builders.build_system(config))
     elsewhere = trained_elsewhere(simulation)
     told = {"model.trained_elsewhere": elsewhere} if elsewhere else {}
     return {"units": UNITS, "config": config.toml(), "seed": config.dynamics.seed, **provider, **told, **provenance()}

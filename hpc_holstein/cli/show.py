@@ -14,7 +14,8 @@ from hpc_holstein.cli.session import Session
 from hpc_holstein.config.builders import stated_physics
 from hpc_holstein.config.schema import file_schema
 from hpc_holstein.errors import DataError
-from hpc_holstein.network.checkpoint import describe, model_path, read_card
+from hpc_holstein.network.checkpoint import describe, read_card, valid_for
+from hpc_holstein.network.packaged import model_path, packaged
 from hpc_holstein.storage.trajectory import is_trajectory, open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
 
@@ -23,7 +24,24 @@ _LONG = 100  # characters of an attribute that are shown on its line
 
 def execute(args: argparse.Namespace, session: Session) -> None:
     """Say what is there; one rank does it."""
-    session.on_root(lambda: session.say(json.dumps(file_schema(), indent=2) if args.schema else in_words(args.what)))
+
+    def told() -> str:
+        if args.schema:
+            return json.dumps(file_schema(), indent=2)
+        return models_in_words() if args.list else in_words(args.what)
+
+    session.on_root(lambda: session.say(told()))
+
+
+def models_in_words() -> str:
+    """The models that come with the package, and for what each serves."""
+    lines = []
+    for name, path in packaged().items():
+        card = read_card(path)
+        mse = card.metrics.get("validation.all.mse")
+        error = "" if mse is None else f", force MSE {mse:.2g} (t_nn/a)^2 on its validation set"
+        lines += [f"{name}: {card.hamiltonian}, {card.lattice} lattice, {card.architecture}{error}", f"    {valid_for(card)}"]
+    return "\n".join(lines)
 
 
 def in_words(what: str) -> str:
@@ -37,9 +55,13 @@ def in_words(what: str) -> str:
     if is_trajectory(path):
         return _trajectory(path)
     if not path.exists():
-        raise DataError(f"{path} does not exist: give a model, a snapshot file, the folder of a run or training, or `default`")
+        raise DataError(
+            f"{path} does not exist: give a model, a snapshot file, the folder of a run or training, or a name of `show --list`"
+        )
     if path.suffix not in (".h5", ".hdf5"):
-        raise DataError(f"{path} is neither a model (*.safetensors) nor an HDF5 file (*.h5): give one of them, or `default`")
+        raise DataError(
+            f"{path} is neither a model (*.safetensors) nor an HDF5 file (*.h5): give one of them, or a name of `show --list`"
+        )
     return _snapshots(path)
 
 

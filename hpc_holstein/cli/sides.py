@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from hpc_holstein.cli.options import force_overrides
 from hpc_holstein.config import Config, parse_assignment
-from hpc_holstein.config.builders import System, forces_maker, require_forces
+from hpc_holstein.config.builders import forces_maker, require_forces
 from hpc_holstein.config.kinds import KindSection, available, new_section, require_choice
 from hpc_holstein.config.loading import parsed_section
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._sampled import chosen_sites
-from hpc_holstein.interfaces import Ensemble
-from hpc_holstein.network.checkpoint import model_path, read_card
+from hpc_holstein.interfaces import Ensemble, System
+from hpc_holstein.network.checkpoint import read_card
+from hpc_holstein.network.packaged import model_path
 from hpc_holstein.training.budget import IntermediateForces, MakeInEnsemble
 from hpc_holstein.training.paths import MakeForces
 from hpc_holstein.training.validation import Comparison, ForceSource
@@ -114,10 +115,10 @@ def judged_at_reference(sides: ForcePair, system: System, found: Comparison) -> 
     return IntermediateForces("chemical potential", _maker(system, sides.judged), true)
 
 
-def subject_of(sides: ForcePair) -> JudgedForce:
+def subject_of(sides: ForcePair, system: System) -> JudgedForce:
     """The judged side, for a verdict."""
     if sides.judged.kind == "neural":
-        return JudgedForce.of_network(read_card(model_path(sides.judged.options.model)).training)
+        return JudgedForce.of_network(read_card(model_path(sides.judged.options.model, system)).training)
     if sides.judged.kind == "atomic":
         return JudgedForce("the atomic limit", *["train a network, which has it as its baseline"] * 2)
     return JudgedForce(sides.judged.kind)

@@ -13,15 +13,17 @@ import torch
 from hpc_holstein.cli.options import configuration, site_axes
 from hpc_holstein.cli.session import Session, stoppable
 from hpc_holstein.config import Config, fit_options
-from hpc_holstein.config.builders import System, build_network, build_system
+from hpc_holstein.config.builders import build_network, build_system
 from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, ModelError, TrainingError
 from hpc_holstein.files import require_writable
-from hpc_holstein.network.checkpoint import Card, describe, load_model, make_card, model_hash, model_path, read_card, save_model
+from hpc_holstein.interfaces import System
+from hpc_holstein.network.checkpoint import Card, describe, load_model, make_card, model_hash, read_card, save_model
 from hpc_holstein.network.elements import element_ranges, strength
 from hpc_holstein.network.field_range import field_range
+from hpc_holstein.network.packaged import model_path
 from hpc_holstein.network.supported import require_supported
 from hpc_holstein.network.surroundings import surroundings_of
 from hpc_holstein.output.provenance import provenance, write_json
@@ -199,8 +201,9 @@ def _ranges(snapshots: Snapshots) -> dict[str, tuple[float, float]]:
 
 def can_start(model: str, config: Config) -> bool:
     """True if a training of ``config`` can start from the weights of ``model``, a path or ``default``."""
-    module, options = build_network(config, build_system(config))
-    return not _differences(read_card(model_path(model)), module, config.model.kind, options)
+    system = build_system(config)
+    module, options = build_network(config, system)
+    return not _differences(read_card(model_path(model, system)), module, config.model.kind, options)
 
 
 def warm_start(model: str, module: torch.nn.Module, architecture: str, options: Any, system: System) -> tuple[str, list[str]]:
@@ -209,7 +212,7 @@ def warm_start(model: str, module: torch.nn.Module, architecture: str, options: 
     That may be a model of another ``g``, ``kT`` or filling.  Raises ModelError where that has another architecture or other
     options, or scales its input by the data of its training.
     """
-    path = model_path(model)
+    path = model_path(model, system)
     start, card = load_model(path, system.lattice)
     told = _differences(card, module, architecture, options)
     if told:

@@ -11,7 +11,7 @@ from typing import Any
 from hpc_holstein.cli.restart import Start
 from hpc_holstein.cli.session import Session
 from hpc_holstein.config import Config
-from hpc_holstein.config.builders import System, forces_maker
+from hpc_holstein.config.builders import build_system, forces_maker
 from hpc_holstein.config.kinds import KindSection
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
@@ -19,8 +19,9 @@ from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.files import refuse_existing
 from hpc_holstein.forces._committee import potential_uncertainty
 from hpc_holstein.forces._neural import NeuralForces
-from hpc_holstein.interfaces import State
-from hpc_holstein.network.checkpoint import Card, model_path, read_card
+from hpc_holstein.interfaces import State, System
+from hpc_holstein.network.checkpoint import Card, read_card
+from hpc_holstein.network.packaged import model_path
 from hpc_holstein.simulation import Limits, Simulation, Trust
 from hpc_holstein.simulation.trust import unfamiliar_parts
 from hpc_holstein.training import dataset
@@ -150,7 +151,7 @@ def potential_error(config: Config, simulation: Simulation, state: State) -> Pot
     assert state.forces is not None
     if math.isnan(float(state.forces.chemical_potential)):
         return None  # a network of the plain field
-    card = read_card(model_path(config.force.options.model))
+    card = read_card(model_path(config.force.options.model, build_system(config)))
     unknown = _unknown(card, simulation.ensemble.filling)
     if unknown:
         return PotentialError(unknown=unknown)

@@ -81,9 +81,9 @@ def execute(args: argparse.Namespace, session: Session) -> None:
         rung = judged_at_reference(sides, system, found)
         fixed = None if rung is None else rung_force(found, rung, system.ensemble.kT, **common)
     unlike = unlike_training(sides.judged, system, found.predicted.snapshots) if sides.judged.kind == "neural" else {}
-    outcome = _Outcome(found, sides, budget, sites, unlike, verdict(found, fixed, subject_of(sides)))
+    outcome = _Outcome(found, sides, budget, sites, unlike, verdict(found, fixed, subject_of(sides, system)))
     regimes = Regimes(system.lattice, args.regimes).definition
-    facts = {"regimes": regimes, **model_facts(config.force), **session.mpi_facts(), **provenance()}
+    facts = {"regimes": regimes, **model_facts(config.force, system), **session.mpi_facts(), **provenance()}
     session.say(_in_words(outcome, args.reference))
     names = config.force.kind, args.reference
     content = {**_numbers(outcome, args.reference), **facts}
@@ -108,7 +108,7 @@ def _made(args: argparse.Namespace, config: Config, source: _Source) -> ResultOr
 def _models(args: argparse.Namespace, config: Config) -> dict[str, str]:
     """Hashes of the models of both sides."""
     reference = model_hash(args.reference) if args.reference.endswith(".safetensors") else ""
-    return {"model": model_facts(config.force).get("model.sha256", ""), "reference": reference}
+    return {"model": model_facts(config.force, build_system(config)).get("model.sha256", ""), "reference": reference}
 
 
 def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Config, _Source]:

@@ -25,9 +25,10 @@ from hpc_holstein.errors import ConfigError, DataError, ModelError
 from hpc_holstein.fields import SiteAxes
 from hpc_holstein.files import exists_already, replaced
 from hpc_holstein.forces import auto
-from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State
+from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, Hamiltonian, Integrator, Lattice, State, System
 from hpc_holstein.memory import require_room
 from hpc_holstein.network import checkpoint
+from hpc_holstein.network.packaged import model_path
 from hpc_holstein.network.supported import model_for
 from hpc_holstein.simulation import LARGEST, BatchHealth, Health, MeteredTransport, Simulation, require_memory
 from hpc_holstein.storage import trajectory as hdf5
@@ -37,15 +38,6 @@ from hpc_holstein.training.physics import Physics, in_words
 
 _OWN_MODEL = "force-model.safetensors"
 """The model file that a run keeps in its folder, so that the folder can be moved and the model elsewhere can be gone."""
-
-
-@dataclass(frozen=True)
-class System:
-    """The physics of a configuration, on no particular domain."""
-
-    lattice: Lattice
-    hamiltonian: Hamiltonian
-    ensemble: Ensemble
 
 
 def build_system(config: Config) -> System:
@@ -83,11 +75,11 @@ def forces_maker(
     return make
 
 
-def model_facts(force: KindSection) -> dict[str, str]:
+def model_facts(force: KindSection, system: System) -> dict[str, str]:
     """SHA-256 and card of the model that drives, as attributes of files; nothing for a provider without a model."""
     if force.kind != "neural":
         return {}
-    path = checkpoint.model_path(force.options.model)
+    path = model_path(force.options.model, system)
     return {"model.sha256": checkpoint.model_hash(path), "model.card": json.dumps(asdict(checkpoint.read_card(path)))}
 
 
@@ -105,16 +97,16 @@ def scaling_told(force: KindSection, system: System) -> list[str]:
     """A sentence if the network of ``force`` was made for another scale than that of ``system`` and serves it."""
     if force.kind != "neural":
         return []
-    card = checkpoint.read_card(checkpoint.model_path(force.options.model))
+    card = checkpoint.read_card(model_path(force.options.model, system))
     sentence = card.scaling(system.hamiltonian).in_words()
     return [sentence] if sentence else []
 
 
-def provider_facts(force: KindSection, lattice: Lattice, ensemble: Ensemble) -> dict[str, str]:
+def provider_facts(force: KindSection, system: System) -> dict[str, str]:
     """:func:`model_facts`, and whom ``auto`` chooses, as ``provider.chosen``."""
-    facts = model_facts(force)
+    facts = model_facts(force, system)
     if force.kind == "auto":
-        facts["provider.chosen"] = auto.choose(lattice.sites, ensemble.kT)[0]
+        facts["provider.chosen"] = auto.choose(system.lattice.sites, system.ensemble.kT)[0]
     return facts
 
 
@@ -302,7 +294,7 @@ def with_own_model(config: Config, folder: Path, wanted: str | None = None) -> C
     own = folder / _OWN_MODEL
     if config.force.kind != "neural" or not own.is_file():
         return config
-    path = checkpoint.model_path(config.force.options.model)
+    path = model_path(config.force.options.model, build_system(config))
     there = path.is_file() and wanted in (None, checkpoint.model_hash(path))
     if there or wanted not in (None, checkpoint.model_hash(own)):
         return config
@@ -313,7 +305,7 @@ def keep_model(config: Config, folder: Path) -> None:
     """Copy the model that drives into the ``folder`` of the run; ModelError where another one is there."""
     if config.force.kind != "neural":
         return
-    path, own = checkpoint.model_path(config.force.options.model), folder / _OWN_MODEL
+    path, own = model_path(config.force.options.model, build_system(config)), folder / _OWN_MODEL
     if own.is_file():
         if checkpoint.model_hash(own) != checkpoint.model_hash(path):
             raise ModelError(exists_already(own))

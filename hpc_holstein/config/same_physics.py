@@ -11,10 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from hpc_holstein.config import kinds
-from hpc_holstein.config.builders import System, stated_physics
+from hpc_holstein.config.builders import stated_physics
 from hpc_holstein.config.loading import parsed_section
 from hpc_holstein.config.sections import EnsembleSection
 from hpc_holstein.errors import ConfigError, DataError, HolsteinError
+from hpc_holstein.interfaces import System
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.physics import Differences, Physics, in_words
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hpc_holstein.config.builders import model_facts
+from hpc_holstein.config.builders import build_system, model_facts
 from hpc_holstein.config.loading import config_of_text
 from hpc_holstein.config.schema import Config
 from hpc_holstein.errors import ConfigError
@@ -32,7 +32,7 @@ def require_same_run(config: Config, attributes: Mapping[str, Any], source: Path
                 f"{source} belongs to a run with {key} = {there.get(key)} and here it is {here.get(key)}: a run is never "
                 f"overwritten, so give --set {key}={there.get(key)} to continue it, or another folder with --output"
             )
-    model, given = (facts.get("model.sha256") for facts in (attributes, model_facts(config.force)))
+    model, given = (facts.get("model.sha256") for facts in (attributes, model_facts(config.force, build_system(config))))
     if model != given:
         raise ConfigError(
             f"{source} belongs to a run with a model of SHA-256 {str(model)[:12]} and here force.model has {str(given)[:12]}: "

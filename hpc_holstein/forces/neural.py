@@ -38,7 +38,14 @@ class Options:
     """Network, and its evaluation."""
 
     model: Annotated[
-        str, key('model file *.safetensors, or "default" for the one that comes with the package', "network", "weights", "file")
+        str,
+        key(
+            "model file *.safetensors, name of one that comes with the package (`hpc-holstein show --list`), or default for "
+            "the one of these that fits",
+            "network",
+            "weights",
+            "file",
+        ),
     ] = "default"
     precision: Annotated[
         Precision,

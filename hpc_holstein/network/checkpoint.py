@@ -14,7 +14,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import field as member
-from importlib import import_module, metadata, resources
+from importlib import import_module, metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,7 +41,6 @@ SCHEMA = 2
 
 UNITS = "t_nn = hbar = k_B = a = 1"
 
-_DEFAULT_MODEL = "paper-2601.04104.safetensors"
 _FREE = frozenset({"t", "g", "k", "kappa"})  # of a network of the electrons alone, at one kT/t
 _COPIES = 3.0  # of the weights of a file that is read
 _SAME = 1e-9  # relative difference of two parameters that count as equal
@@ -215,22 +214,6 @@ def read_card(path: str | Path) -> Card:
     return _read(Path(path))[0]
 
 
-def model_path(name: str | Path) -> Path:
-    """The file that ``name`` means: a path, or ``default`` for the model that comes with the package."""
-    return default_model_path() if str(name) == "default" else Path(name)
-
-
-def default_model_path() -> Path:
-    """The model that comes with the package, for the preset ``paper-2601.04104``."""
-    path = Path(str(resources.files("hpc_holstein") / "data" / _DEFAULT_MODEL))
-    if not path.is_file():
-        raise ModelError(
-            f"this installation has no default model ({path} is missing): reinstall the package, "
-            "or train a model with 'hpc-holstein train' and give its path as model"
-        )
-    return path
-
-
 def model_hash(path: str | Path) -> str:
     """SHA-256 of a model file, which data files and summaries record."""
     try:
@@ -261,7 +244,7 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
         if not _same(t, t_0):
             here["kT/t"], model["kT/t"] = _over(here.pop("kT"), t), _over(model.pop("kT"), t_0)
             ranges = {"kT/t": tuple(_over(kT, t_0) for kT in card.ranges["kT"])} if "kT" in card.ranges else {}
-        if not has_particle_hole(hamiltonian):  # else a choice of phases
+        if "t" in hamiltonian.parameters and not has_particle_hole(hamiltonian):  # else a choice of phases
             here["sign of t"], model["sign of t"] = (_sign(of["t"]) for of in (hamiltonian.parameters, card.parameters))
     else:
         here |= {"ensemble": ensemble.kind, "filling": ensemble.filling, **hamiltonian.parameters}
@@ -335,7 +318,7 @@ def describe(card: Card) -> str:
         "predicts": f"{card.predicts} from the {card.field} field, {card.reach} cells around a site",
         "lattice": f"{card.lattice}, point group of order {len(card.group)}, trained on {cells} cells",
         "hamiltonian": f"{card.hamiltonian}, {system}, kT = {card.kT:g}",
-        "valid for": _valid_for(card),
+        "valid for": valid_for(card),
         "ensemble": f"{card.ensemble}, filling {card.filling:g}",
         "units": card.units,
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items()) or "none",
@@ -348,7 +331,7 @@ def describe(card: Card) -> str:
     return "\n".join(f"{name:<13}{text}" for name, text in lines.items())
 
 
-def _valid_for(card: Card) -> str:
+def valid_for(card: Card) -> str:
     """The systems that :func:`check_card` accepts, in words."""
     ranges = {name: interval for name, interval in card.ranges.items() if not (card.of_electrons and name in _FREE)}
     told = [f"{name} from {low:g} to {high:g}" for name, (low, high) in ranges.items()]

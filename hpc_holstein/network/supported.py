@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 
 from hpc_holstein.errors import ModelError
-from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
-from hpc_holstein.network.checkpoint import Card, check_card, load_model, model_path
+from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice, System
+from hpc_holstein.network.checkpoint import Card, check_card, load_model
 from hpc_holstein.network.elements import fixed_parts
+from hpc_holstein.network.packaged import model_path
 from hpc_holstein.symmetry.internal import has_particle_hole
 
 _DEFINED = (
@@ -25,7 +26,7 @@ _DEFINED = (
 
 def model_for(model: str, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice: Lattice) -> tuple[torch.nn.Module, Card]:
     """The network of ``model``, a path or ``default``, and its card; ModelError where it cannot give forces of this system."""
-    module, card = load_model(model_path(model), lattice)
+    module, card = load_model(model_path(model, System(lattice, hamiltonian, ensemble)), lattice)
     _require_readable(module, hamiltonian)
     check_card(card, hamiltonian, ensemble, lattice)
     require_supported(module, hamiltonian, lattice, ensemble)

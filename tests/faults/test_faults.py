@@ -21,7 +21,7 @@ import pytest
 from injected import AtCall, Ended, command
 
 from hpc_holstein.errors import DataError
-from hpc_holstein.network.checkpoint import default_model_path
+from hpc_holstein.network.packaged import default_model_path
 from hpc_holstein.output import checkpoint
 from hpc_holstein.storage.trajectory import is_trajectory, open_trajectory
 

@@ -13,7 +13,8 @@ from hpc_holstein.forces import neural
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
-from hpc_holstein.network.checkpoint import default_model_path, load_model
+from hpc_holstein.network.checkpoint import load_model
+from hpc_holstein.network.packaged import default_model_path
 from hpc_holstein.training import dataset
 
 QUENCH = Path(__file__).parents[1] / "data" / "quench-20x20.h5"

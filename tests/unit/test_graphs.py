@@ -12,7 +12,8 @@ from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
-from hpc_holstein.network.checkpoint import default_model_path, load_model
+from hpc_holstein.network.checkpoint import load_model
+from hpc_holstein.network.packaged import default_model_path
 
 CANONICAL = Ensemble("canonical", 0.1)
 

@@ -199,7 +199,7 @@ def test_another_run_is_refused(more: list[str], words: str, capsys: pytest.Capt
 
 
 def test_cadences_limits_and_a_model_under_another_name_are_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
-    from hpc_holstein.network.checkpoint import default_model_path
+    from hpc_holstein.network.packaged import default_model_path
 
     assert run("r", 4, lattice="12x12", force="neural") == 0
     Path("copy.safetensors").write_bytes(default_model_path().read_bytes())

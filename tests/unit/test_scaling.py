@@ -18,7 +18,8 @@ from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 from hpc_holstein.network import models
-from hpc_holstein.network.checkpoint import default_model_path, make_card, model_hash, read_card, save_model
+from hpc_holstein.network.checkpoint import make_card, model_hash, read_card, save_model
+from hpc_holstein.network.packaged import default_model_path
 
 LATTICE = square.build((12, 10))
 DOMAIN = CartesianDomain(LATTICE, SerialTransport())

@@ -1,0 +1,79 @@
+"""Models that come with the package: their names, and which of them serves a system.
+
+A file ``data/NAME.safetensors`` is a model of that name.  ``default`` is the one that fits the system that is asked about,
+first of all one whose training had its parameters; without a system that of the preset ``paper-2601.04104``.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc_holstein.errors import ModelError
+
+if TYPE_CHECKING:
+    from hpc_holstein.interfaces import System
+
+DEFAULT = "default"
+_FIRST = "paper-2601.04104"
+
+
+def packaged() -> dict[str, Path]:
+    """Name and file of every model that comes with the package, the first one first."""
+    folder = Path(str(resources.files("hpc_holstein") / "data"))
+    files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
+    if _FIRST not in files:
+        raise ModelError(
+            f"this installation has no default model ({folder / _FIRST}.safetensors is missing): reinstall the package, "
+            "or train a model with 'hpc-holstein train' and give its path as model"
+        )
+    return {_FIRST: files.pop(_FIRST), **files}
+
+
+def default_model_path() -> Path:
+    """The model for the preset ``paper-2601.04104``."""
+    return packaged()[_FIRST]
+
+
+def is_model(name: str) -> bool:
+    """True if a word is a model: the path of a file, ``default`` or a name of :func:`packaged`."""
+    return name.endswith(".safetensors") or name == DEFAULT or (name not in ("", ".") and name in packaged())
+
+
+def model_path(name: str | Path, served: System | None = None) -> Path:
+    """The file that ``name`` means: a path, a name of :func:`packaged`, or ``default``: the one that fits ``served``.
+
+    Raises ModelError where none of them does, naming those that there are.
+    """
+    if str(name) == DEFAULT:
+        return default_model_path() if served is None else _fitting(served)
+    return packaged().get(str(name), Path(name)) if is_model(str(name)) else Path(name)
+
+
+def _fitting(served: System) -> Path:
+    from hpc_holstein.network.checkpoint import check_card, read_card, trained_elsewhere
+
+    fitting: list[tuple[bool, Path]] = []
+    told: list[str] = []
+    nearest: list[ModelError] = []
+    for name, path in packaged().items():
+        card = read_card(path)
+        told.append(f"{name} ({card.hamiltonian}, {card.lattice} lattice)")
+        try:
+            check_card(card, served.hamiltonian, served.ensemble, served.lattice)
+        except ModelError as error:
+            if (card.hamiltonian, card.lattice) == (served.hamiltonian.name, served.lattice.name):
+                nearest.append(error)
+            continue
+        fitting.append((bool(trained_elsewhere(card, served.hamiltonian, served.ensemble)), path))
+    if fitting:
+        return min(fitting, key=lambda one: one[0])[1]
+    if len(nearest) == 1:
+        raise nearest[0]
+    kT = served.ensemble.kT / served.hamiltonian.hopping
+    raise ModelError(
+        f"none of the models that come with the package serves the {served.hamiltonian.name} Hamiltonian on the "
+        f"{served.lattice.name} lattice with these parameters at kT/t = {kT:g}: there are {', '.join(told)} (`hpc-holstein "
+        "show NAME` says for what); train one with 'hpc-holstein train', or use force kind 'exact' or 'kpm'"
+    )
