@@ -13,7 +13,7 @@ from hpc_holstein.errors import ModelError
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.lattice import square
-from hpc_holstein.network import checkpoint, models
+from hpc_holstein.network import checkpoint, models, packaged
 
 STAND_IN = """
 from dataclasses import dataclass
@@ -308,12 +308,12 @@ def test_classical_parameters_matter_to_a_force_model_only(saved):
 
 
 def test_default_model_that_is_missing(monkeypatch, tmp_path):
-    monkeypatch.setattr(checkpoint.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(packaged.resources, "files", lambda package: tmp_path)
     with pytest.raises(ModelError, match="reinstall the package"):
-        checkpoint.default_model_path()
+        packaged.default_model_path()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "paper-2601.04104.safetensors").write_bytes(b"")
-    assert checkpoint.default_model_path().parent == tmp_path / "data"
+    assert packaged.default_model_path().parent == tmp_path / "data"
 
 
 def test_hash_is_that_of_the_file(saved, tmp_path):

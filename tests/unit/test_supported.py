@@ -18,9 +18,10 @@ from hpc_holstein.errors import ModelError
 from hpc_holstein.forces import exact, neural
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein, peierls
-from hpc_holstein.interfaces import Bond, Ensemble, State
+from hpc_holstein.interfaces import Bond, Ensemble, State, System
 from hpc_holstein.lattice import square, triangular
 from hpc_holstein.lattice._bravais import BravaisLattice
+from hpc_holstein.network import packaged
 from hpc_holstein.network.models import enn, enn_energy
 from hpc_holstein.network.supported import require_supported, require_window
 from hpc_holstein.symmetry.internal import is_bipartite
@@ -201,6 +202,27 @@ def test_a_network_of_another_lattice_is_refused_from_python() -> None:
 
 
 def test_a_hamiltonian_that_no_network_reads_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = refused(capsys, "run", "--preset", "paper-2510.20659", "--lattice", "12x12", "--force", "default", "--steps", "2")
+    peierls = ["run", "--preset", "paper-2510.20659", "--lattice", "12x12", "--steps", "2", "--force"]
+    message = refused(capsys, *peierls, "paper-2601.04104")
     assert "the network reads one coordinate a site" in message
     assert "has others: use a network that reads the matrix elements of H, such as enn_matrix" in message
+
+
+def test_default_is_the_model_that_fits(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of the models that come with the package, by lattice and Hamiltonian; where none fits, the sentence names them."""
+    square_model = packaged.packaged()["paper-2601.04104"]
+    lattice = square.build((12, 12))
+    hamiltonian = holstein.build(holstein.Options(), lattice)
+    system = System(lattice, hamiltonian, ENSEMBLE)
+    assert packaged.model_path("default", system) == packaged.model_path("default") == square_model
+    assert packaged.model_path("paper-2601.04104") == square_model
+    assert packaged.model_path("other.safetensors") == Path("other.safetensors")
+    cold = System(lattice, hamiltonian, Ensemble("canonical", kT=1e-3))
+    with pytest.raises(ModelError, match="kT"):
+        packaged.model_path("default", cold)
+    on_kagome = ["run", "--preset", "paper-2510.20659", "--set", "lattice.kind=kagome", "--lattice", "12x12", "--steps", "2"]
+    message = refused(capsys, *on_kagome, "--force", "default")
+    assert "none of the models that come with the package serves the peierls Hamiltonian on the kagome lattice" in message
+    assert "paper-2601.04104 (holstein, square lattice)" in message
+    assert main(["show", "--list"]) == 0
+    assert "paper-2601.04104: holstein, square lattice, enn, force MSE" in capsys.readouterr().out
