@@ -23,15 +23,16 @@ from hpc_holstein.interfaces import System
 from hpc_holstein.network.checkpoint import Card, describe, load_model, make_card, model_hash, read_card, save_model
 from hpc_holstein.network.elements import element_ranges, strength
 from hpc_holstein.network.field_range import field_range
-from hpc_holstein.network.packaged import model_path
+from hpc_holstein.network.packaged import DEFAULT, model_path, packaged
 from hpc_holstein.network.supported import require_supported
 from hpc_holstein.network.surroundings import surroundings_of
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
 from hpc_holstein.training._fields import chemical_potential
+from hpc_holstein.training._judged import training_data
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
-from hpc_holstein.training.fit import FitResult, fit, training_data
+from hpc_holstein.training.fit import FitResult, fit
 from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.own_potential import electron_number_part
 from hpc_holstein.training.paths import Stop
@@ -203,7 +204,7 @@ def can_start(model: str, config: Config) -> bool:
     """True if a training of ``config`` can start from the weights of ``model``, a path or ``default``."""
     system = build_system(config)
     module, options = build_network(config, system)
-    return not _differences(read_card(model_path(model, system)), module, config.model.kind, options)
+    return not _differences(read_card(_start_of(model, system, config.model.kind)), module, config.model.kind, options)
 
 
 def warm_start(model: str, module: torch.nn.Module, architecture: str, options: Any, system: System) -> tuple[str, list[str]]:
@@ -212,7 +213,7 @@ def warm_start(model: str, module: torch.nn.Module, architecture: str, options: 
     That may be a model of another ``g``, ``kT`` or filling.  Raises ModelError where that has another architecture or other
     options, or scales its input by the data of its training.
     """
-    path = model_path(model, system)
+    path = _start_of(model, system, architecture)
     start, card = load_model(path, system.lattice)
     told = _differences(card, module, architecture, options)
     if told:
@@ -225,6 +226,15 @@ def warm_start(model: str, module: torch.nn.Module, architecture: str, options: 
     here = {**system.hamiltonian.parameters, "kT": system.ensemble.kT, "filling": system.ensemble.filling}
     odd = ", ".join(f"{name} from {there[name]:g} to {here[name]:g}" for name in here if there.get(name) != here[name])
     return model_hash(path), [f"from the weights of {path}" + (f", {odd}" if odd else "")]
+
+
+def _start_of(model: str, system: System, architecture: str) -> Path:
+    """The file whose weights a training starts from; ``default``: of the same lattice and architecture, whatever its kT."""
+    if model != DEFAULT:
+        return model_path(model)
+    cards = {path: read_card(path) for path in packaged().values()}
+    alike = [path for path, card in cards.items() if (card.lattice, card.architecture) == (system.lattice.name, architecture)]
+    return min(alike, key=lambda path: cards[path].hamiltonian != system.hamiltonian.name, default=model_path(model))
 
 
 def _differences(card: Card, module: torch.nn.Module, architecture: str, options: Any) -> list[str]:

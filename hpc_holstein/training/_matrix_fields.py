@@ -3,9 +3,10 @@
 The loss is that of the force, ``F = -dV/dq - Tr[rho dH/dq]``, which is linear in ``rho``, and of the density, which decides
 the chemical potential of a canonical run:
 
-    loss = <(F_model - F)^2> + c^2 <(n_model - n)^2>,    c^2 = <(Tr[s dH/dq])^2>  with random signs ``s``,
+    loss = <(F_model - F)^2> + w c^2 <(n_model - n)^2>,    c^2 = <(Tr[s dH/dq])^2>  with random signs ``s``,
 
-the second if no on-site element moves with ``q``, since it is part of the force otherwise.
+the second if no on-site element moves with ``q``, since it is part of the force otherwise; ``w`` is small, since the density
+then enters through ``mu`` alone.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from hpc_holstein.network.elements import ElementReader
 from hpc_holstein.training._fields import chemical_potential, temperatures, window
 from hpc_holstein.training.dataset import Snapshots
 
+_DENSITY = 0.1  # w
 _TOGETHER = 1 << 17  # sites whose elements are computed at once
 
 
@@ -63,7 +65,7 @@ class MatrixData:
         self.targets = torch.cat(electronic).to(device=device, dtype=dtype)
         self._q = q.to(device=device, dtype=dtype)
         self._density = torch.as_tensor(snapshots.density).reshape(shape[:-1]).to(device=device, dtype=dtype)
-        self.density_weight = self._coupling(domain) if self._moves_bonds_alone(domain) else 0.0
+        self.density_weight = _DENSITY * self._coupling(domain) if self._moves_bonds_alone(domain) else 0.0
 
     def _moves_bonds_alone(self, domain: CartesianDomain) -> bool:
         basis = len(self._hamiltonian.lattice.basis)
@@ -96,7 +98,7 @@ class MatrixData:
         e, s = electrons.flatten(1), cast(Tensor, response).detach().flatten(1)
         mean = s.mean(dim=1).clamp_min(torch.finfo(s.dtype).tiny ** 0.25)
         cost = (s.square().mean(dim=1) / mean.square()).clamp_max(s.shape[1]) * e.mean(dim=1).square()
-        scale = self.density_weight or self._coupling(CartesianDomain(self._hamiltonian.lattice, SerialTransport()))
+        scale = self._coupling(CartesianDomain(self._hamiltonian.lattice, SerialTransport()))
         return _mean(force.square()) + self.density_weight * _mean(electrons.square()) + (scale * cost).sum()
 
     def errors(self, model: nn.Module, index: Tensor, origin: Tensor, cells: Sequence[int]) -> Tensor:

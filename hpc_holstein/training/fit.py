@@ -18,8 +18,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,25 @@ from hpc_holstein.domain.transport import Transport, agreed
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Ensemble, Hamiltonian
 from hpc_holstein.network.supported import require_window, sight
-from hpc_holstein.training._fields import FieldData, split, with_further
-from hpc_holstein.training._matrix_fields import MatrixData
+from hpc_holstein.training._fields import FieldData
+from hpc_holstein.training._judged import Judged, LabelledSystem, Rows, together
 from hpc_holstein.training._record import LAST, MAIN, Record, Report, TrainingFile
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.fit_options import FitOptions
-from hpc_holstein.training.own_potential import OwnPotential, electron_number_part, is_canonical
+from hpc_holstein.training.own_potential import electron_number_part
 from hpc_holstein.training.paths import Stop, require_going
 from hpc_holstein.training.regimes import Masks
-from hpc_holstein.training.validation import add_potential_metrics, force_metrics
 
 _ENDLESS_EPOCHS = 10**9
 _START = (0, 0.0, 0)  # of an epoch: the place in its order, the sum of the errors so far and how many
-_VALIDATION_CELLS = 1 << 15  # cells evaluated at once without gradients: enough to amortise the call, small enough for caches
 
 
 @dataclass(frozen=True)
 class FitResult:
     """The model with its best weights, what it achieves on each set, the loss curve, and the sets (snapshot numbers).
 
-    ``refused``: why the weights are not worth keeping (:meth:`training._record.Record.refusal`), None if they are.
+    ``refused``: why the weights are not worth keeping (:meth:`training._record.Record.refusal`), None if they are;
+    ``further``, ``further_sets``: metrics and sets of the further systems.
     """
 
     model: nn.Module
@@ -59,6 +58,8 @@ class FitResult:
     history: list[dict[str, float]]
     sets: dict[str, NDArray[np.int64]]
     refused: str | None = None
+    further: list[dict[str, Rows]] = field(default_factory=list)
+    further_sets: list[dict[str, NDArray[np.int64]]] = field(default_factory=list)
 
 
 def fit(
@@ -73,37 +74,34 @@ def fit(
     start: str = "",
     stop: Stop | None = None,
     masks: Masks | None = None,
+    further: Sequence[LabelledSystem] = (),
 ) -> FitResult:
     """Train ``model`` (changed in place), alone or data-parallel over the ranks of ``transport``.
 
     Each rank takes its share of every batch, and gradients are summed.  ``state_file`` continues a training that was
     interrupted, at the last validation; ``curve_file`` receives the loss curve as CSV; ``start`` names the weights that
     ``model`` has, so that a training is never continued from others; ``masks [snapshot]``: parts of the snapshots that are
-    judged apart, such as :meth:`regimes.Regimes.masks`.  ``stop`` ends it after a step, on all ranks, with the state written
-    and StoppedError.
+    judged apart, such as :meth:`regimes.Regimes.masks`; ``further``: systems beside this one, of a network that reads the
+    matrix elements of ``H``, each snapshot of which counts the same.  ``stop`` ends it after a step, on all ranks, with the
+    state written and StoppedError.
     Errors: :class:`DataError` where the snapshots have no labels or allow no validation set, or where ``state_file``
     belongs to another training; :class:`ConfigError` for windows larger than the lattice, :class:`ModelError` for a lattice
     smaller than what the model sees.
     """
-    require_window(sight(model), snapshots.extent)
+    main = LabelledSystem(snapshots, hamiltonian, ensemble, masks or {"all": np.ones(len(snapshots), dtype=bool)})
+    for one in (main, *further):
+        require_window(sight(model), one.snapshots.extent)
+    if options.crop and further:
+        raise ConfigError(f"crop = {options.crop} has no meaning for states of several systems: set it to 0")
     if options.crop > min(snapshots.extent):
         cells = "x".join(map(str, snapshots.extent))
         raise ConfigError(f"crop = {options.crop} exceeds the {cells} cells of the snapshots: use 0 or a smaller one")
     options = replace(options, electron_number=electron_number_part(options, model, ensemble)[0])
     torch.set_num_threads(options.threads)
-    training = _Training(model, snapshots, hamiltonian, ensemble, options, transport, start)
+    training = _Training(model, [main, *further], options, transport, start)
     training.stop = stop
     training.run(state_file, curve_file)
-    return training.result(snapshots, masks or {"all": np.ones(len(snapshots), dtype=bool)})
-
-
-def training_data(
-    snapshots: Snapshots, model: nn.Module, hamiltonian: Hamiltonian, dtype: torch.dtype, device: torch.device
-) -> FieldData | MatrixData:
-    """Tensors of what ``model`` reads and learns."""
-    if model.field == "matrix":
-        return MatrixData(snapshots, model, hamiltonian, dtype, device)
-    return FieldData(snapshots, model, hamiltonian.parameters["g"], dtype, device)
+    return training.result()
 
 
 class _Training:
@@ -112,31 +110,31 @@ class _Training:
     def __init__(
         self,
         model: nn.Module,
-        snapshots: Snapshots,
-        hamiltonian: Hamiltonian,
-        ensemble: Ensemble,
+        systems: Sequence[LabelledSystem],
         options: FitOptions,
         transport: Transport,
         start: str = "",
     ) -> None:
         self.options, self.transport, self.fine_tuned = options, transport, bool(start)
-        self.sets = split(snapshots, options.validation, options.test, options.seed)
         dtype, device = getattr(torch, options.dtype), torch.device(options.device)
-        rows, source = with_further(snapshots, model, hamiltonian)
-        self.training_rows = np.flatnonzero(np.isin(source, self.sets["training"]))
-        self.data = training_data(rows, model, hamiltonian, dtype, device)
+        self.judged = [Judged(system, model, options, transport) for system in systems]
+        self.main = self.judged[0]
+        ends = np.cumsum([0, *(one.rows for one in self.judged)])  # of a numbering of the rows of all systems
+        self.starts = ends[:-1]
+        self.training_rows = np.concatenate([one.training_rows + e for one, e in zip(self.judged, ends, strict=False)])
         self.model = model.to(device=device, dtype=dtype)
         calibrate = getattr(model, "calibrate", None)  # of architectures that scale their input by the data
-        if calibrate is not None and isinstance(self.data, FieldData):
-            calibrate(self.data.whole(self._index("training"))[0])
+        if calibrate is not None and isinstance(self.main.data, FieldData):
+            calibrate(self.main.data.whole(self.main.index("training"))[0])
         self.model.load_state_dict(transport.bcast(self.model.state_dict()))
         self.averaged = copy.deepcopy(self.model) if options.average else self.model
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = self._new_optimiser()
         self.initial_weights = self.best_weights = copy.deepcopy(self.averaged.state_dict())
-        self.kT, self.record = ensemble.kT, Record()
-        self.own = OwnPotential(snapshots, hamiltonian, ensemble, device) if is_canonical(model, ensemble) else None
-        self.key = {"data": snapshots.data_hash, "shapes": [list(p.shape) for p in self.parameters], **asdict(options)}
+        self.record = Record()
+        hashes = [system.snapshots.data_hash for system in systems]
+        self.key = {"data": hashes[0], "shapes": [list(p.shape) for p in self.parameters], **asdict(options)}
+        self.key |= {"further": hashes[1:]} if hashes[1:] else {}
         self.key |= {"start": start} if start else {}
         self.started = time.monotonic()
         self.stop: Stop | None = None
@@ -168,8 +166,8 @@ class _Training:
 
     def _begin(self, stage: int) -> None:
         """Start a stage with the best weights so far; a training of a model may always go back to those of that model."""
-        own = stage == LAST and self.own is not None
-        baseline = self._own_baseline() if own else self.data.baseline(self.kT, self._index("validation"))
+        own = self._is_own(stage)
+        baseline = together([one.baseline(own) for one in self.judged])
         initial = self._loss_of(self.initial_weights, own)
         best, epoch = (
             (self._loss_of(self.best_weights, own), self.record.best_epoch) if self.record.best_epoch else (initial, 0)
@@ -219,10 +217,10 @@ class _Training:
         self.model.train()
         generator = np.random.default_rng((self.options.seed, self.record.epoch))
         order = generator.permutation(self.training_rows)
-        extent, crop = self.data.extent, self.options.crop
+        extent, crop = self.main.data.extent, self.options.crop
         shape = len(order), len(extent)
         origins = generator.integers(0, extent, size=shape) if crop else np.zeros(shape, int)
-        cells = (crop,) * len(extent) if crop else extent
+        cells = (crop,) * len(extent) if crop else None
         start, total, count = self.within
         for first in range(start, len(order), self.options.batch):
             chosen = slice(first, min(first + self.options.batch, len(order)))
@@ -237,20 +235,16 @@ class _Training:
         self.record.epoch += 1
         return total / count
 
-    def _step(self, chosen: NDArray[np.int64], origins: NDArray[np.int64], cells: tuple[int, ...]) -> float:
+    def _step(self, chosen: NDArray[np.int64], origins: NDArray[np.int64], cells: tuple[int, ...] | None) -> float:
         """One step of the optimiser; returns the loss of the batch, over all ranks."""
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
         self.optimiser.zero_grad(set_to_none=True)
         share = slice(self.transport.rank, None, self.transport.size)
-        loss = torch.zeros((), dtype=self.data.inputs.dtype, device=self.data.inputs.device)
+        inputs = self.main.data.inputs
+        loss = torch.zeros((), dtype=inputs.dtype, device=inputs.device)
         if len(chosen[share]):
-            windows = torch.from_numpy(chosen[share]), torch.from_numpy(origins[share]), cells
-            if self.record.stage == LAST:
-                loss = self.data.canonical_loss(self.model, windows[0])
-            else:
-                loss = self.data.loss(self.model, *windows)
-            loss = loss / len(chosen)
+            loss = self._loss(chosen[share], origins[share], cells) / len(chosen)
             loss.backward()
         value = self._sum_over_ranks(loss.detach())
         if self.options.clip:
@@ -263,6 +257,23 @@ class _Training:
             self._average()
         self.record.step += 1
         return value
+
+    def _loss(self, chosen: NDArray[np.int64], origins: NDArray[np.int64], cells: tuple[int, ...] | None) -> Tensor:
+        """Loss of rows of any of the systems, summed over these."""
+        of = np.searchsorted(self.starts, chosen, side="right") - 1
+        losses = []
+        for number in np.unique(of):
+            data, mine = self.judged[number].data, of == number
+            rows = torch.from_numpy(chosen[mine] - self.starts[number])
+            if self.record.stage == LAST:
+                losses.append(data.canonical_loss(self.model, rows))
+            else:
+                losses.append(data.loss(self.model, rows, torch.from_numpy(origins[mine]), cells or data.extent))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _is_own(self, stage: int) -> bool:
+        """True if networks are judged at the chemical potential that they find."""
+        return stage == LAST and all(one.own is not None for one in self.judged)
 
     def _sum_over_ranks(self, loss: Tensor) -> float:
         """Sum gradients and loss over the ranks, in one message that carries the clock of rank 0 and who is told to stop."""
@@ -288,14 +299,12 @@ class _Training:
                     mean.lerp_(weights, 1 - decay)
 
     def _validation_loss(self, own: bool) -> float:
-        """Force MSE of the validation set at the ``mu`` of the labels, or at the ``own`` one of the network."""
-        if own:
-            return float(np.square(self._own_errors("validation")[0]).mean())
-        return float(self._errors("validation").square().mean())
+        """Force MSE of the validation sets at the ``mu`` of the labels, or at the ``own`` one of the network."""
+        return together([one.loss(self.averaged, own) for one in self.judged])
 
     def _validate(self, training_mse: float, report: Report) -> None:
         """Measure, keep the best weights, and start again from them where the training has collapsed."""
-        mse = self._validation_loss(self.record.stage == LAST and self.own is not None)
+        mse = self._validation_loss(self._is_own(self.record.stage))
         rate = self.optimiser.param_groups[0]["lr"]
         improved = self.record.add(training_mse, mse, rate)
         if improved:
@@ -306,50 +315,6 @@ class _Training:
             self.model.load_state_dict(self.best_weights)
             self.averaged.load_state_dict(self.best_weights)
             self.optimiser = self._new_optimiser()
-
-    def _errors(self, name: str) -> Tensor:
-        """Force minus that of the labels on one of the sets, shaped like the targets, spread over ranks, complete on each."""
-        self.averaged.eval()
-        index = self._index(name)
-        errors = torch.zeros(len(index), *self.data.targets.shape[1:], dtype=torch.float64)
-        mine = torch.arange(len(index))[self.transport.rank :: self.transport.size]
-        size = max(1, _VALIDATION_CELLS // self.data.targets[0].numel())
-        with torch.no_grad():
-            for rows in torch.split(mine, size) if len(mine) else ():
-                errors[rows] = self.data.whole_errors(self.averaged, index[rows]).double().cpu()
-        return self.transport.allsum(errors)
-
-    def _electron_errors(self, name: str, force: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Error of the electrons per site ``[snapshot]`` at the chemical potentials of the labels."""
-        assert self.own is not None
-        if not isinstance(self.data, MatrixData):
-            return np.asarray(force.reshape(len(force), -1).mean(axis=1) / self.own.g[self.sets[name]])
-        with torch.no_grad():
-            parts = [self.data.electron_errors(self.averaged, row[None]).mean().item() for row in self._index(name)]
-        return np.array(parts)
-
-    def _own_baseline(self) -> float:
-        """Force MSE without training on the validation set: of the atomic limit at its own ``mu``, if the density decides."""
-        assert self.own is not None
-        if isinstance(self.data, MatrixData):
-            return self.data.baseline(self.kT, self._index("validation"))
-        return float(np.square(self.own.of_atomic_limit(self.sets["validation"])[0]).mean())
-
-    def _own_errors(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Error of the force ``[snapshot, ...]`` and of ``mu`` ``[snapshot]`` at the ``mu`` that the network finds."""
-        assert self.own is not None
-        self.averaged.eval()
-        index = self.sets[name]
-        force, mu = np.zeros((len(index), *self.data.targets.shape[1:])), np.zeros(len(index))
-        mine = slice(self.transport.rank, None, self.transport.size)
-        if len(index[mine]):
-            found, mu[mine] = self.own.of_network(self.averaged, index[mine], self.data.inputs.dtype)
-            force[mine] = found.reshape(force[mine].shape)
-        summed = [self.transport.allsum(torch.from_numpy(part)).numpy() for part in (force, mu)]
-        return summed[0], summed[1]
-
-    def _index(self, name: str) -> Tensor:
-        return torch.from_numpy(self.sets[name])
 
     def _new_optimiser(self) -> torch.optim.AdamW:
         rate, decay = self.options.learning_rate, self.options.weight_decay
@@ -378,35 +343,18 @@ class _Training:
         first, total, count = state.get("within", _START)  # files of earlier versions: at the end of an epoch
         self.within = first, total, count
 
-    def result(self, snapshots: Snapshots, masks: Masks) -> FitResult:
-        """The best weights in the model, and their metrics on each set, apart for the ``masks``."""
+    def result(self) -> FitResult:
+        """The best weights in the model, and their metrics on each set, apart for the masks."""
         self.model.load_state_dict(self.best_weights)
         self.averaged = self.model
-        metrics: dict[str, Any] = {name: self._metrics(name, snapshots, masks) for name in self.sets if len(self.sets[name])}
-        baseline = self.data.baseline(self.kT, self._index("validation"))
-        if self.own is None:
-            metrics["baseline_mse"] = baseline
-        else:
-            metrics |= {"baseline_mse": self._own_baseline(), "baseline_mse_at_reference_mu": baseline}
+        metrics: dict[str, Any] = dict(self.main.metrics(self.model))
+        own = self.main.own is not None
+        metrics["baseline_mse"] = self.main.baseline(own)
+        if own:
+            metrics["baseline_mse_at_reference_mu"] = self.main.baseline(False)
+        further = [one.metrics(self.model) for one in self.judged[1:]]
         self.model.eval()
         refused = self.record.refusal(self.fine_tuned)
-        return FitResult(self.model, {**metrics, **self.record.summary()}, self.record.history, self.sets, refused)
-
-    def _metrics(self, name: str, snapshots: Snapshots, masks: Masks) -> dict[str, dict[str, float | None]]:
-        """Errors as a run has them; of a canonical one beside those at the chemical potentials of the labels."""
-        index = self.sets[name]
-        assert snapshots.force is not None
-        reference = snapshots.force[index]
-        error = self._errors(name).numpy().reshape(reference.shape)
-        own_masks = {regime: mask[index] for regime, mask in masks.items() if mask[index].any()}
-        rows = force_metrics(reference + error, reference, own_masks)
-        if self.own is None:
-            return rows
-        force, mu = self._own_errors(name)
-        own = force_metrics(reference + force.reshape(reference.shape), reference, own_masks)
-        add_potential_metrics(own, mu, own_masks)
-        electrons = self._electron_errors(name, error)
-        for regime, mask in own_masks.items():
-            own[regime]["mse_at_reference_mu"] = rows[regime]["mse"]
-            own[regime]["electron_number_rms_error"] = float(np.sqrt(np.mean(electrons[mask] ** 2)))
-        return own
+        metrics |= self.record.summary()
+        sets, *more = (one.sets for one in self.judged)
+        return FitResult(self.model, metrics, self.record.history, sets, refused, further, more)

@@ -184,7 +184,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
         ("hpc-holstein run --preset paper-26", ["paper-2601.04104"]),
         ("hpc-holstein run --set dynamics.d", ["dynamics.dt="]),
         ("hpc-holstein run --set force.cu", ["force.cuda_graphs="]),
-        ("hpc-holstein train --model enn", ["enn", "enn_energy"]),
+        ("hpc-holstein train --model enn", ["enn", "enn_energy", "enn_matrix"]),
         ("hpc-holstein run --scheme b", ["baoab"]),
         ("hpc-holstein bench st", ["strong"]),
     ],

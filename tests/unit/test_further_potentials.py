@@ -19,6 +19,7 @@ from hpc_holstein.lattice import square
 from hpc_holstein.network.models import efnn, enn, enn_matrix
 from hpc_holstein.training import dataset, fit
 from hpc_holstein.training._fields import with_further
+from hpc_holstein.training._judged import LabelledSystem
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import FurtherPotentials, label, label_file, make_file
 from hpc_holstein.training.paths import RandomPlan
@@ -146,8 +147,9 @@ def test_training_sees_those_of_its_own_snapshots_only():
     labelled = label(raw, lattice, SerialTransport(), make, {}, further=further)
     options = fit.FitOptions(epochs=1, batch=2, validation=0.25, test=0.25, dtype="float64")
     model = enn.build(enn.Options(copies=1, radii=(1, 1), levels=2), lattice)
-    training = fit._Training(model, labelled, hamiltonian, ENSEMBLE, options, SerialTransport())
-    own = training.sets["training"].tolist()
+    system = LabelledSystem(labelled, hamiltonian, ENSEMBLE, {})
+    training = fit._Training(model, [system], options, SerialTransport())
+    own = training.main.sets["training"].tolist()
     assert training.training_rows.tolist() == own + [8 + 2 * i + k for i in own for k in (0, 1)]
     assert training._steps_per_epoch == 6  # 4 snapshots, each at 3 potentials, in pairs
 
