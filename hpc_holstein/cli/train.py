@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import numpy as np
 import torch
 
 from hpc_holstein.cli.options import configuration, site_axes
 from hpc_holstein.cli.session import Session, stoppable
+from hpc_holstein.cli.training_systems import Labelled, groups_of, reads_matrix, together, training_facts
 from hpc_holstein.config import Config, fit_options
 from hpc_holstein.config.builders import build_network, build_system
-from hpc_holstein.config.same_physics import require_fit
-from hpc_holstein.domain.halo import CartesianDomain
-from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.config.same_physics import physics_of, require_fit, system_of
 from hpc_holstein.errors import ConfigError, ModelError, TrainingError
+from hpc_holstein.fields import SiteAxes
 from hpc_holstein.files import require_writable
 from hpc_holstein.interfaces import System
 from hpc_holstein.network.checkpoint import Card, describe, load_model, make_card, model_hash, read_card, save_model
-from hpc_holstein.network.elements import element_ranges, strength
-from hpc_holstein.network.field_range import field_range
 from hpc_holstein.network.packaged import DEFAULT, model_path, packaged
 from hpc_holstein.network.supported import require_supported
-from hpc_holstein.network.surroundings import surroundings_of
 from hpc_holstein.output.provenance import provenance, write_json
 from hpc_holstein.training import dataset
-from hpc_holstein.training._fields import chemical_potential
-from hpc_holstein.training._judged import training_data
+from hpc_holstein.training._judged import LabelledSystem
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.energy_constant import set_energy_constant
 from hpc_holstein.training.fit import FitResult, fit
 from hpc_holstein.training.fit_options import FitOptions
 from hpc_holstein.training.own_potential import electron_number_part
 from hpc_holstein.training.paths import Stop
+from hpc_holstein.training.physics import Physics
 from hpc_holstein.training.regimes import Regimes
 from hpc_holstein.training.validation import POTENTIAL_ERRORS, summary
 
@@ -50,27 +49,33 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 
 def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     data, args.config = _sorted(args.files)
-    snapshots = dataset.read_together(data, site_axes(args))
-    config = configuration(args, {"lattice.extent": list(snapshots.extent), **_budget(args)})
-    config = with_kT_range(config, snapshots)
+    groups = groups_of(data, site_axes(args))
+    first = dataset.read_together(groups[0], site_axes(args))
+    config = configuration(args, {"lattice.extent": list(first.extent), **_budget(args)})
+    if not reads_matrix(config):  # one Hamiltonian and extent, which is told where files differ
+        groups = [data]
+        first = dataset.read_together(data, site_axes(args))
     system = build_system(config)
-    for path in data:
-        one = dataset.read(path) if len(data) > 1 else snapshots
-        require_fit(one, path, system, lambda meant: network_for(config, meant), _free(snapshots))
+    labelled = [Labelled(groups[0], first, system), *(_further(group, system, config) for group in groups[1:])]
+    config = with_kT_range(config, labelled)
+    for path in groups[0]:
+        one = dataset.read(path) if len(groups[0]) > 1 else first
+        require_fit(one, path, system, lambda meant: network_for(config, meant), _free(first, groups[0]))
     model_file, metrics_file, figure = (args.output / name for name in ("model.safetensors", "metrics.json", "loss.png"))
     session.on_root(lambda: require_writable(model_file, metrics_file, figure))
     device = session.use(config.parallel.threads, config.parallel.device)
-    regimes = Regimes(system.lattice, args.regimes)
     module, options = network_for(config, system)
+    main, *further = (_system_for(one, module, args) for one in labelled)
     start, told = ("", []) if args.start is None else warm_start(args.start, module, config.model.kind, options, system)
     how = replace(fit_options(config), device=device, threads=torch.get_num_threads())
     part, left_out = electron_number_part(how, module, system.ensemble)
     how = replace(how, electron_number=part)
-    session.say_all([_headline(config, len(snapshots), module), *told, *([left_out] if left_out else [])])
+    count = sum(len(one.snapshots) for one in labelled)
+    session.say_all([_headline(config, count, module), *told, *([left_out] if left_out else [])])
     state_file = args.output / ".training.pt"
     curve = args.output / "loss.csv"
-    files = state_file, curve, start, stop, regimes.masks(snapshots)
-    result = fit(module, snapshots, system.hamiltonian, system.ensemble, how, session.transport, *files)
+    files = state_file, curve, start, stop, main.masks, further
+    result = fit(module, main.snapshots, system.hamiltonian, system.ensemble, how, session.transport, *files)
     if result.refused is not None:
         session.on_root(lambda: state_file.unlink(missing_ok=True))
         raise TrainingError(_refusal(result.refused, how, curve))
@@ -84,15 +89,14 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
             f"(t_nn/a)^2 on the validation set, that of {untrained} {baseline:.3g}: train longer or give more data"
         )
     metrics = card_metrics(result.metrics)
+    for other, rows in zip(further, result.further, strict=True):
+        metrics |= {f"{other.hamiltonian.name}.{name}": value for name, value in _errors_of(rows).items()}
     if result.model.predicts == "grand_potential":
         physics = system.hamiltonian, system.lattice, system.ensemble.kT
-        metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, snapshots, *physics)
-    whole = CartesianDomain(system.lattice, SerialTransport())
-    fields = {name: _fields(result, name, snapshots, system) for name in ("training", "validation")}
-    ranges = _ranges(snapshots)
-    if result.model.field == "matrix":
-        ranges = matrix_ranges(ranges, snapshots.select(result.sets["training"]), result.model, system)
-    coupling = 1.0 if result.model.field == "matrix" else system.hamiltonian.parameters["g"]
+        metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, first, *physics)
+    regimes = Regimes(system.lattice, args.regimes).definition
+    seen = [training_facts(one, sets, result.model) for one, sets in _with_sets([main, *further], result)]
+    also = [Physics.of(one.system.lattice, one.system.hamiltonian, one.system.ensemble).in_words() for one in labelled[1:]]
     card = make_card(
         result.model,
         config.model.kind,
@@ -100,27 +104,31 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         system.hamiltonian,
         system.lattice,
         system.ensemble,
-        data_hash=snapshots.data_hash,
+        data_hash=first.data_hash,
         seed=how.seed,
         metrics=metrics,
-        seen=field_range(fields["training"], whole),
-        surroundings=surroundings_of(fields["training"], fields["validation"], coupling, whole),
-        ranges=ranges,
-        training={**_options_of(how), "regimes": regimes.definition, **({"from": start} if start else {})},
+        **together(seen),
+        training={
+            **_options_of(how),
+            "regimes": regimes,
+            **({"from": start} if start else {}),
+            **({"also": also, "systems": [one.hamiltonian.name for one in further]} if also else {}),
+        },
     )
 
     def write() -> None:
         from hpc_holstein.output.plots import training_curve  # here, so that only rank 0 waits for matplotlib
 
         save_model(model_file, result.model, card)
-        facts = {"regimes": regimes.definition, **({"start": start} if start else {})}
+        facts = {"regimes": regimes, **({"start": start} if start else {})}
         write_json(metrics_file, {**_metrics(config, data, result), **facts})
         training_curve(figure, result.history, result.metrics["baseline_mse"])
         state_file.unlink(missing_ok=True)
 
     session.on_root(write)
-    for name in [name for name in ("validation", "test") if name in result.metrics]:
-        session.say(f"{name} set\n{summary(result.metrics[name])}")
+    for words, rows in zip(["", *also], [result.metrics, *result.further], strict=True):
+        for name in [name for name in ("validation", "test") if name in rows]:
+            session.say(f"{name} set{f' of {words}' if words else ''}\n{summary(rows[name])}")
     session.say(f"{describe(card)}\nwrote {model_file}, {metrics_file}, {args.output / 'loss.csv'} and {figure}")
 
 
@@ -147,16 +155,43 @@ def _sorted(files: Sequence[Path]) -> tuple[list[Path], Path | None]:
     return data, configs[0] if configs else None
 
 
-def with_kT_range(config: Config, snapshots: Snapshots) -> Config:
+def _further(paths: Sequence[Path], system: System, config: Config) -> Labelled:
+    """States of another Hamiltonian or extent than those of ``system``, as their files say."""
+    snapshots = dataset.read_together(paths, SiteAxes.of(system.lattice))
+    other = system_of(physics_of(snapshots, paths[0]), system, snapshots.extent)
+    for path in paths:
+        require_fit(dataset.read(path), path, other, lambda meant: network_for(config, meant), _free(snapshots, paths))
+    return Labelled(paths, snapshots, other)
+
+
+def _system_for(one: Labelled, module: torch.nn.Module, args: argparse.Namespace) -> LabelledSystem:
+    """What ``module`` learns from; ModelError where it cannot."""
+    require_supported(module, one.system.hamiltonian, one.system.lattice, one.system.ensemble)
+    snapshots = one.snapshots
+    if getattr(module, "takes_kT", False) and snapshots.kT is None:
+        snapshots = replace(snapshots, kT=np.full(len(snapshots), one.system.ensemble.kT))
+    masks = Regimes(one.system.lattice, args.regimes).masks(snapshots)
+    return LabelledSystem(snapshots, one.system.hamiltonian, one.system.ensemble, masks)
+
+
+def _with_sets(systems: Sequence[LabelledSystem], result: FitResult) -> list[tuple[LabelledSystem, Mapping[str, Any]]]:
+    return list(zip(systems, [result.sets, *result.further_sets], strict=True))
+
+
+def with_kT_range(config: Config, labelled: Sequence[Labelled]) -> Config:
     """``config`` with ``model.kT_range`` as wide as the data, where that has several ``kT`` and the range is not given.
 
     Raises ConfigError where the architecture knows one ``kT``, or the range leaves data out.
     """
-    if snapshots.kT is None or snapshots.kT.min() == snapshots.kT.max():
+    every = []
+    for one in labelled:
+        unit = one.system.hamiltonian.hopping if reads_matrix(config) else 1.0
+        kT = np.full(1, one.system.ensemble.kT) if one.snapshots.kT is None else one.snapshots.kT
+        every += [float(kT.min()) / unit, float(kT.max()) / unit]
+    low, high = min(every), max(every)
+    if math.isclose(low, high, rel_tol=1e-9):
         return config
     model = config.model
-    unit = build_system(config).hamiltonian.hopping if getattr(model.made_of, "in_hopping", False) else 1.0
-    low, high = float(snapshots.kT.min()) / unit, float(snapshots.kT.max()) / unit
     if "kT_range" not in model.option_names():
         raise ConfigError(
             f"the files have kT from {low:g} to {high:g} and {model.kind} knows one: "
@@ -175,29 +210,19 @@ def network_for(config: Config, system: System) -> tuple[torch.nn.Module, Any]:
     return module, options
 
 
-def _free(snapshots: Snapshots) -> list[str]:
+def _free(snapshots: Snapshots, paths: Sequence[Path]) -> list[str]:
     """Attributes of a file that need not be those of the configuration: what the files of a training differ in.
 
-    Several files are brought to one ``g`` in any case.
+    Several files are brought to one ``g`` in any case, and may be of several fillings, which is no input of a network.
     """
     values = {name: getattr(snapshots, name) for name in dataset.SETTING}
     free = [name for name, array in values.items() if array is not None and (name == "g" or array.min() < array.max())]
-    return [dataset.SETTING[name] for name in free]
+    return [dataset.SETTING[name] for name in free] + (["ensemble.filling"] if len(paths) > 1 else [])
 
 
 def _options_of(how: FitOptions) -> dict[str, Any]:
     """Description of a training for the card: all that decides its result, the seed apart."""
     return {name: value for name, value in asdict(how).items() if name not in ("device", "threads", "seed")}
-
-
-def _ranges(snapshots: Snapshots) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of the parameters that the data has several of."""
-    values = {name: getattr(snapshots, name) for name in dataset.SETTING}
-    return {
-        name: (float(array.min()), float(array.max()))
-        for name, array in values.items()
-        if array is not None and array.min() < array.max()
-    }
 
 
 def can_start(model: str, config: Config) -> bool:
@@ -251,39 +276,20 @@ def _differences(card: Card, module: torch.nn.Module, architecture: str, options
     return told + ["it scales its input by the data of its own training"] * hasattr(module, "calibrate")
 
 
-def _fields(result: FitResult, name: str, snapshots: Snapshots, system: System) -> torch.Tensor:
-    """Fields of a set that the network reads, ``[snapshot, *extent, basis]``."""
-    seen, physics = snapshots.select(result.sets[name]), (torch.float64, torch.device("cpu"))
-    inputs = training_data(seen, result.model, system.hamiltonian, *physics).inputs
-    if result.model.field == "matrix":
-        return strength(inputs, cast(Any, result.model).elements)
-    return inputs.reshape(len(seen), *system.lattice.extent, len(system.lattice.basis))
-
-
-def matrix_ranges(
-    ranges: dict[str, tuple[float, float]], snapshots: Snapshots, model: torch.nn.Module, system: System
-) -> dict[str, tuple[float, float]]:
-    """Ranges of ``kT/t`` and of the elements of ``H/t``, which are what a network that reads these knows."""
-    hopping = system.hamiltonian.hopping
-    data = training_data(snapshots, model, system.hamiltonian, torch.float64, torch.device("cpu"))
-    found = element_ranges(data.inputs, chemical_potential(snapshots) / hopping, cast(Any, model).elements)
-    if "kT" in ranges:
-        low, high = ranges["kT"]
-        found["kT/t"] = low / hopping, high / hopping
-    return found
-
-
 def card_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Metrics for the card of a model: ``test.hot.mse`` and so on for each set and regime, and how long it trained."""
+    return {**_errors_of(metrics), **{name: float(metrics[name]) for name in ("baseline_mse", "epochs", "elapsed_s")}}
+
+
+def _errors_of(metrics: Mapping[str, Any]) -> dict[str, float]:
     sets = {name: regimes for name, regimes in metrics.items() if isinstance(regimes, Mapping)}
-    errors = {
+    return {
         f"{name}.{regime}.{key}": row[key]
         for name, regimes in sets.items()
         for regime, row in regimes.items()
         for key in ("mse", *(("mse_at_reference_mu", *POTENTIAL_ERRORS) if name == "validation" else ()))
         if row.get(key) is not None
     }
-    return {**errors, **{name: float(metrics[name]) for name in ("baseline_mse", "epochs", "elapsed_s")}}
 
 
 def _budget(args: argparse.Namespace) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def _remedy(theirs: Physics, odd: Differences, system: System, usable: Callable[
     if "ensemble.kind" in keys:
         keys |= {key: value for key, value in theirs.keys.items() if key.startswith("ensemble.")}
     try:
-        meant = _system(theirs, system)
+        meant = system_of(theirs, system)
         if usable is not None:
             usable(meant)
     except HolsteinError as error:
@@ -81,12 +81,14 @@ def _remedy(theirs: Physics, odd: Differences, system: System, usable: Callable[
     return " ".join(["give", *(f"--set {shlex.quote(f'{key}={text}')}" for key, text in texts.items())]) + ", or another file"
 
 
-def _system(physics: Physics, system: System) -> System:
-    """``system`` with all that a file states."""
+def system_of(physics: Physics, system: System, extent: Sequence[int] | None = None) -> System:
+    """``system`` with all that a file states, on a lattice of ``extent`` if that is another."""
     said, ensemble = physics.values, system.ensemble
     kind, name = said.get("lattice", system.lattice.name), said.get("hamiltonian", system.hamiltonian.name)
-    lattice = kinds.resolve("lattice", kind).build(system.lattice.extent, tuple(said.get("periodic", system.lattice.periodic)))
-    values = {**system.hamiltonian.parameters, **physics.parameters}
+    edges = tuple(said.get("periodic", system.lattice.periodic))
+    lattice = kinds.resolve("lattice", kind).build(tuple(extent or system.lattice.extent), edges)
+    own = system.hamiltonian.parameters if name == system.hamiltonian.name else {}
+    values = {**own, **physics.parameters}
     options = parsed_section("hamiltonian", name, values, "hamiltonian").options
     section = {"kind": said.get("ensemble", ensemble.kind), "kT": said.get("kT", ensemble.kT)}
     other = "filling" if section["kind"] == "canonical" else "chemical_potential"

@@ -14,7 +14,7 @@ and no range of the field alone excludes them.  ``benchmarks/trust.py`` measures
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,16 @@ def surroundings_of(training: Tensor, held_out: Tensor, g: float, domain: Domain
         "seen": ["".join("1" if cell else "0" for cell in row) for row in seen.tolist()],
         "usual": min(1.0, usual),
         "sites": training.numel(),
+    }
+
+
+def together(told: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Surroundings of several sets of states for one card: those of any."""
+    rows = zip(*(one["seen"] for one in told), strict=True)
+    return {
+        "seen": ["".join(max(cells) for cells in zip(*row, strict=True)) for row in rows],
+        "usual": max(one["usual"] for one in told),
+        "sites": sum(one["sites"] for one in told),
     }
 
 
