@@ -40,7 +40,8 @@ def models_in_words() -> str:
         card = read_card(path)
         mse = card.metrics.get("validation.all.mse")
         error = "" if mse is None else f", force MSE {mse:.2g} (t_nn/a)^2 on its validation set"
-        lines += [f"{name}: {card.hamiltonian}, {card.lattice} lattice, {card.architecture}{error}", f"    {valid_for(card)}"]
+        hamiltonians = " and ".join(card.hamiltonians)
+        lines += [f"{name}: {hamiltonians}, {card.lattice} lattice, {card.architecture}{error}", f"    {valid_for(card)}"]
     return "\n".join(lines)
 
 

@@ -112,7 +112,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
             **_options_of(how),
             "regimes": regimes,
             **({"from": start} if start else {}),
-            **({"also": also, "systems": [one.hamiltonian.name for one in further]} if also else {}),
+            **({"systems": [_physics_of(one.system) for one in labelled[1:]]} if also else {}),
         },
     )
 
@@ -172,6 +172,12 @@ def _system_for(one: Labelled, module: torch.nn.Module, args: argparse.Namespace
         snapshots = replace(snapshots, kT=np.full(len(snapshots), one.system.ensemble.kT))
     masks = Regimes(one.system.lattice, args.regimes).masks(snapshots)
     return LabelledSystem(snapshots, one.system.hamiltonian, one.system.ensemble, masks)
+
+
+def _physics_of(system: System) -> dict[str, Any]:
+    """A system as the card lists those beside the main one."""
+    kT, filling = system.ensemble.kT, system.ensemble.filling
+    return {"hamiltonian": system.hamiltonian.name, "parameters": system.hamiltonian.parameters, "kT": kT, "filling": filling}
 
 
 def _with_sets(systems: Sequence[LabelledSystem], result: FitResult) -> list[tuple[LabelledSystem, Mapping[str, Any]]]:

@@ -27,6 +27,8 @@ from hpc_holstein.training.dataset import Snapshots
 
 Facts = dict[str, Any]
 
+_FILLING_DIGITS = 6  # labels are kept to far more
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -74,7 +76,8 @@ def training_facts(one: LabelledSystem, sets: Mapping[str, Any], model: torch.nn
         mu = chemical_potential(chosen["training"]) / hamiltonian.hopping
         found = element_ranges(inputs["training"], mu, elements)
         low, high = ranges.get("kT", (one.ensemble.kT, one.ensemble.kT))
-        ranges = found | {"kT/t": (low / hamiltonian.hopping, high / hamiltonian.hopping)}
+        found["kT/t"] = low / hamiltonian.hopping, high / hamiltonian.hopping
+        ranges = found | {name: of for name, of in ranges.items() if name == "filling"}
         fields = {name: strength(values, elements) for name, values in inputs.items()}
     else:
         shape = *lattice.extent, len(lattice.basis)
@@ -108,8 +111,11 @@ def _widest(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _ranges(snapshots: Snapshots) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of the parameters that the data has several of."""
+    """Lowest and highest value of the parameters, and of the filling, that the data has several of."""
     values = {name: getattr(snapshots, name) for name in dataset.SETTING}
+    said = stated_physics(snapshots.attributes).joined(stated_physics(snapshots.label_attributes)).values
+    if snapshots.density is not None and said.get("ensemble") == "canonical":
+        values["filling"] = snapshots.density.reshape(len(snapshots), -1).mean(axis=1).round(_FILLING_DIGITS)
     return {
         name: (float(array.min()), float(array.max()))
         for name, array in values.items()

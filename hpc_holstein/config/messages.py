@@ -70,8 +70,9 @@ def _bare(name: str) -> str:
 
 
 def complaints(error: ValidationError, partial: bool = False) -> list[ErrorDetails]:
-    """Complaints of pydantic, but for missing keys if more are to come."""
-    return [one for one in error.errors(include_url=False) if not (partial and one["type"] == "missing")]
+    """Complaints of pydantic, but for missing keys if more are to come, and for defaults that follow from wrong or missing ones."""
+    left_out = {"default_factory_not_called", *(("missing",) if partial else ())}
+    return [one for one in error.errors(include_url=False) if one["type"] not in left_out]
 
 
 def sentence(first: ErrorDetails, valid: Mapping[str, FieldInfo], prefix: str = "") -> str:

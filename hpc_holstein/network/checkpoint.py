@@ -41,7 +41,8 @@ SCHEMA = 2
 
 UNITS = "t_nn = hbar = k_B = a = 1"
 
-_FREE = frozenset({"t", "g", "k", "kappa"})  # of a network of the electrons alone, at one kT/t
+_FREE = frozenset({"t", "g", "k", "kappa", "filling"})  # of a network of the electrons alone, at one kT/t
+_UNMEASURED = "its errors were not measured here, check them with `hpc-holstein validate`"
 _COPIES = 3.0  # of the weights of a file that is read
 _SAME = 1e-9  # relative difference of two parameters that count as equal
 
@@ -65,7 +66,7 @@ class Card:
     field_range            what the network saw in training (:func:`network.field_range.field_range`); empty: not recorded
     surroundings           of the training sites (:func:`network.surroundings.surroundings_of`); empty: not recorded
     training               the keys of ``[training]``, and ``from``, the SHA-256 of the model whose weights it started from;
-                           empty: not recorded
+                           empty: not recorded; ``systems``: those beside the main one that it was trained on
     """
 
     architecture: str
@@ -102,6 +103,17 @@ class Card:
     def of_matrix(self) -> bool:
         """True if the network stands for the map from ``H`` to ``rho``, so that none but the elements of ``H`` bind it."""
         return self.field == "matrix"
+
+    @property
+    def systems(self) -> list[dict[str, Any]]:
+        """Every system that it was trained on, the main one first: ``hamiltonian``, ``parameters``, ``kT`` and ``filling``."""
+        own = {"hamiltonian": self.hamiltonian, "parameters": self.parameters, "kT": self.kT, "filling": self.filling}
+        return [own, *self.training.get("systems", ())]
+
+    @property
+    def hamiltonians(self) -> list[str]:
+        """Names of the Hamiltonians of these systems."""
+        return list(dict.fromkeys(one["hamiltonian"] for one in self.systems))
 
     @property
     def coupling(self) -> float:
@@ -284,46 +296,47 @@ def trained_elsewhere(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble) 
     One sentence, empty where there is nothing.  The classical parameters and the filling do not enter the map that the network
     has learned, but its errors were measured on the states that they make.
     """
+    known = {one["hamiltonian"]: one for one in reversed(card.systems)}
+    if hamiltonian.name not in known:
+        return f"the network was trained with states of the {' and '.join(card.hamiltonians)} Hamiltonian alone; {_UNMEASURED}"
+    there, filling = known[hamiltonian.name]["parameters"], known[hamiltonian.name]["filling"]
     # a scale in t and g is told where it is applied
     classical = hamiltonian.parameters.keys() - (set() if card.of_matrix else {"t", "g"})
-    if card.of_matrix and hamiltonian.name != card.hamiltonian:
-        differ = [f"the Hamiltonian is {hamiltonian.name} and was {card.hamiltonian}"]
-        classical = set()
-    else:
-        differ = []
-    differ += [
+    differ = [
         f"{name} is {hamiltonian.parameters[name]:g} and was {value:g}"
-        for name, value in card.parameters.items()
+        for name, value in there.items()
         if name in classical and not _same(hamiltonian.parameters[name], value)
     ]
-    half = card.ensemble == "canonical" and card.filling == 0.5 and has_particle_hole(hamiltonian)
-    if ensemble.kind == "canonical" and not _same(ensemble.filling, card.filling):
-        differ.append(f"filling is {ensemble.filling:g} and was {card.filling:g}")
+    half = card.ensemble == "canonical" and filling == 0.5 and has_particle_hole(hamiltonian)
+    if ensemble.kind == "canonical" and not _fits(card.ranges.get("filling"), ensemble.filling, filling):
+        differ.append(f"filling is {ensemble.filling:g} and was {filling:g}")
     if ensemble.kind == "grand-canonical" and card.ensemble == "canonical" and not (half and ensemble.chemical_potential == 0):
-        differ.append(f"chemical_potential is {ensemble.chemical_potential:g} and the filling was {card.filling:g}")
+        differ.append(f"chemical_potential is {ensemble.chemical_potential:g} and the filling was {filling:g}")
     if not differ:
         return ""
-    return (
-        f"the network was trained elsewhere: {', '.join(differ)} in training; its errors were not measured here, check them "
-        "with `hpc-holstein validate`"
-    )
+    return f"the network was trained elsewhere: {', '.join(differ)} in training; {_UNMEASURED}"
 
 
 def describe(card: Card) -> str:
     """The card in words, one fact a line."""
-    system = ", ".join(f"{name} = {value:g}" for name, value in card.parameters.items())
+    systems = [
+        ", ".join(
+            [one["hamiltonian"], *(f"{name} = {value:g}" for name, value in {**one["parameters"], "kT": one["kT"]}.items())]
+        )
+        for one in card.systems
+    ]
     cells = "x".join(map(str, card.extent))
     lines = {
         "network": f"{card.architecture}, {card.dtype} ({_named(card.options)})",
         "predicts": f"{card.predicts} from the {card.field} field, {card.reach} cells around a site",
         "lattice": f"{card.lattice}, point group of order {len(card.group)}, trained on {cells} cells",
-        "hamiltonian": f"{card.hamiltonian}, {system}, kT = {card.kT:g}",
+        "hamiltonian": "; ".join(dict.fromkeys(systems)),
         "valid for": valid_for(card),
         "ensemble": f"{card.ensemble}, filling {card.filling:g}",
         "units": card.units,
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items()) or "none",
         "training": f"seed {card.seed}, data SHA-256 {card.data_hash or 'unknown'}",
-        "trained by": _named(card.training) or "not recorded",
+        "trained by": _named({name: value for name, value in card.training.items() if name != "systems"}) or "not recorded",
         "trained on": in_words(card.field_range, "t" if card.of_matrix else "a"),
         "surroundings": surroundings.in_words(card.surroundings),
         "versions": _named(card.versions) or "unknown",
@@ -333,7 +346,11 @@ def describe(card: Card) -> str:
 
 def valid_for(card: Card) -> str:
     """The systems that :func:`check_card` accepts, in words."""
-    ranges = {name: interval for name, interval in card.ranges.items() if not (card.of_electrons and name in _FREE)}
+    ranges = {
+        name: interval
+        for name, interval in card.ranges.items()
+        if not ((card.of_electrons or card.of_matrix) and name in _FREE)
+    }
     told = [f"{name} from {low:g} to {high:g}" for name, (low, high) in ranges.items()]
     if card.of_matrix:
         at = [] if "kT/t" in ranges else [f"kT/t = {card.options['kT']:g}"]

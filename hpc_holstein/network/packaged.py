@@ -59,11 +59,11 @@ def _fitting(served: System) -> Path:
     nearest: list[ModelError] = []
     for name, path in packaged().items():
         card = read_card(path)
-        told.append(f"{name} ({card.hamiltonian}, {card.lattice} lattice)")
+        told.append(f"{name} ({' and '.join(card.hamiltonians)}, {card.lattice} lattice)")
         try:
             check_card(card, served.hamiltonian, served.ensemble, served.lattice)
         except ModelError as error:
-            if (card.hamiltonian, card.lattice) == (served.hamiltonian.name, served.lattice.name):
+            if served.hamiltonian.name in card.hamiltonians and card.lattice == served.lattice.name:
                 nearest.append(error)
             continue
         fitting.append((bool(trained_elsewhere(card, served.hamiltonian, served.ensemble)), path))

@@ -13,7 +13,7 @@ from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein, peierls
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import honeycomb, square, triangular
-from hpc_holstein.network.checkpoint import load_model
+from hpc_holstein.network.checkpoint import describe, load_model
 from hpc_holstein.network.models import enn_matrix
 from hpc_holstein.training._matrix_fields import MatrixData
 from hpc_holstein.training.dataset import Snapshots
@@ -101,3 +101,38 @@ def test_commands_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     refused = ["run", *PEIERLS, "--set", "hamiltonian.t2=0.0", "--force", str(model / "model.safetensors"), "--output", "no"]
     assert main([*refused, "--steps", "2"]) == 2
     assert "H/t of shell 2 is 0 here and was -0.2 to -0.2 in training" in capsys.readouterr().err
+
+
+def test_one_training_for_two_hamiltonians(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Of other extents, kT/t and fillings: each is judged apart, and the one file serves both and refuses what neither was."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    holstein_model = ["--preset", "paper-2601.04104", "--set", "ensemble.kT=0.4"]
+    assert main(["label", *PEIERLS, "--random", "6", "--output", "p.h5", "--more-mu", "1"]) == 0
+    for filling in ("0.4", "0.5"):
+        states = ["--random", "3", "--filling", filling, "--lattice", "12x10", "--seed", filling[-1]]
+        assert main(["label", *holstein_model, *states, "--output", f"h{filling}.h5"]) == 0
+    files, model = ["p.h5", "h0.4.h5", "h0.5.h5"], "joint/model.safetensors"
+    how = ["--epochs", "30", "--set", "training.average=0.9", "--set", "training.learning_rate=0.01"]
+    assert main(["train", *files, *PEIERLS[:2], *PEIERLS[4:], *SMALL, *how, "--output", "joint"]) == 0
+    told = capsys.readouterr().out
+    assert "validation set\n" in told
+    assert "validation set of square lattice, periodic, holstein t = 1, g = 3.5" in told
+    card = load_model(model)[1]
+    assert card.hamiltonians == ["peierls", "holstein"]
+    assert card.options["kT_range"] == pytest.approx((0.2, 0.4))
+    assert card.ranges["kT/t"] == pytest.approx((0.2, 0.4))
+    assert card.ranges["filling"] == pytest.approx((0.4, 0.5))
+    assert card.ranges["H/t of shell 2"] == pytest.approx((-0.2, 0.0))
+    assert card.metrics["holstein.validation.all.mse"] > 0
+    assert "peierls, alpha = 4" in describe(card)
+    assert "; holstein, g = 3.5" in describe(card)
+    for system in (PEIERLS, [*holstein_model, "--lattice", "12x12"]):
+        name = system[1]
+        assert main(["run", *system, "--force", model, "--steps", "2", "--threads", "1", "--output", name]) == 0
+    assert "was trained" not in capsys.readouterr().out
+    cold = [*holstein_model[:2], "--set", "ensemble.kT=0.1", "--lattice", "12x12", "--force", model, "--output", "cold"]
+    assert main(["run", *cold]) == 2
+    assert "kT/t is 0.2 to 0.4 in the model and 0.1 in this run" in capsys.readouterr().err
+    assert main(["train", *files, *PEIERLS[:2], *PEIERLS[4:], "--model", "enn", "--output", "no"]) == 2
+    assert "give files of one extent" in capsys.readouterr().err
