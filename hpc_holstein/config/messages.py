@@ -70,7 +70,7 @@ def _bare(name: str) -> str:
 
 
 def complaints(error: ValidationError, partial: bool = False) -> list[ErrorDetails]:
-    """Complaints of pydantic, but for missing keys if more are to come, and for defaults that follow from wrong or missing ones."""
+    """Complaints of pydantic, but for defaults that follow from wrong or missing keys, and for these if more are to come."""
     left_out = {"default_factory_not_called", *(("missing",) if partial else ())}
     return [one for one in error.errors(include_url=False) if one["type"] not in left_out]
 

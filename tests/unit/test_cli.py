@@ -385,12 +385,3 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 def test_tasks_that_mpi_does_not_join_are_refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     assert "Slurm started 4 tasks" in refused(capsys, "show", "default")
-
-
-def test_a_lattice_without_an_extent_is_no_complaint_of_train(here: Path) -> None:
-    """The file of snapshots brings the extent, beside a configuration that says nothing of the lattice."""
-    chain = ["--set", "lattice.kind=chain"]
-    assert main(["label", *chain, "--lattice", "16", "--random", "4", "--output", "data.h5"]) == 0
-    Path("short.toml").write_text("[training]\nepochs = 3\n")
-    options = ["--set", "model.copies=1", "--set", "model.radii=[1,0]", "--set", "model.levels=2"]
-    assert main(["train", "data.h5", "short.toml", *chain, *options, "--output", "out"]) == 0

@@ -13,6 +13,7 @@ import pytest
 
 from hpc_holstein.config import PRESETS, TRAINING_EXTENT, Config, fit_options, load_config, parse_assignment
 from hpc_holstein.config.builders import build_network, build_system, read_state
+from hpc_holstein.config.loading import validated
 from hpc_holstein.config.same_physics import require_fit
 from hpc_holstein.errors import ConfigError, DataError, ModelError
 from hpc_holstein.training.dataset import Snapshots
@@ -214,3 +215,10 @@ def test_a_start_from_a_snapshot_file(tmp_path: Path) -> None:
     config = load_config(preset_name=PAPER, overrides={**file_keys, "lattice.extent": [4, 4]})
     with pytest.raises(DataError, match=r"4x6 cells and the lattice has 4x4"):
         read_state(config.initial, build_system(config).lattice)
+
+
+def test_keys_that_are_missing_bring_no_complaint_of_their_defaults() -> None:
+    """A command whose extent comes from a file of states checks the rest before it has that."""
+    assert validated({"lattice": {"kind": "chain"}}, partial=True) is None
+    with pytest.raises(ConfigError, match=r"lattice\.extent is missing"):
+        validated({"lattice": {"kind": "chain"}})
