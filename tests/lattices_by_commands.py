@@ -37,8 +37,9 @@ from hpc_holstein.output import plots
 CELLS = {1: (8,), 2: (6, 6), 3: (4, 2, 2)}  # by the dimension of the lattice
 SETTINGS = {"holstein": ["hamiltonian.kappa=0.1"], "peierls": ["initial.q_std=0.1"]}
 TRAINED = ["model.copies=1", "model.levels=2", "training.validate_every=10"]
-RADII = {1: [1, 1], 2: [1, 1], 3: [1, 0]}
-CELLS_OF_TRAINING = {1: (100,), 2: (10, 10), 3: (4, 4, 4)}
+NETWORKS = {"holstein": "enn", "peierls": "enn_matrix"}
+RADII = {"enn": {1: [1, 1], 2: [1, 1], 3: [1, 0]}, "enn_matrix": {1: [1, 0], 2: [1, 0], 3: [0, 0]}}
+CELLS_OF_TRAINING = {"enn": {1: (100,), 2: (10, 10), 3: (4, 4, 4)}, "enn_matrix": {1: (100,), 2: (10, 10), 3: (6, 5, 5)}}
 NO_NETWORK = "no network"
 
 
@@ -153,11 +154,13 @@ def train(case: Case) -> str | None:
     one of them begins with random weights.)
     """
     data, physics = case.folder / "training.h5", case.of_file()
-    lattice = "x".join(map(str, CELLS_OF_TRAINING[len(case.extent)]))
+    kind, dimension = NETWORKS.get(case.hamiltonian, "enn_matrix"), len(case.extent)
+    cells = CELLS_OF_TRAINING[kind][dimension]
+    lattice = "x".join(map(str, cells))
     random = ["--random", 8, "--lattice", lattice]
     case.call(2, "label", *random, *physics, "--force", "exact", "--output", data)
-    radii = f"model.radii={RADII[len(case.extent)]}"
-    training = [data, *case.of_file("training.test=0.0", *TRAINED, radii), "--epochs", 150]
+    model = [f"model.kind={kind}", f"model.radii={RADII[kind][dimension]}"]
+    training = [data, *case.of_file("training.test=0.0", *TRAINED, *model), "--epochs", 150]
     file, models, said = case.folder / "learn.toml", [], []
     file.write_text(LEARN)
     for ranks in (1, 2):
@@ -168,8 +171,8 @@ def train(case: Case) -> str | None:
     networks = [f"force.model={start}", f'force.committee=["{committee}"]']
     for ranks in (1, 2):
         folder = case.folder / f"learn-{ranks}"
-        extent = f"lattice.extent={list(CELLS_OF_TRAINING[len(case.extent)])}"
-        learning = [file, *case.of_file(f"learn.data={data}", *networks, extent, radii)]
+        extent = f"lattice.extent={list(cells)}"
+        learning = [file, *case.of_file(f"learn.data={data}", *networks, extent, *model)]
         said.append(network(case, ranks, "learn", *learning, "--output", folder))
         if said[-1] is None:
             assert json.loads((folder / "learn.json").read_text())["rounds"][0]["collected"] > 0
@@ -181,7 +184,9 @@ def disturbed(model: Path) -> Path:
     """A network that differs a little, as the second of a committee: of few epochs, one trained on may be the same."""
     module, card = load_model(model)
     with torch.no_grad():
-        module.head.weight *= 1.1
+        for name, weights in module.named_parameters():
+            if "head" in name and name.endswith("weight"):
+                weights *= 1.1
     save_model(model.parent / "disturbed.safetensors", module, card)
     return model.parent / "disturbed.safetensors"
 

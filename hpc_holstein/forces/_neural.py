@@ -152,8 +152,9 @@ class NeuralForces(ForceProvider):
 
         Measured, where ``mu`` is iterated.
         """
-        judging = 0 if self.committee is None else 5 * dtype.itemsize  # sums, a difference and the deviation
-        return (7 * dtype.itemsize + 42 + judging) * math.prod(self.domain.local_extent) * self._basis
+        more = 0 if self.committee is None else 5 * dtype.itemsize  # sums, a difference and the deviation
+        more += 0 if self._reader is None else 2 * dtype.itemsize * len(self.hamiltonian.pattern)  # rho and H
+        return (7 * dtype.itemsize + 42 + more) * math.prod(self.domain.local_extent) * self._basis
 
     def _density(
         self, q: Tensor, ghosted: _Arriving, evaluate: Density, previous: ForceResult | None
