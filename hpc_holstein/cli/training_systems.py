@@ -92,17 +92,15 @@ def training_facts(one: LabelledSystem, sets: Mapping[str, Any], model: torch.nn
 
 def together(facts: Sequence[Facts]) -> Facts:
     """Facts of several systems as those of one: the widest ranges, all surroundings."""
-    if len(facts) == 1:
-        only = facts[0]
-        low, high = only["ranges"].get("kT/t", (0.0, 1.0))
-        ranges = {name: of for name, of in only["ranges"].items() if name != "kT/t" or not math.isclose(low, high)}
-        return {**only, "ranges": ranges}
     seen = [one["seen"] for one in facts]
     names = dict.fromkeys(name for one in facts for name in one["ranges"])
+    ranges = {name: _widest([one["ranges"][name] for one in facts if name in one["ranges"]]) for name in names}
+    if "kT/t" in ranges and math.isclose(*ranges["kT/t"]):  # one, which is that of the options
+        del ranges["kT/t"]
     return {
         "seen": {name: (min if name.endswith(".min") else max)(one[name] for one in seen) for name in seen[0]},
         "surroundings": surroundings_together([one["surroundings"] for one in facts]),
-        "ranges": {name: _widest([one["ranges"][name] for one in facts if name in one["ranges"]]) for name in names},
+        "ranges": ranges,
     }
 
 

@@ -25,7 +25,7 @@ _PAPER_2510_20659: dict[str, dict[str, Any]] = {
     "ensemble": {"kind": "canonical", "kT": 1e-3},
     "dynamics": {"scheme": "verlet-ou", "mass": 1.0, "gamma": 1.0, "dt": 0.01, "steps": 3000},
     "initial": {"q_std": 0.03, "velocity_std": math.sqrt(0.025)},
-    "force": {"kind": "auto"},
+    "force": {"kind": "neural", "model": "default"},
     "output": {"snapshot_every": 40},
 }
 

@@ -29,6 +29,8 @@ _NEWEST = 2
 _LARGEST = 2**31  # cells along an axis, and sites of a reach
 _SHOWN = 60  # characters of a value in a sentence
 
+_OF_SYSTEM = {"hamiltonian", "parameters", "kT", "filling"}
+
 Options = TypeVar("Options")
 _Cells = Annotated[int, Field(ge=1, lt=_LARGEST)]
 
@@ -72,6 +74,9 @@ class _Members(BaseModel):
         cells = isinstance(seen, list) and all(isinstance(row, str) for row in seen)
         if self.surroundings and not (cells and isinstance(usual, int | float) and isinstance(sites, int)):
             raise ValueError("surroundings are no cells, a part and a number of sites")
+        systems = self.training.get("systems", [])
+        if not (isinstance(systems, list) and all(isinstance(one, dict) and one.keys() == _OF_SYSTEM for one in systems)):
+            raise ValueError("systems of the training are no list of tables with hamiltonian, parameters, kT and filling")
         if any(low > high for low, high in self.ranges.values()):
             raise ValueError("a range ends before it begins")
         return self

@@ -351,7 +351,7 @@ def valid_for(card: Card) -> str:
         for name, interval in card.ranges.items()
         if not ((card.of_electrons or card.of_matrix) and name in _FREE)
     }
-    told = [f"{name} from {low:g} to {high:g}" for name, (low, high) in ranges.items()]
+    told = [f"{name} = {low:g}" if low == high else f"{name} from {low:g} to {high:g}" for name, (low, high) in ranges.items()]
     if card.of_matrix:
         at = [] if "kT/t" in ranges else [f"kT/t = {card.options['kT']:g}"]
         return (
