@@ -43,6 +43,7 @@ SHORTER = (
     (r"--states \d+", "--states 1"),
     (r"--quenches \d+", "--quenches 3"),
     (r"--per-quench \d+", "--per-quench 4"),
+    (r"--quench-steps 3000", "--quench-steps 60"),
     (r"--random 40", "--random 4"),
     (r"--sites 64", "--sites 4"),
 )
