@@ -275,9 +275,12 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
 def _require_elements(card: Card, hamiltonian: Hamiltonian, lattice: Lattice) -> None:
     """Raise ModelError if elements of ``H`` move that were fixed in training, or are fixed at values beyond those of it."""
     told = []
-    parts = fixed_parts(hamiltonian, Elements.of(lattice, int(card.options["shells"])))
+    parts = fixed_parts(hamiltonian, Elements.of(lattice, int(card.options.get("shells", 2))))
     for name, value in parts.items():
-        low, high = card.ranges.get(name, (math.nan, math.nan))
+        if name not in card.ranges:
+            told.append(f"the card does not record {name}")
+            continue
+        low, high = card.ranges[name]
         if value is None and not high - low > _SAME:
             told.append(f"{name} moves with the coordinates here and was {low:.6g} in training")
         elif value is not None and not (low - _SAME <= value[0] and value[1] <= high + _SAME):

@@ -88,12 +88,16 @@ def build_hamiltonian(name: str, on: Lattice) -> Hamiltonian:
 def build_model(name: str, on: Lattice, dtype: torch.dtype = torch.float64) -> torch.nn.Module:
     """A network whose weights are all away from their initial values, as after training."""
     torch.manual_seed(1)
-    module = load(models, name)
-    network = module.build(module.Options(), on)
+    network = load(models, name).build(model_options(name), on)
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
     return network.to(dtype).eval()
+
+
+def model_options(name: str) -> Any:
+    """Options of a network whose window fits into 10 cells."""
+    return load(models, name).Options(**({"radii": (1, 1)} if name == "enn_matrix" else {}))
 
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="hpc_holstein_conformance_")  # removed when the interpreter ends
@@ -103,9 +107,12 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="hpc_holstein_conformance_")  # rem
 def model_file(name: str) -> Path:
     path = Path(_FOLDER.name) / f"{name}.safetensors"
     on = build_lattice("square", 8)
-    network, options = build_model(name, on), load(models, name).Options()
+    network, options = build_model(name, on), model_options(name)
     system = build_hamiltonian("holstein", on)
-    save_model(path, network, make_card(network, name, options, system, on, CANONICAL, data_hash="", seed=0, metrics={}))
+    # of the matrix elements of any Holstein model, which a network that reads these must have seen
+    seen = {"H/t on sites": (-100.0, 100.0), "H/t of shell 1": (-1.0, -1.0), "H/t of shell 2": (0.0, 0.0)}
+    facts = {"data_hash": "", "seed": 0, "metrics": {}, "ranges": seen if network.field == "matrix" else {}}
+    save_model(path, network, make_card(network, name, options, system, on, CANONICAL, **facts))
     return path
 
 
