@@ -286,7 +286,7 @@ class NeuralForces(ForceProvider):
         return out
 
     def _read(self, seen: Tensor, mu: Tensor) -> Tensor:
-        """What the network reads of coordinates ``[m, *cells, basis, components]`` with ghosts, at ``mu [m]``."""
+        """Input of the network for coordinates ``[m, *cells, basis, components]`` with ghosts, at ``mu [m]``."""
         if self._reader is not None:
             return self._reader(seen, mu)
         field = seen[..., 0] if self._basis > 1 else seen[..., 0, 0]

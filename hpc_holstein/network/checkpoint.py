@@ -31,7 +31,7 @@ from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice
 from hpc_holstein.memory import free_bytes, shown_bytes
 from hpc_holstein.network import models, surroundings
 from hpc_holstein.network._card_members import REMEDY, members_of, options_of
-from hpc_holstein.network.elements import Elements, fixed_parts
+from hpc_holstein.network.elements import SHELL, Elements, fixed_parts
 from hpc_holstein.network.field_range import in_words
 from hpc_holstein.network.scaling import Scaling
 from hpc_holstein.symmetry.internal import has_particle_hole
@@ -117,7 +117,7 @@ class Card:
 
     @property
     def coupling(self) -> float:
-        """What makes an energy, in units of the hopping, of the field that the network reads."""
+        """Factor from the field that the network reads to an energy in units of the hopping."""
         return 1.0 if self.of_matrix else self.parameters["g"]
 
     def scaling(self, hamiltonian: Hamiltonian) -> Scaling:
@@ -275,7 +275,8 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
 def _require_elements(card: Card, hamiltonian: Hamiltonian, lattice: Lattice) -> None:
     """Raise ModelError if elements of ``H`` move that were fixed in training, or are fixed at values beyond those of it."""
     told = []
-    parts = fixed_parts(hamiltonian, Elements.of(lattice, int(card.options.get("shells", 2))))
+    shells = sum(name.startswith(SHELL) for name in card.ranges)
+    parts = fixed_parts(hamiltonian, Elements.of(lattice, max(1, shells)))
     for name, value in parts.items():
         if name not in card.ranges:
             told.append(f"the card does not record {name}")

@@ -28,6 +28,9 @@ from hpc_holstein.interfaces import Bond, Hamiltonian, Lattice
 from hpc_holstein.symmetry.internal import is_bipartite
 from hpc_holstein.symmetry.pairs import Pairs
 
+SHELL = "H/t of shell "
+"""Beginning of the names of the parts beside that of sites, which cards record."""
+
 
 @dataclass(frozen=True, eq=False)
 class Elements:
@@ -42,7 +45,7 @@ class Elements:
 
     @classmethod
     def of(cls, lattice: Lattice, shells: int) -> Elements:
-        """Those of ``lattice``."""
+        """The elements of ``lattice``."""
         near, symmetry = lattice.bonds(1), lattice.symmetry
         exchanged = is_bipartite(near)
         parts, odd = [Pairs.on_site(lattice)], [exchanged]
@@ -81,12 +84,6 @@ class Elements:
         ends = np.cumsum([0, *(len(part) for part in self.parts)]).tolist()
         return tuple(slice(*both) for both in pairwise(ends))
 
-    @cached_property
-    def first_of_two(self) -> NDArray[np.int64]:
-        """Elements that stand for both directions of a pair, and all on-site ones."""
-        basis = self.basis
-        return np.array([*range(basis), *range(basis, len(self), 2)])
-
 
 class ElementReader:
     """``(H - mu) / t`` of a Hamiltonian on ``elements``, and the way back from these to its pattern.
@@ -97,7 +94,7 @@ class ElementReader:
     def __init__(self, hamiltonian: Hamiltonian, elements: Elements) -> None:
         self.hamiltonian, self.elements = hamiltonian, elements
         self._halo = hamiltonian.reach
-        self.margin = 2 * self._halo if len(elements) > elements.basis else self._halo
+        self.margin = 2 * self._halo  # bonds of cells that begin one reach further out
         number = {bond: index for index, bond in enumerate(elements.bonds)}
         places = [(number.get(bond), number.get(reverse(bond))) for bond in hamiltonian.pattern]
         beyond = [bond for bond, (place, _) in zip(hamiltonian.pattern, places, strict=True) if place is None]
@@ -109,7 +106,6 @@ class ElementReader:
         self._places = [(one, other) for one, other in places if one is not None and other is not None]
         column = {place: k for k, (place, _) in enumerate(self._places)}
         column |= {place: k for k, (_, place) in enumerate(self._places) if place not in column}
-        self.read = sorted(column)
         self._column = column
 
     def __call__(self, ghosted_q: Tensor, chemical_potential: Tensor) -> Tensor:
@@ -140,7 +136,7 @@ class ElementReader:
         """``rho [..., outputs]`` of these elements -> on the pattern of the Hamiltonian, zero where there is none."""
         found = rho.new_zeros((*rho.shape[:-1], len(self.hamiltonian.pattern)))
         of = {int(element): column for column, element in enumerate(outputs)}
-        pairs = [(k, of[place]) for k, both in enumerate(self._places) for place in both[:1] if place in of]
+        pairs = [(k, of[place]) for k, (place, _) in enumerate(self._places) if place in of]
         found[..., [k for k, _ in pairs]] = rho[..., [column for _, column in pairs]]
         return found
 
@@ -174,12 +170,12 @@ def element_ranges(elements: Tensor, chemical_potential: Tensor, of: Elements) -
 
 
 def _named(elements: Elements) -> list[tuple[str, slice]]:
-    names = ["H/t on sites", *(f"H/t of shell {shell}" for shell in range(1, len(elements.parts)))]
+    names = ["H/t on sites", *(f"{SHELL}{shell}" for shell in range(1, len(elements.parts)))]
     return list(zip(names, elements.slices, strict=True))
 
 
 def strength(elements: Tensor, of: Elements) -> Tensor:
-    """How far the elements that start at a site are from those of free electrons, ``[..., elements]`` -> ``[..., basis]``.
+    """Distance of the elements that start at a site from those of free electrons, ``[..., elements]`` -> ``[..., basis]``.
 
     ``x_i = [ h_ii^2 + sum_j (h_ij - h^0_ij)^2 ]^(1/2)``, ``h = (H - mu)/t``; ``h^0 = -1`` between nearest neighbours, else 0.
     """

@@ -65,7 +65,8 @@ class MatrixData:
         self.targets = torch.cat(electronic).to(device=device, dtype=dtype)
         self._q = q.to(device=device, dtype=dtype)
         self._density = torch.as_tensor(snapshots.density).reshape(shape[:-1]).to(device=device, dtype=dtype)
-        self.density_weight = _DENSITY * self._coupling(domain) if self._moves_bonds_alone(domain) else 0.0
+        self._scale = self._coupling(domain)
+        self.density_weight = _DENSITY * self._scale if self._moves_bonds_alone(domain) else 0.0
 
     def _moves_bonds_alone(self, domain: CartesianDomain) -> bool:
         basis = len(self._hamiltonian.lattice.basis)
@@ -98,8 +99,7 @@ class MatrixData:
         e, s = electrons.flatten(1), cast(Tensor, response).detach().flatten(1)
         mean = s.mean(dim=1).clamp_min(torch.finfo(s.dtype).tiny ** 0.25)
         cost = (s.square().mean(dim=1) / mean.square()).clamp_max(s.shape[1]) * e.mean(dim=1).square()
-        scale = self._coupling(CartesianDomain(self._hamiltonian.lattice, SerialTransport()))
-        return _mean(force.square()) + self.density_weight * _mean(electrons.square()) + (scale * cost).sum()
+        return _mean(force.square()) + self.density_weight * _mean(electrons.square()) + (self._scale * cost).sum()
 
     def errors(self, model: nn.Module, index: Tensor, origin: Tensor, cells: Sequence[int]) -> Tensor:
         """Force of ``model`` minus that of the labels, ``[batch, *cells, basis, components]``, in windows."""

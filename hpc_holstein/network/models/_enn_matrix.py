@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.fields import displaced
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.elements import Elements
 from hpc_holstein.network.layers import ElementHead, LiftingConv
@@ -21,7 +23,7 @@ class EnnMatrix(LevelNetwork):
 
     ``forward``: elements of ``H`` with a halo, ``[batch, *(cells + 2 reach), elements]`` in the order of
     :class:`~hpc_holstein.network.elements.Elements`, -> ``rho`` ``[batch, *cells, written]``: of the elements :attr:`written`,
-    on sites, then one direction of each pair of the ``outputs`` shells.  ``response`` also gives ``dn/dmu`` times the hopping
+    on sites, then both directions of each pair of the ``outputs`` shells.  ``response`` also gives ``dn/dmu`` times the hopping
     at fixed shifts and weights, zero for pairs: that of a pair is below the geometric mean of those of its two sites.
     """
 
@@ -42,8 +44,7 @@ class EnnMatrix(LevelNetwork):
         written = list(zip(pairs, odd, strict=True))[: options.outputs]
         self.pair_heads = nn.ModuleList(ElementHead(part, options.copies, is_odd) for part, is_odd in written)
         self.width = nn.Parameter(torch.linspace(0.0, options.largest_width, options.levels))
-        every = self.elements.first_of_two
-        self.written = every[every < self.elements.slices[options.outputs].stop]
+        self.written = np.arange(self.elements.slices[options.outputs].stop)
         self._pair_reach = max((part.radius for part, _ in written), default=0)
         self.reach = self.local_reach + self._pair_reach
         self.register_buffer("_pair_scales", torch.tensor(options.pair_scales), persistent=False)
@@ -91,7 +92,7 @@ class EnnMatrix(LevelNetwork):
         return even, None if lifting.odd is None else _conv(torch.cat(found[True], dim=1), lifting.odd)
 
     def _pair_elements(self, even: Tensor, odd: Tensor | None, kernels: _Layer) -> list[Tensor]:
-        """``(c_ij + c_ji) / 2`` of one direction of each pair, ``[batch, *cells, pairs]`` for each shell and parity."""
+        """``(c_ij + c_ji) / 2`` of both directions of each pair, ``[batch, *cells, elements]``."""
         if not len(self.pair_heads):
             return []
         found = {False: _conv(even, kernels.even, kernels.bias)} if len(kernels.even) else {}
@@ -102,14 +103,12 @@ class EnnMatrix(LevelNetwork):
         for part, is_odd in zip(self.elements.slices[1 : 1 + len(self.pair_heads)], self.elements.odd[1:], strict=False):
             values = found[is_odd]
             for index in range(part.start, part.stop, 2):
-                bond = self.elements.bonds[index]
-                one, other = values[:, place[is_odd]], values[:, place[is_odd] + 1]
+                both = values[:, place[is_odd]], values[:, place[is_odd] + 1]
                 place[is_odd] += 2
-                here = interior(one, self._pair_reach, self._dimension)
-                there = other
-                for axis, step in enumerate(bond.offset, 1):
-                    there = there.narrow(axis, self._pair_reach + step, there.shape[axis] - 2 * self._pair_reach)
-                means.append(0.5 * (here + there))
+                for (one, other), bond in zip((both, both[::-1]), self.elements.bonds[index : index + 2], strict=True):
+                    here = interior(one, self._pair_reach, self._dimension)
+                    there = displaced(other[..., None, None], self._pair_reach, bond.offset)[..., 0, 0]
+                    means.append(0.5 * (here + there))
         return [torch.stack(means, dim=-1)]
 
     def _lifting_kernels(self) -> _Layer:
@@ -123,7 +122,7 @@ class EnnMatrix(LevelNetwork):
         return _Layer(cast(Tensor, even), odd_part, on_site.channel_bias())
 
     def _spread_kernels(self, kT: float) -> list[_Layer]:
-        """Those of all networks of levels, and last those of the pairs."""
+        """Kernels and biases of all networks of levels, and last those of the pairs."""
         heads = [cast(ElementHead, head) for head in self.pair_heads]
         kernels: tuple[list[Tensor], list[Tensor]] = ([], [])
         biases: list[Tensor] = []
