@@ -15,6 +15,7 @@ from hpc_holstein.config.loading import keys_of
 from hpc_holstein.config.presets import PRESETS
 from hpc_holstein.config.sections import DynamicsSection, EnsembleSection, ParallelSection
 from hpc_holstein.errors import ConfigError
+from hpc_holstein.network.packaged import packaged
 
 SHELLS = ("bash", "zsh")
 _FOLDERS = ("FOLDER", "FOLDER2")
@@ -77,7 +78,8 @@ def _preamble(shell: str, words: Mapping[str, Iterable[str]]) -> str:
 
 def _words() -> dict[str, list[str]]:
     """Name of an argument -> what may stand there."""
-    forces = [*available("force"), "default"]
+    models = ["default", *packaged()]
+    forces = [*available("force"), *models]
     keys = {key for key in keys_of({}) if "." in key}
     for section in WITH_OPTIONS:
         keys |= {f"{section}.{name}" for one in loadable(section) for name in one.model_fields}
@@ -87,8 +89,8 @@ def _words() -> dict[str, list[str]]:
         "force": forces,
         "path_force": forces,
         "reference": [*forces, "labels"],
-        "start": ["default"],
-        "what": ["default"],
+        "start": models,
+        "what": models,
         "model.kind": available("model"),
         "parallel.device": ["auto", "cpu", "cuda"],
         "parallel.dtype": _choices(ParallelSection, "dtype"),

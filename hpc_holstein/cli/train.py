@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
@@ -38,6 +39,7 @@ from hpc_holstein.training.physics import Physics
 from hpc_holstein.training.regimes import Regimes
 from hpc_holstein.training.validation import POTENTIAL_ERRORS, summary
 
+_SAME_KT = 1e-9  # relative difference of two temperatures that count as one
 _SETTING = ("g", "kT")  # options of an architecture that say at which values it works
 
 
@@ -65,7 +67,8 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     session.on_root(lambda: require_writable(model_file, metrics_file, figure))
     device = session.use(config.parallel.threads, config.parallel.device)
     module, options = network_for(config, system)
-    main, *further = (_system_for(one, module, args) for one in labelled)
+    several_kT = not math.isclose(*_temperatures(config, labelled), rel_tol=_SAME_KT)
+    main, *further = (_system_for(one, module, args, several_kT) for one in labelled)
     start, told = ("", []) if args.start is None else warm_start(args.start, module, config.model.kind, options, system)
     how = replace(fit_options(config), device=device, threads=torch.get_num_threads())
     part, left_out = electron_number_part(how, module, system.ensemble)
@@ -90,7 +93,8 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         )
     metrics = card_metrics(result.metrics)
     for other, rows in zip(further, result.further, strict=True):
-        metrics |= {f"{other.hamiltonian.name}.{name}": value for name, value in _errors_of(rows).items()}
+        cells = "x".join(map(str, other.snapshots.extent))
+        metrics |= {f"{other.hamiltonian.name} {cells}.{name}": value for name, value in _errors_of(rows).items()}
     if result.model.predicts == "grand_potential":
         physics = system.hamiltonian, system.lattice, system.ensemble.kT
         metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, first, *physics)
@@ -104,7 +108,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         system.hamiltonian,
         system.lattice,
         system.ensemble,
-        data_hash=first.data_hash,
+        data_hash=_hash_of(labelled),
         seed=how.seed,
         metrics=metrics,
         **together(seen),
@@ -121,7 +125,7 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
 
         save_model(model_file, result.model, card)
         facts = {"regimes": regimes, **({"start": start} if start else {})}
-        write_json(metrics_file, {**_metrics(config, data, result), **facts})
+        write_json(metrics_file, {**_metrics(config, data, result, also), **facts})
         training_curve(figure, result.history, result.metrics["baseline_mse"])
         state_file.unlink(missing_ok=True)
 
@@ -164,11 +168,11 @@ def _further(paths: Sequence[Path], system: System, config: Config) -> Labelled:
     return Labelled(paths, snapshots, other)
 
 
-def _system_for(one: Labelled, module: torch.nn.Module, args: argparse.Namespace) -> LabelledSystem:
-    """What ``module`` learns from; ModelError where it cannot."""
+def _system_for(one: Labelled, module: torch.nn.Module, args: argparse.Namespace, several_kT: bool) -> LabelledSystem:
+    """The labelled system that ``module`` learns from; ModelError where it cannot."""
     require_supported(module, one.system.hamiltonian, one.system.lattice, one.system.ensemble)
     snapshots = one.snapshots
-    if getattr(module, "takes_kT", False) and snapshots.kT is None:
+    if several_kT and snapshots.kT is None:
         snapshots = replace(snapshots, kT=np.full(len(snapshots), one.system.ensemble.kT))
     masks = Regimes(one.system.lattice, args.regimes).masks(snapshots)
     return LabelledSystem(snapshots, one.system.hamiltonian, one.system.ensemble, masks)
@@ -180,6 +184,12 @@ def _physics_of(system: System) -> dict[str, Any]:
     return {"hamiltonian": system.hamiltonian.name, "parameters": system.hamiltonian.parameters, "kT": kT, "filling": filling}
 
 
+def _hash_of(labelled: Sequence[Labelled]) -> str:
+    """SHA-256 of the data: that of the snapshots, or of those of all systems together."""
+    hashes = [one.snapshots.data_hash for one in labelled]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def _with_sets(systems: Sequence[LabelledSystem], result: FitResult) -> list[tuple[LabelledSystem, Mapping[str, Any]]]:
     return list(zip(systems, [result.sets, *result.further_sets], strict=True))
 
@@ -189,13 +199,8 @@ def with_kT_range(config: Config, labelled: Sequence[Labelled]) -> Config:
 
     Raises ConfigError where the architecture knows one ``kT``, or the range leaves data out.
     """
-    every = []
-    for one in labelled:
-        unit = one.system.hamiltonian.hopping if reads_matrix(config) else 1.0
-        kT = np.full(1, one.system.ensemble.kT) if one.snapshots.kT is None else one.snapshots.kT
-        every += [float(kT.min()) / unit, float(kT.max()) / unit]
-    low, high = min(every), max(every)
-    if math.isclose(low, high, rel_tol=1e-9):
+    low, high = _temperatures(config, labelled)
+    if math.isclose(low, high, rel_tol=_SAME_KT):
         return config
     model = config.model
     if "kT_range" not in model.option_names():
@@ -207,6 +212,16 @@ def with_kT_range(config: Config, labelled: Sequence[Labelled]) -> Config:
     if low < first or high > last:
         raise ConfigError(f"model.kT_range = [{first}, {last}] leaves data with kT from {low:g} to {high:g} out: widen it")
     return config.model_copy(update={"model": model.model_copy(update={"kT_range": [first, last]})})
+
+
+def _temperatures(config: Config, labelled: Sequence[Labelled]) -> tuple[float, float]:
+    """Lowest and highest temperature of the data, in the units of the architecture."""
+    every = []
+    for one in labelled:
+        unit = one.system.hamiltonian.hopping if reads_matrix(config) else 1.0
+        kT = np.full(1, one.system.ensemble.kT) if one.snapshots.kT is None else one.snapshots.kT
+        every += [float(kT.min()) / unit, float(kT.max()) / unit]
+    return min(every), max(every)
 
 
 def network_for(config: Config, system: System) -> tuple[torch.nn.Module, Any]:
@@ -310,12 +325,17 @@ def _headline(config: Config, snapshots: int, module: torch.nn.Module) -> str:
     return f"{config.model.kind} with {weights} weights, {snapshots} snapshots, {budget}, {how.dtype}, seed {how.seed}"
 
 
-def _metrics(config: Config, data: Sequence[Path], result: FitResult) -> dict[str, Any]:
+def _metrics(config: Config, data: Sequence[Path], result: FitResult, also: Sequence[str]) -> dict[str, Any]:
+    further = [
+        {"system": words, **rows, "sets": {name: index.tolist() for name, index in sets.items()}}
+        for words, rows, sets in zip(also, result.further, result.further_sets, strict=True)
+    ]
     sets = {name: index.tolist() for name, index in result.sets.items()}
     return {
         **result.metrics,
         "data": str(data[0]) if len(data) == 1 else [*map(str, data)],
         "sets": sets,
+        **({"further": further} if further else {}),
         "config": config.toml(),
         **provenance(),
     }

@@ -152,7 +152,7 @@ def potential_error(config: Config, simulation: Simulation, state: State) -> Pot
     if math.isnan(float(state.forces.chemical_potential)):
         return None  # a network of the plain field
     card = read_card(model_path(config.force.options.model, build_system(config)))
-    unknown = _unknown(card, simulation.ensemble.filling)
+    unknown = _unknown(card, simulation)
     if unknown:
         return PotentialError(unknown=unknown)
     regime = _regime(simulation, state)
@@ -174,8 +174,14 @@ def _regime(simulation: Simulation, state: State) -> str:
     return str(simulation.transport.bcast(regime))
 
 
-def _unknown(card: Card, filling: float) -> str | None:
+def _unknown(card: Card, simulation: Simulation) -> str | None:
     """Why the card says nothing about this run."""
+    filling = simulation.ensemble.filling
+    if simulation.hamiltonian.name != card.hamiltonian:
+        return (
+            f"the network was judged on states of the {card.hamiltonian} Hamiltonian and this run has the "
+            f"{simulation.hamiltonian.name} one; `hpc-holstein validate` measures it"
+        )
     if _METRIC.format("all") not in card.metrics:
         return "the card of the model does not say how well it knows the electron number; `hpc-holstein validate` measures it"
     if abs(filling - card.filling) > _ALIKE:

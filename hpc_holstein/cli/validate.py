@@ -24,6 +24,7 @@ from hpc_holstein.config.same_run import identity
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network.checkpoint import model_hash
+from hpc_holstein.network.packaged import is_model, model_path
 from hpc_holstein.output.analysis import state_of
 from hpc_holstein.output.derived import Derived, ResultOrigin
 from hpc_holstein.output.provenance import provenance
@@ -107,8 +108,9 @@ def _made(args: argparse.Namespace, config: Config, source: _Source) -> ResultOr
 
 def _models(args: argparse.Namespace, config: Config) -> dict[str, str]:
     """Hashes of the models of both sides."""
-    reference = model_hash(args.reference) if args.reference.endswith(".safetensors") else ""
-    return {"model": model_facts(config.force, build_system(config)).get("model.sha256", ""), "reference": reference}
+    system = build_system(config)
+    reference = model_hash(model_path(args.reference, system)) if is_model(args.reference) else ""
+    return {"model": model_facts(config.force, system).get("model.sha256", ""), "reference": reference}
 
 
 def _from_run(args: argparse.Namespace, session: Session) -> tuple[Snapshots, Config, _Source]:

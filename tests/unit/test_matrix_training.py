@@ -124,7 +124,7 @@ def test_one_training_for_two_hamiltonians(tmp_path: Path, monkeypatch: pytest.M
     assert card.ranges["kT/t"] == pytest.approx((0.2, 0.4))
     assert card.ranges["filling"] == pytest.approx((0.4, 0.5))
     assert card.ranges["H/t of shell 2"] == pytest.approx((-0.2, 0.0))
-    assert card.metrics["holstein.validation.all.mse"] > 0
+    assert card.metrics["holstein 12x10.validation.all.mse"] > 0
     assert "peierls, alpha = 4" in describe(card)
     assert "; holstein, g = 3.5" in describe(card)
     for system in (PEIERLS, [*holstein_model, "--lattice", "12x12"]):
