@@ -51,18 +51,8 @@ def execute(args: argparse.Namespace, session: Session) -> None:
 
 def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     data, args.config = _sorted(args.files)
-    groups = groups_of(data, site_axes(args))
-    first = dataset.read_together(groups[0], site_axes(args))
-    config = configuration(args, {"lattice.extent": list(first.extent), **_budget(args)})
-    if not reads_matrix(config):  # one Hamiltonian and extent, which is told where files differ
-        groups = [data]
-        first = dataset.read_together(data, site_axes(args))
-    system = build_system(config)
-    labelled = [Labelled(groups[0], first, system), *(_further(group, system, config) for group in groups[1:])]
-    config = with_kT_range(config, labelled)
-    for path in groups[0]:
-        one = dataset.read(path) if len(groups[0]) > 1 else first
-        require_fit(one, path, system, lambda meant: network_for(config, meant), _free(first, groups[0]))
+    config, labelled = _read(data, args)
+    system = labelled[0].system
     model_file, metrics_file, figure = (args.output / name for name in ("model.safetensors", "metrics.json", "loss.png"))
     session.on_root(lambda: require_writable(model_file, metrics_file, figure))
     device = session.use(config.parallel.threads, config.parallel.device)
@@ -82,49 +72,22 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
     if result.refused is not None:
         session.on_root(lambda: state_file.unlink(missing_ok=True))
         raise TrainingError(_refusal(result.refused, how, curve))
-    if result.metrics["best_epoch"] == 0:
-        session.say(f"no epoch was better than the weights of {args.start} on the validation set: these are kept")
-    mse, baseline = result.metrics["validation"]["all"]["mse"], result.metrics["baseline_mse"]
-    if mse > baseline:
-        untrained = "the mean force" if result.model.field == "matrix" else "the atomic limit"
-        session.say(
-            f"worse than without training: at the chemical potential that the network finds itself its force MSE is {mse:.3g} "
-            f"(t_nn/a)^2 on the validation set, that of {untrained} {baseline:.3g}: train longer or give more data"
-        )
-    metrics = card_metrics(result.metrics)
-    for other, rows in zip(further, result.further, strict=True):
-        cells = "x".join(map(str, other.snapshots.extent))
-        metrics |= {f"{other.hamiltonian.name} {cells}.{name}": value for name, value in _errors_of(rows).items()}
-    if result.model.predicts == "grand_potential":
-        physics = system.hamiltonian, system.lattice, system.ensemble.kT
-        metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, first, *physics)
-    regimes = Regimes(system.lattice, args.regimes).definition
-    seen = [training_facts(one, sets, result.model) for one, sets in _with_sets([main, *further], result)]
+    for sentence in _doubts(result, args):
+        session.say(sentence)
+    described = {
+        **_options_of(how),
+        "regimes": Regimes(system.lattice, args.regimes).definition,
+        **({"from": start} if start else {}),
+        **({"systems": [_physics_of(one.system) for one in labelled[1:]]} if further else {}),
+    }
     also = [Physics.of(one.system.lattice, one.system.hamiltonian, one.system.ensemble).in_words() for one in labelled[1:]]
-    card = make_card(
-        result.model,
-        config.model.kind,
-        options,
-        system.hamiltonian,
-        system.lattice,
-        system.ensemble,
-        data_hash=_hash_of(labelled),
-        seed=how.seed,
-        metrics=metrics,
-        **together(seen),
-        training={
-            **_options_of(how),
-            "regimes": regimes,
-            **({"from": start} if start else {}),
-            **({"systems": [_physics_of(one.system) for one in labelled[1:]]} if also else {}),
-        },
-    )
+    card = _card(config.model.kind, options, labelled, [main, *further], result, how.seed, described)
 
     def write() -> None:
         from hpc_holstein.output.plots import training_curve  # here, so that only rank 0 waits for matplotlib
 
         save_model(model_file, result.model, card)
-        facts = {"regimes": regimes, **({"start": start} if start else {})}
+        facts = {"regimes": described["regimes"], **({"start": start} if start else {})}
         write_json(metrics_file, {**_metrics(config, data, result, also), **facts})
         training_curve(figure, result.history, result.metrics["baseline_mse"])
         state_file.unlink(missing_ok=True)
@@ -134,6 +97,62 @@ def _execute(args: argparse.Namespace, session: Session, stop: Stop) -> None:
         for name in [name for name in ("validation", "test") if name in rows]:
             session.say(f"{name} set{f' of {words}' if words else ''}\n{summary(rows[name])}")
     session.say(f"{describe(card)}\nwrote {model_file}, {metrics_file}, {args.output / 'loss.csv'} and {figure}")
+
+
+def _read(data: Sequence[Path], args: argparse.Namespace) -> tuple[Config, list[Labelled]]:
+    """The configuration, complete but for what the data does not tell, and the labelled snapshots of each system."""
+    groups = groups_of(data, site_axes(args))
+    first = dataset.read_together(groups[0], site_axes(args))
+    config = configuration(args, {"lattice.extent": list(first.extent), **_budget(args)})
+    if not reads_matrix(config):  # one Hamiltonian and extent, which is told where files differ
+        groups = [list(data)]
+        first = dataset.read_together(data, site_axes(args))
+    system = build_system(config)
+    labelled = [Labelled(groups[0], first, system), *(_further(group, system, config) for group in groups[1:])]
+    config = with_kT_range(config, labelled)
+    for path in groups[0]:
+        one = dataset.read(path) if len(groups[0]) > 1 else first
+        require_fit(one, path, system, lambda meant: network_for(config, meant), _free(first, groups[0]))
+    return config, labelled
+
+
+def _doubts(result: FitResult, args: argparse.Namespace) -> list[str]:
+    """Sentences about a result that is no better than what it started from, or than no training."""
+    told = []
+    if result.metrics["best_epoch"] == 0:
+        told.append(f"no epoch was better than the weights of {args.start} on the validation set: these are kept")
+    mse, baseline = result.metrics["validation"]["all"]["mse"], result.metrics["baseline_mse"]
+    if mse > baseline:
+        untrained = "the mean force" if result.model.field == "matrix" else "the atomic limit"
+        told.append(
+            f"worse than without training: at the chemical potential that the network finds itself its force MSE is {mse:.3g} "
+            f"(t_nn/a)^2 on the validation set, that of {untrained} {baseline:.3g}: train longer or give more data"
+        )
+    return told
+
+
+def _card(
+    architecture: str,
+    options: Any,
+    labelled: Sequence[Labelled],
+    systems: Sequence[LabelledSystem],
+    result: FitResult,
+    seed: int,
+    training: Mapping[str, Any],
+) -> Card:
+    """The card of the trained model, whose grand potential, if it has one, gets its constant."""
+    first, system = labelled[0].snapshots, labelled[0].system
+    metrics = card_metrics(result.metrics)
+    for other, rows in zip(systems[1:], result.further, strict=True):
+        cells = "x".join(map(str, other.snapshots.extent))
+        metrics |= {f"{other.hamiltonian.name} {cells}.{name}": value for name, value in _errors_of(rows).items()}
+    if result.model.predicts == "grand_potential":
+        physics = system.hamiltonian, system.lattice, system.ensemble.kT
+        metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, first, *physics)
+    seen = [training_facts(one, sets, result.model) for one, sets in _with_sets(systems, result)]
+    physical = system.hamiltonian, system.lattice, system.ensemble
+    how: dict[str, Any] = {"data_hash": _hash_of(labelled), "seed": seed, "metrics": metrics, "training": training}
+    return make_card(result.model, architecture, options, *physical, **how, **together(seen))
 
 
 def _refusal(why: str, how: FitOptions, curve: Path) -> str:
