@@ -150,9 +150,19 @@ def _card(
         physics = system.hamiltonian, system.lattice, system.ensemble.kT
         metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, first, *physics)
     seen = [training_facts(one, sets, result.model) for one, sets in _with_sets(systems, result)]
-    physical = system.hamiltonian, system.lattice, system.ensemble
-    how: dict[str, Any] = {"data_hash": _hash_of(labelled), "seed": seed, "metrics": metrics, "training": training}
-    return make_card(result.model, architecture, options, *physical, **how, **together(seen))
+    return make_card(
+        result.model,
+        architecture,
+        options,
+        system.hamiltonian,
+        system.lattice,
+        system.ensemble,
+        data_hash=_hash_of(labelled),
+        seed=seed,
+        metrics=metrics,
+        training=training,
+        **together(seen),
+    )
 
 
 def _refusal(why: str, how: FitOptions, curve: Path) -> str:

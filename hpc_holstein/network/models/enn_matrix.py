@@ -33,10 +33,6 @@ class Options(NetworkOptions):
 
     in_hopping: ClassVar[bool] = True
 
-    copies: Annotated[
-        int,
-        key("copies of the regular representation of the group in each hidden layer", "copy", "channels", "width", "hidden"),
-    ] = 6
     radii: Annotated[
         tuple[int, ...],
         key("stencil radius of each layer [a], the first one lifts; what a site sees is their sum", "radius", "kernel_size"),
