@@ -1,9 +1,12 @@
-"""Quenches driven by a network against the same quenches driven by reference forces: correlations and order, with error bars.
+r"""Quenches driven by a network against the same quenches driven by reference forces: correlations and order, with error bars.
 
     python benchmarks/quench_dynamics.py FOLDER benchmarks/records/quench_dynamics.json docs/figures/quench_dynamics.png
 
-Each seed is run twice, from the same initial state and with the same noise: by the network and by ``kpm``.  Compared are the
-radial averages of ``C(r) = <phi_0 phi_r>`` at some times, in units of ``C(0)`` of the reference, and the order parameter:
+    python benchmarks/quench_dynamics.py FOLDER benchmarks/records/quench_dynamics-peierls.json peierls.png --reference exact \
+        --preset paper-2510.20659 --model peierls-square --length 24 --steps 3000 --every 100
+
+Each seed is run twice, from the same initial state and with the same noise: by the network and by the reference.  Compared are
+the radial averages of ``C(r) = <phi_0 phi_r>`` at some times, in units of ``C(0)`` of the reference, and the order parameter:
 
     D(r, t) = [mean over seeds of C_network(r, t) - C_reference(r, t)] / mean C_reference(0, t)
 
@@ -28,48 +31,47 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from hpc_holstein.config import config_of_text
+from hpc_holstein.config.builders import build_system
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
-from hpc_holstein.hamiltonian import holstein
-from hpc_holstein.lattice import square
 from hpc_holstein.output.analysis import fields_of
 from hpc_holstein.output.order import OrderScalars, default_orders, local_order
 from hpc_holstein.storage.trajectory import open_trajectory
 
 Array = NDArray[np.float64]
 FIRST_SEED = 101
-SIDES = {"reference": "kpm", "network": "net"}
+SIDES = ("reference", "network")
 
 
 def run(folder: Path, seed: int, arguments: argparse.Namespace) -> None:
     """Both sides of one quench."""
-    forces = {
-        "reference": ["--force", "kpm", "--set", f"force.tolerance={arguments.tolerance:g}"],
-        "network": ["--force", arguments.model],
-    }
-    for side, name in SIDES.items():
-        command = [sys.executable, "-m", "hpc_holstein", "run", "--preset", "paper-2601.04104", *forces[side]]
+    tolerance = ["--set", f"force.tolerance={arguments.tolerance:g}"] if arguments.reference == "kpm" else []
+    forces = {"reference": ["--force", arguments.reference, *tolerance], "network": ["--force", arguments.model]}
+    for side in SIDES:
+        command = [sys.executable, "-m", "hpc_holstein", "run", "--preset", arguments.preset, *forces[side]]
         command += ["--lattice", f"{arguments.length}x{arguments.length}", "--steps", str(arguments.steps), "--seed", str(seed)]
-        command += ["--set", f"output.snapshot_every={arguments.every}", "--output", str(folder / f"{name}-{seed}")]
+        command += ["--set", f"output.snapshot_every={arguments.every}", "--output", str(folder / f"{side}-{seed}")]
         subprocess.run(command, check=True, stdout=sys.stderr)
 
 
-def correlations(folder: Path, length: int) -> tuple[Array, Array, Array, Array]:
-    """Times, radii, ``C(r) [time, radius]`` and order parameter ``[time]`` of a run."""
-    hamiltonian = holstein.build(holstein.Options(), square.build((length, length)))
-    order, transport = default_orders(hamiltonian)[0], SerialTransport()
-    domain = CartesianDomain(hamiltonian.lattice, transport)
-    measured = OrderScalars(domain, transport, [order])
-    lengths = measured.lengths[order]
+def correlations(folder: Path) -> tuple[Array, Array, Array, Array, str]:
+    """Times, radii, ``C(r) [time, radius]``, order parameter ``[time]`` of a run and the unit of that."""
     rows, parameter, times = [], [], []
     with open_trajectory(folder / "trajectory.h5") as trajectory:
+        hamiltonian = build_system(config_of_text(str(trajectory.attributes["config"]))).hamiltonian
+        order, transport = default_orders(hamiltonian)[0], SerialTransport()
+        domain = CartesianDomain(hamiltonian.lattice, transport)
+        measured = OrderScalars(domain, transport, [order])
+        lengths = measured.lengths[order]
         for index in range(len(trajectory)):
             snapshot = trajectory.snapshot(index)
             density, q = fields_of(snapshot, hamiltonian)
             rows.append(lengths.correlation(local_order(order.values(density, q), order, domain)).numpy())
-            parameter.append(measured(density, q)["order_parameter"])
+            parameter.append(measured(density, q)[order.scalar("order_parameter")])
             times.append(snapshot.time)
-    return np.array(times), lengths.radii.numpy(), np.array(rows), np.array(parameter)
+    unit = "electrons/site" if order.field == "density" else "a"
+    return np.array(times), lengths.radii.numpy(), np.array(rows), np.array(parameter), unit
 
 
 def standard_error(values: Array) -> Array:
@@ -78,10 +80,10 @@ def standard_error(values: Array) -> Array:
     return result
 
 
-def compare(folder: Path, seeds: list[int], length: int) -> dict[str, Any]:
+def compare(folder: Path, seeds: list[int]) -> dict[str, Any]:
     """What the record holds of all pairs."""
-    found = {side: [correlations(folder / f"{name}-{seed}", length) for seed in seeds] for side, name in SIDES.items()}
-    times, radii = found["reference"][0][:2]
+    found = {side: [correlations(folder / f"{side}-{seed}") for seed in seeds] for side in SIDES}
+    times, radii, *_ = found["reference"][0]
     c, order = ({side: np.stack([one[part] for one in runs]) for side, runs in found.items()} for part in (2, 3))
     zero = c["reference"][:, :, 0].mean(axis=0)
     deviation = (c["network"] - c["reference"]) / zero[:, None]
@@ -105,7 +107,7 @@ def compare(folder: Path, seeds: list[int], length: int) -> dict[str, Any]:
                 "deviation_error": error[k].tolist(),
             }
         )
-    return {"radii": radii.tolist(), "rows": rows}
+    return {"unit": found["reference"][0][4], "radii": radii.tolist(), "rows": rows}
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
@@ -135,7 +137,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     middle.legend(frameon=False)
     for side, style in (("reference", "o"), ("network", "-")):
         right.plot(times, [r[f"order_{side}"] for r in rows], style, label=side)
-    right.set(xlabel="time [$\\hbar/t_{nn}$]", ylabel="$|\\langle\\phi\\rangle|$ [electrons/site]", title="order parameter")
+    right.set(xlabel="time [$\\hbar/t_{nn}$]", ylabel=f"$|\\langle\\phi\\rangle|$ [{record['unit']}]", title="order parameter")
     right.legend(frameon=False)
     figure.savefig(path, dpi=130)
 
@@ -150,16 +152,20 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--every", type=int, default=50, help="steps between two states that are compared")
     parser.add_argument("--model", default="neural", help="neural (that of the package), or a model file")
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="of the reference forces")
+    parser.add_argument("--preset", default="paper-2601.04104")
+    parser.add_argument("--reference", default="kpm", choices=("kpm", "exact"), help="who drives the quenches to compare with")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="of kpm")
     arguments = parser.parse_args()
     seeds = list(range(FIRST_SEED, FIRST_SEED + arguments.seeds))
     for seed in seeds:
         run(arguments.folder, seed, arguments)
-    setting = {name: getattr(arguments, name) for name in ("length", "steps", "every", "model", "tolerance")}
+    setting = {
+        name: getattr(arguments, name) for name in ("preset", "reference", "length", "steps", "every", "model", "tolerance")
+    }
     record = {
         "setting": {**setting, "seeds": seeds},
         "machine": machine(),
-        **compare(arguments.folder, seeds, arguments.length),
+        **compare(arguments.folder, seeds),
     }
     arguments.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for row in record["rows"]:
