@@ -20,25 +20,26 @@ _FIRST = "paper-2601.04104"
 
 
 def packaged() -> dict[str, Path]:
-    """Name and file of every model that comes with the package, the first one first."""
+    """Name and file of every model that comes with the package, that of the preset ``paper-2601.04104`` first."""
     folder = Path(str(resources.files("hpc_holstein") / "data"))
-    files = {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
-    if _FIRST not in files:
-        raise ModelError(
-            f"this installation has no default model ({folder / _FIRST}.safetensors is missing): reinstall the package, "
-            "or train a model with 'hpc-holstein train' and give its path as model"
-        )
-    return {_FIRST: files.pop(_FIRST), **files}
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: (path.stem != _FIRST, path.stem))
+    return {path.stem: path for path in files}
 
 
 def default_model_path() -> Path:
-    """The model for the preset ``paper-2601.04104``."""
-    return packaged()[_FIRST]
+    """The model for the preset ``paper-2601.04104``; ModelError where it is missing."""
+    found = packaged().get(_FIRST)
+    if found is None:
+        raise ModelError(
+            f"this installation has no default model ({_FIRST}.safetensors is missing): reinstall the package, "
+            "or train a model with 'hpc-holstein train' and give its path as model"
+        )
+    return found
 
 
 def is_model(name: str) -> bool:
     """True if a word is a model: the path of a file, ``default`` or a name of :func:`packaged`."""
-    return name.endswith(".safetensors") or name == DEFAULT or (name not in ("", ".") and name in packaged())
+    return name.endswith(".safetensors") or name == DEFAULT or name in packaged()
 
 
 def model_path(name: str | Path, served: System | None = None) -> Path:
@@ -48,7 +49,7 @@ def model_path(name: str | Path, served: System | None = None) -> Path:
     """
     if str(name) == DEFAULT:
         return default_model_path() if served is None else _fitting(served)
-    return packaged().get(str(name), Path(name)) if is_model(str(name)) else Path(name)
+    return packaged().get(str(name), Path(name))
 
 
 def _fitting(served: System) -> Path:

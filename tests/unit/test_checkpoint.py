@@ -311,6 +311,7 @@ def test_default_model_that_is_missing(monkeypatch, tmp_path):
     monkeypatch.setattr(packaged.resources, "files", lambda package: tmp_path)
     with pytest.raises(ModelError, match="reinstall the package"):
         packaged.default_model_path()
+    assert not packaged.is_model("exact")  # which needs none
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "paper-2601.04104.safetensors").write_bytes(b"")
     assert packaged.default_model_path().parent == tmp_path / "data"
