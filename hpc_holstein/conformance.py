@@ -20,6 +20,7 @@ from torch import Tensor
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport, Transport, run_in_process
 from hpc_holstein.errors import HolsteinError
+from hpc_holstein.fields import Field
 from hpc_holstein.forces import exact
 from hpc_holstein.hamiltonian._base import LatticeHamiltonian
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, Lattice, State
@@ -28,6 +29,7 @@ _ROUND_OFF = 1e-10
 _STEP = 1e-4  # of finite differences, in units of the coordinates
 _STENCIL = ((1, 8 / 12), (2, -1 / 12))  # fourth order
 _DIRECTIONS = 3
+_NUMBER = Field("", "", "a number on each site")
 _ENSEMBLES = (
     Ensemble("canonical", kT=0.2, filling=0.4),
     Ensemble("grand-canonical", kT=0.2, chemical_potential=0.3),
@@ -114,13 +116,13 @@ def check_symmetry(
     ``q``: ``[*cells, basis, components]`` of the whole lattice.
     """
     lattice = hamiltonian.lattice
-    vector = hamiltonian.coordinates.representation == "vector"
+    field = hamiltonian.coordinates
     plain = forces(State.at_rest(q))
     scale = max(float(plain.force.abs().max()), 1.0)
     for g in range(lattice.point_group.order):
-        turned = forces(State.at_rest(transformed(q, lattice, g, vector)))
+        turned = forces(State.at_rest(transformed(q, lattice, g, field)))
         name = f"under element {g} of the point group"
-        image = transformed(plain.force, lattice, g, vector)
+        image = transformed(plain.force, lattice, g, field)
         _require_close(f"the force {name}", turned.force, "the transformed force", image, tolerance * scale)
         image = transformed(plain.density[..., None], lattice, g)[..., 0]
         _require_close(f"the density {name}", turned.density, "the transformed density", image, tolerance)
@@ -128,16 +130,17 @@ def check_symmetry(
     _require_close("the force after a translation", moved, "the translated force", plain.force.roll(1, 0), tolerance * scale)
 
 
-def transformed(field: Tensor, lattice: Lattice, g: int, vector: bool = False) -> Tensor:
+def transformed(values: Tensor, lattice: Lattice, g: int, field: Field = _NUMBER) -> Tensor:
     """A field ``[*cells, basis, components]`` under element ``g`` of the point group of a periodic lattice of equal sides.
 
-    ``vector``: its components are Cartesian and turn along.
+    ``field`` says how its components turn.
     """
     group, dimension, cells = lattice.symmetry, len(lattice.extent), lattice.extent[0]
     r = np.indices((cells,) * dimension).reshape(dimension, -1)
-    turned = field @ torch.from_numpy(group.rotations[g]).T.to(field) if vector else field
-    out = torch.empty_like(field)
-    for b in range(field.shape[-2]):
+    matrix = field.turned(group.rotations[g])
+    turned = values if matrix is None else values @ torch.from_numpy(matrix).T.to(values)
+    out = torch.empty_like(values)
+    for b in range(values.shape[-2]):
         image = (group.point_group.array[g] @ r + group.cell[g, b][:, None]) % cells
         out[(*image, int(group.site[g, b]))] = turned[(*r, b)]
     return out
@@ -178,7 +181,7 @@ def _check_products(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> None
 def _check_gradient(hamiltonian: Hamiltonian, domain: Domain, q: Tensor, ensemble: Ensemble) -> None:
     """``F = -d(V + Omega [+ mu N])/dq`` along random directions."""
     forces, halo = exact.build(exact.Options(), hamiltonian, domain, ensemble), hamiltonian.reach
-    electrons = ensemble.filling * domain.lattice.sites if ensemble.kind == "canonical" else 0.0
+    electrons = ensemble.filling * domain.lattice.sites * hamiltonian.orbitals if ensemble.kind == "canonical" else 0.0
 
     def free_energy(x: Tensor) -> float:
         found = forces(State.at_rest(x))

@@ -6,27 +6,55 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from hpc_holstein.errors import ConfigError
+
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from hpc_holstein.interfaces import Lattice
 
 CELL_AXES = ("z", "y", "x")
 """Names of the array axes of the cells; a lattice of fewer dimensions has the last ones."""
+_SAME = 1e-9
 
 
 @dataclass(frozen=True)
 class Field:
     """A quantity on the sites of a lattice.
 
-    representation  how its components turn under the point group: ``scalar``, each on its own, or ``vector``, Cartesian
-                    ``(x, y, z)``
+    representation  how its components turn under the point group: ``scalar``, not at all, ``vector``, Cartesian
+                    ``(x, y, z)``, or ``e_g``, as ``(x^2 - y^2, 3z^2 - r^2)`` in a plane
     """
 
     name: str
     unit: str
     meaning: str
-    representation: Literal["scalar", "vector"] = "scalar"
+    representation: Literal["scalar", "vector", "e_g"] = "scalar"
+
+    def parts(self, components: int) -> tuple[str, ...]:
+        """Letters of the components, none of numbers that do not turn: ``q_x`` is a part of ``q``."""
+        return {"scalar": (), "vector": tuple("xyz"[:components]), "e_g": ("x", "z")}[self.representation]
+
+    def turned(self, rotation: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Matrix that acts on the components under a ``rotation`` of space, Cartesian; None for numbers that do not turn."""
+        if self.representation == "e_g":
+            return quadrupole_turned(rotation)
+        return rotation if self.representation == "vector" else None
+
+
+def quadrupole_turned(rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Matrix of ``(x^2 - y^2, 3z^2 - r^2)`` under an element of the point group of a square, ``[[+-1, 0], [0, 1]]``.
+
+    Raises ConfigError for another rotation of the plane, which mixes the first with ``xy``.
+    """
+    import numpy as np
+
+    sign = float(rotation[0, 0] ** 2 - rotation[0, 1] ** 2)  # x^2 - y^2 at the image of (1, 0)
+    if abs(abs(sign) - 1) > _SAME:
+        raise ConfigError("orbitals of e_g symmetry turn into others on this lattice: use the square lattice")
+    return np.diag([round(sign), 1.0])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.fields import Field
 
 if TYPE_CHECKING:  # a configuration is checked without loading torch
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from hpc_holstein.symmetry.point_group import PointGroup
@@ -39,7 +41,7 @@ class Bond:
 class Ensemble:
     """Statistical ensemble of the electrons: ``rho = f(H - mu)`` at temperature ``kT`` (same for lattice noise).
 
-    Canonical: ``filling`` (electrons per site, in (0, 1)) is fixed and ``mu`` follows from it.
+    Canonical: ``filling`` (electrons per state, in (0, 1)) is fixed and ``mu`` follows from it.
     Grand-canonical: ``chemical_potential`` is fixed (0 is half filling).
     """
 
@@ -54,7 +56,7 @@ class ForceResult:
     """Result of a force provider for the owned cells of one rank.
 
     force               ``[*batch, *cells, basis, components]``, total adiabatic force ``-dE/dq``
-    density             ``[*batch, *cells, basis]``, electron density ``n_i = rho_ii``
+    density             ``[*batch, *cells, basis]``, electrons on each site, ``n_i = rho_ii`` summed over its states
     chemical_potential  ``[*batch]``, the same on all ranks (NaN where a provider does not know it)
     grand_potential     ``[*batch]``, electronic ``Omega = -kT Tr ln(1 + exp(-(H - mu)/kT))`` of the whole lattice, or None
     info                scalars that say what the evaluation cost (``force_calls``, ``iterations``, ...)
@@ -147,6 +149,9 @@ class Domain(Protocol):
 class Hamiltonian(Protocol):
     """One-body matrix ``H(q)`` on a fixed sparsity pattern, and the classical potential ``V(q)``.
 
+    A site has ``orbitals`` states; those of a cell are numbered ``site * orbitals + orbital``, and ``rho`` and the pattern are
+    of states: the ends of a :class:`Bond` of ``pattern`` are states of a cell.
+
     ``matrix`` and ``energy`` are functions of coordinates with ``halo >= reach`` ghosts; the forces follow from them, see
     :class:`hamiltonian._base.LatticeHamiltonian`.
     """
@@ -156,12 +161,15 @@ class Hamiltonian(Protocol):
     coordinates: Field
     components: int
     reach: int  # cells that the pattern and the classical potential extend over
-    pattern: tuple[Bond, ...]  # upper half: each off-diagonal bond once, on-site entries first
+    orbitals: int  # states of a site
+    states: int  # of a cell
+    pattern: tuple[Bond, ...]  # upper half: each off-diagonal pair of states once, the diagonal first
 
     tells_density: bool  # by its electronic force: :meth:`density` is the inverse of :meth:`electronic_force`
 
     @property
     def parameters(self) -> dict[str, float]: ...
+    def orbitals_turned(self, rotation: NDArray[np.float64]) -> NDArray[np.float64]: ...  # of a site, under a rotation
     @property
     def hopping(self) -> float: ...  # unit of energy in which a network reads the matrix, positive
     @property

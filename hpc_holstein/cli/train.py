@@ -285,8 +285,9 @@ def can_start(model: str, config: Config) -> bool:
 def warm_start(model: str, module: torch.nn.Module, architecture: str, options: Any, system: System) -> tuple[str, list[str]]:
     """Give ``module`` the weights of ``model``, a path or ``default``; returns the SHA-256 of the file, and what to say of it.
 
-    That may be a model of another ``g``, ``kT`` or filling.  Raises ModelError where that has another architecture or other
-    options, or scales its input by the data of its training.
+    That may be a model of another ``g``, ``kT`` or filling, and one of a single ``kT`` where ``module`` takes that as an input,
+    which then changes nothing to begin with.  Raises ModelError where that has another architecture or other options, or scales
+    its input by the data of its training.
     """
     path = _start_of(model, system, architecture)
     start, card = load_model(path, system.lattice)
@@ -296,11 +297,22 @@ def warm_start(model: str, module: torch.nn.Module, architecture: str, options: 
             f"weights can be carried on only to the same network, and that of {path} differs: {', '.join(told)}; give the "
             "values of the file in [model], or leave --from out"
         )
-    module.load_state_dict(start.state_dict())
+    module.load_state_dict(_with_kT(start.state_dict(), module))
     there = {**card.parameters, "kT": card.kT, "filling": card.filling}
     here = {**system.hamiltonian.parameters, "kT": system.ensemble.kT, "filling": system.ensemble.filling}
     odd = ", ".join(f"{name} from {there[name]:g} to {here[name]:g}" for name in here if there.get(name) != here[name])
     return model_hash(path), [f"from the weights of {path}" + (f", {odd}" if odd else "")]
+
+
+def _with_kT(weights: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """``weights`` of a network of a single ``kT`` for one that takes ``kT``: those of the further input and modulations are 0."""
+    found = module.state_dict()
+    for name, value in weights.items():
+        own = found[name]
+        found[name] = value if own.shape == value.shape else torch.zeros_like(own)
+        if own.shape != value.shape:  # of the layer that lifts, a channel more
+            found[name][:, : value.shape[1]] = value
+    return found
 
 
 def _start_of(model: str, system: System, architecture: str) -> Path:
@@ -322,6 +334,8 @@ def _differences(card: Card, module: torch.nn.Module, architecture: str, options
     newer = {f.name: f.default for f in fields(options) if f.name not in card.options}  # than the file
     there, here = {**card.options, **newer}, asdict(options)
     odd = [name for name in here if name not in _SETTING and there.get(name) != here[name]]
+    if not there.get("kT_range"):
+        odd = [name for name in odd if name != "kT_range"]
     told = [f"{name} is {there.get(name)} in the file and {here[name]} here" for name in odd]
     return told + ["it scales its input by the data of its own training"] * hasattr(module, "calibrate")
 

@@ -17,6 +17,7 @@ from hpc_holstein.forces._canonical import (
     site_mean,
     solve_chemical_potential,
 )
+from hpc_holstein.forces._elements import electron_domain, on_sites
 from hpc_holstein.forces._filling import fill, potential_uncertainty, uncertainty
 from hpc_holstein.forces._gap import FLAT, Levels, balanced
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
@@ -34,8 +35,15 @@ class AtomicForces(ForceProvider):
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
         require_filling(ensemble)
-        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
+        self.hamiltonian, self.domain, self.ensemble = hamiltonian, electron_domain(hamiltonian, domain), ensemble
         self.reach: int = hamiltonian.reach
+        self._within = [  # entries of the pattern between different states of one site
+            (number, bond.source, bond.target)
+            for number, bond in enumerate(hamiltonian.pattern)
+            if bond.source != bond.target
+            and not any(bond.offset)
+            and bond.source // hamiltonian.orbitals == bond.target // hamiltonian.orbitals
+        ]
         domain.require_halo(self.reach)
 
     @torch.no_grad()
@@ -45,12 +53,13 @@ class AtomicForces(ForceProvider):
         batch = state.q.shape[: state.q.ndim - axes]
         q = state.q.reshape(-1, *state.q.shape[state.q.ndim - axes :])
         ghosted = self.domain.pad(q, self.reach)
-        levels = self.hamiltonian.matrix(ghosted, self.reach)[..., : q.shape[-2]]
-        density, mu, info = self._fill(levels)
-        force = self.hamiltonian.force(ghosted, self.reach, density, self.domain)
+        levels, turned = self._levels(self.hamiltonian.matrix(ghosted, self.reach))
+        filled, mu, info = self._fill(levels)
+        rho = filled if turned is None else self._of_states(filled, turned)
+        force = self.hamiltonian.force(ghosted, self.reach, rho, self.domain)
         return ForceResult(
             force=force.reshape(state.q.shape),
-            density=density.reshape(state.q.shape[:-1]),
+            density=on_sites(self.hamiltonian, filled).reshape(state.q.shape[:-1]),
             chemical_potential=mu.reshape(batch).to(q.device),
             grand_potential=self._grand_potential(levels, mu).reshape(batch).to(q.device),
             info=info,
@@ -59,6 +68,32 @@ class AtomicForces(ForceProvider):
     def memory_bytes(self, dtype: torch.dtype = torch.float64) -> float:
         """Bytes of one evaluation on this rank with its result, for coordinates of ``dtype``; measured."""
         return (2 * dtype.itemsize + 75) * prod(self.domain.local_extent) * len(self.domain.lattice.basis)
+
+    def _levels(self, entries: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Levels of each site ``[batch, *cells, states]``, and its eigenvectors, None if nothing joins its states.
+
+        ``[batch, *cells, basis, orbitals, orbitals]``, a column each.
+        """
+        states, orbitals = self.hamiltonian.states, self.hamiltonian.orbitals
+        diagonal = entries[..., :states]
+        if not self._within:
+            return diagonal, None
+        block = torch.diag_embed(diagonal.unflatten(-1, (-1, orbitals)))
+        for number, one, other in self._within:
+            for row, column in ((one, other), (other, one)):
+                block[..., row // orbitals, row % orbitals, column % orbitals] = entries[..., number]
+        levels, vectors = torch.linalg.eigh(block)
+        return levels.flatten(-2), vectors
+
+    def _of_states(self, filled: Tensor, vectors: Tensor) -> Tensor:
+        """``rho`` on the pattern ``[batch, *cells, pattern]`` of decoupled sites whose levels are ``filled``."""
+        states, orbitals = self.hamiltonian.states, self.hamiltonian.orbitals
+        rho = filled.new_zeros((*filled.shape[:-1], len(self.hamiltonian.pattern)))
+        block = (vectors * filled.unflatten(-1, (-1, orbitals)).unsqueeze(-2)) @ vectors.mT
+        rho[..., :states] = block.diagonal(dim1=-2, dim2=-1).flatten(-2)
+        for number, one, other in self._within:
+            rho[..., number] = block[..., one // orbitals, one % orbitals, other % orbitals]
+        return rho
 
     def _fill(self, levels: Tensor) -> tuple[Tensor, Tensor, dict[str, float]]:
         if self.ensemble.kind == "canonical":

@@ -1,6 +1,6 @@
 """Columns of the resolvent ``G(z) = (H - z)^-1``: the matrix, a right-hand side for each site, what is read of the solutions.
 
-The matrix is that of a whole lattice, sites row-major, cells then basis.
+The matrix is that of a whole lattice, states row-major, cells and then those of a cell.
 """
 
 from __future__ import annotations

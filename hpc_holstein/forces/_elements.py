@@ -1,15 +1,49 @@
-"""Matrix elements of ``H(q)`` that a solver reads, and how far an error of ``rho`` carries into the force."""
+"""The states of the electrons, matrix elements of ``H(q)`` between them, and how far an error of ``rho`` carries."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from hpc_holstein.errors import SpectrumError
 from hpc_holstein.hamiltonian import displaced
-from hpc_holstein.interfaces import Bond, Domain, Hamiltonian
+from hpc_holstein.interfaces import Bond, Domain, Hamiltonian, Lattice
+
+AnyDomain = TypeVar("AnyDomain", bound=Domain)
+
+
+class _StateLattice:
+    """A lattice each of whose sites is taken ``orbitals`` times: ``site * orbitals + orbital``.
+
+    What counts its sites counts states: the rows of a matrix, a filling, a mean.
+    """
+
+    def __init__(self, lattice: Lattice, orbitals: int) -> None:
+        self._lattice = lattice
+        self.basis = tuple(place for place in lattice.basis for _ in range(orbitals))
+        self.sites = lattice.sites * orbitals
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lattice, name)
+
+
+def electron_domain(hamiltonian: Hamiltonian, domain: AnyDomain) -> AnyDomain:
+    """``domain`` with the states of the electrons as its sites; itself if a site has one state."""
+    if hamiltonian.orbitals == 1 or domain.lattice is not hamiltonian.lattice and isinstance(domain.lattice, _StateLattice):
+        return domain
+    view = copy.copy(domain)
+    view.lattice = cast(Lattice, _StateLattice(domain.lattice, hamiltonian.orbitals))
+    return view
+
+
+def on_sites(hamiltonian: Hamiltonian, rho: Tensor) -> Tensor:
+    """Electrons on each site, ``[..., basis]``, from ``rho [..., pattern]`` or its diagonal."""
+    diagonal = rho[..., : hamiltonian.states]
+    return diagonal if hamiltonian.orbitals == 1 else diagonal.unflatten(-1, (-1, hamiltonian.orbitals)).sum(dim=-1)
 
 
 def matrix_elements(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Tensor:
@@ -31,10 +65,10 @@ def both_ways(hamiltonian: Hamiltonian, domain: Domain, entries: Tensor) -> Iter
 
 
 class WholeMatrix:
-    """``H(q)`` of the whole lattice that a serial domain holds, sites numbered cells row-major, then basis.
+    """``H(q)`` of the whole lattice that a serial :func:`electron_domain` holds, states numbered cells row-major, then in a cell.
 
-    starts, ends   sites of each entry of the pattern, ``[cells, pattern]``; the end is -1 beyond an open edge
-    rows, columns  of every matrix element, both halves, ``[elements]``; those of the same two sites add up
+    starts, ends   states of each entry of the pattern, ``[cells, pattern]``; the end is -1 beyond an open edge
+    rows, columns  of every matrix element, both halves, ``[elements]``; those of the same two states add up
     """
 
     def __init__(self, hamiltonian: Hamiltonian, whole: Domain) -> None:
@@ -67,13 +101,13 @@ def require_finite(q: Tensor, step: int, domain: Domain) -> None:
 
 
 def needed_entries(hamiltonian: Hamiltonian, domain: Domain) -> list[int]:
-    """Entries of the pattern that ``Tr[rho dH/dq]`` or the density need: those that move with ``q``, and the on-site ones."""
-    halo, basis = hamiltonian.reach, len(domain.lattice.basis)
-    shape = (2, *(1 + 2 * halo for _ in domain.local_extent), basis, hamiltonian.components)
+    """Entries of the pattern that ``Tr[rho dH/dq]`` or the density need: those that move with ``q``, and the diagonal."""
+    halo = hamiltonian.reach
+    shape = (2, *(1 + 2 * halo for _ in domain.local_extent), len(hamiltonian.lattice.basis), hamiltonian.components)
     q = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     first, second = hamiltonian.matrix(q, halo)
     moves = (first != second).reshape(-1, len(hamiltonian.pattern)).any(dim=0).tolist()
-    return [entry for entry, moving in enumerate(moves) if moving or entry < basis]
+    return [entry for entry, moving in enumerate(moves) if moving or entry < hamiltonian.states]
 
 
 def force_scale(hamiltonian: Hamiltonian, domain: Domain, q: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces import _filling
 from hpc_holstein.forces._canonical import require_filling
-from hpc_holstein.forces._elements import WholeMatrix, needed_entries
+from hpc_holstein.forces._elements import WholeMatrix, electron_domain, needed_entries, on_sites
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 
@@ -35,6 +35,7 @@ class ExactForces(ForceProvider):
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble, deterministic: bool = False) -> None:
         require_filling(ensemble)
+        domain = electron_domain(hamiltonian, domain)
         _require_memory(domain)
         self.deterministic = deterministic
         self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
@@ -62,7 +63,7 @@ class ExactForces(ForceProvider):
         force = self.hamiltonian.force(self.domain.pad(q, halo), halo, rho, self.domain)
         result = ForceResult(
             force=force.to(state.q.dtype),
-            density=rho[..., : q.shape[-2]].to(state.q.dtype),
+            density=on_sites(self.hamiltonian, rho).to(state.q.dtype),
             chemical_potential=mu,
             grand_potential=omega,
             info={"diagonalizations": float(max(mu.numel(), 1)), **self._told(uncertain)},
@@ -72,7 +73,7 @@ class ExactForces(ForceProvider):
             ghosted = self.domain.pad(q, halo)
             of_each = [self.hamiltonian.force(ghosted, halo, one.contiguous(), self.domain) for one in further.unbind(-2)]
             more = torch.stack(of_each, dim=-3)
-        return result, further[..., : q.shape[-2]], more
+        return result, on_sites(self.hamiltonian, further), more
 
     def _told(self, uncertain: Tensor) -> dict[str, float]:
         return {"mu_uncertainty": float(uncertain.max())} if self.ensemble.kind == "canonical" else {}
@@ -153,6 +154,6 @@ def _require_memory(domain: Domain) -> None:
     if needed > there:
         fits = int((there / (_MATRICES * _BYTES)) ** 0.5)
         raise ConfigError(
-            f"exact diagonalization of {sites} sites needs {needed / 2**30:.0f} GiB and {there / 2**30:.0f} GiB are there: "
-            f'give a lattice of at most {fits} sites, or use force kind = "kpm", "local" or "neural"'
+            f"exact diagonalization of {sites} states needs {needed / 2**30:.0f} GiB and {there / 2**30:.0f} GiB are there: "
+            f'give a lattice of at most {fits} states, or use force kind = "kpm", "local" or "neural"'
         )

@@ -28,7 +28,7 @@ _SLOPE_FLOOR = 1e-6  # smallest slope to start from: in a gap there is none
 
 @dataclass(frozen=True)
 class LocalSpectra:
-    """Means and widths of the spectra of the owned sites, ``levels`` and ``widths [batch, *cells, basis]``, float64."""
+    """Means and widths of the spectra of the owned states, ``levels`` and ``widths [batch, *cells, states]``, float64."""
 
     levels: Tensor
     widths: Tensor
@@ -36,12 +36,12 @@ class LocalSpectra:
 
     @classmethod
     def of(cls, hamiltonian: Hamiltonian, domain: Domain, q: Tensor, kT: float) -> LocalSpectra:
-        """Spectra of ``H(q)`` for ``q [batch, *cells, basis, components]``; collective."""
-        entries, halo, basis = matrix_elements(hamiltonian, domain, q.double()), hamiltonian.reach, q.shape[-2]
-        levels = entries[..., :basis]
+        """Spectra of ``H(q)`` for ``q [batch, *cells, basis, components]`` on an electron domain; collective."""
+        entries, halo, states = matrix_elements(hamiltonian, domain, q.double()), hamiltonian.reach, hamiltonian.states
+        levels = entries[..., :states]
         ghosted = domain.pad(torch.stack([levels, torch.ones_like(levels)], dim=-1), halo)  # beyond an open edge: zero
         bonds = []
-        for bond, value in list(both_ways(hamiltonian, domain, entries))[basis:]:
+        for bond, value in list(both_ways(hamiltonian, domain, entries))[states:]:
             level, exists = displaced(ghosted, halo, bond.offset)[..., bond.target, :].unbind(dim=-1)
             bonds.append((bond.source, value.square() * exists, (levels[..., bond.source] - level).square()))
         variance, resonant = torch.zeros_like(levels), torch.zeros_like(levels)

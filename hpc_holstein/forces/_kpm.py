@@ -134,7 +134,7 @@ class KPMForces(StateByState):
 
     def _solve_coloured(self, problem: Problem, q: Tensor, nodes: PotentialNodes) -> Solution:
         """Sweep until ``mu`` lies among the nodes and the error is small enough, which the first sweep does as a rule."""
-        energies = matrix_elements(self.hamiltonian, self.domain, q.double())[..., : q.shape[-2]].reshape(-1)
+        energies = matrix_elements(self.hamiltonian, self.domain, q.double())[..., : self.hamiltonian.states].reshape(-1)
         tolerance, cost = problem.tolerance, 0.0
         for _ in range(_ATTEMPTS):
             solution, settled = self._attempt(problem, energies, nodes, tolerance)

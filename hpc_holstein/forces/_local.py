@@ -67,10 +67,10 @@ class LocalForces(StateByState):
     def __init__(self, options: Options, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble) -> None:
         _require_options(options)
         super().__init__(hamiltonian, domain, ensemble, options.sites, options.seed)
-        self._moving = [e for e in needed_entries(hamiltonian, domain) if e >= len(domain.lattice.basis)]
+        self._moving = [e for e in needed_entries(hamiltonian, domain) if e >= hamiltonian.states]
         chosen = None if self._chosen is None else self._read(self._chosen)
         size = options.reach, options.core, options.embedding
-        self._clusters = Clusters(hamiltonian, domain, size, self._moving, chosen)
+        self._clusters = Clusters(hamiltonian, self.domain, size, self._moving, chosen)
         self.reach = self._clusters.halo + (hamiltonian.reach if self._moving else 0)
         _require_memory(self._clusters, domain)
 
@@ -93,7 +93,7 @@ class LocalForces(StateByState):
         return Solution(rho, mu, self._grand_potential(levels, mu), told)
 
     def _rho(self, levels: _Levels, mu: Tensor) -> Tensor:
-        """``n [*cells, basis]``, or ``rho [*cells, pattern]`` if the force needs more, zero in the entries that it does not."""
+        """The diagonal of ``rho``, or ``rho [*cells, pattern]`` if the force needs more, zero in the entries that it does not."""
         f = occupation(levels.energies[None], self._rounded(mu).reshape(1), self.ensemble.kT)[0]
         density = self._clusters.owned(levels.sum(f))
         if not self._moving:
@@ -110,7 +110,7 @@ class LocalForces(StateByState):
         guess = spectra.chemical_potential(ensemble.filling)
         solved = solve_chemical_potential(
             density=lambda mu, rows: self._rho(levels, mu)[None],  # bond orders of a level that is filled in part follow it
-            mean=lambda rho: site_mean(rho[..., : q.shape[-2]], self.domain),
+            mean=lambda rho: site_mean(rho[..., : self.hamiltonian.states], self.domain),
             filling=ensemble.filling,
             kT=ensemble.kT,
             guess=guess,

@@ -22,6 +22,7 @@ from hpc_holstein.forces._canonical import (
     solve_chemical_potential,
 )
 from hpc_holstein.forces._committee import Committee
+from hpc_holstein.forces._elements import electron_domain, on_sites
 from hpc_holstein.forces._filling import potential_uncertainty
 from hpc_holstein.forces._first_guess import LocalSpectra
 from hpc_holstein.forces._following import RecordedPotential, completed, followed
@@ -69,7 +70,7 @@ class NeuralForces(ForceProvider):
     ) -> None:
         require_filling(ensemble)
         require_supported(module, hamiltonian, domain.lattice, ensemble)
-        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
+        self.hamiltonian, self.domain, self.ensemble = hamiltonian, electron_domain(hamiltonian, domain), ensemble
         elements = getattr(module, "elements", None)
         self._reader = None if elements is None else ElementReader(hamiltonian, elements)
         self._halo: int = module.reach  # type: ignore[assignment]  # of what the network reads
@@ -118,7 +119,7 @@ class NeuralForces(ForceProvider):
         else:
             evaluate = self._evaluation(ghosted)
             rho, mu, info, of_states = self._density(q, ghosted, evaluate, state.forces)
-            density = rho[..., : self._basis]
+            density = on_sites(self.hamiltonian, rho)
             omega = evaluate.at(mu, density).reshape(batch) if isinstance(evaluate, RecordedPotential) else None
             on_pattern = rho if self._reader is None else self._reader.on_pattern(rho, cast(Any, self._module).written)
             force = self.hamiltonian.force(ghosted.arrived(), self._width, on_pattern, self.domain)
@@ -197,8 +198,8 @@ class NeuralForces(ForceProvider):
         return max(potential_uncertainty(float(one), kT) for one in chi)
 
     def _mean(self, density: Tensor) -> Tensor:
-        """Mean over all sites, ``[m]``, of what the network writes there."""
-        return site_mean(density[..., : self._basis], self.domain)
+        """Mean over all states, ``[m]``, of the diagonal of what the network writes."""
+        return site_mean(density[..., : self.hamiltonian.states], self.domain)
 
     def _solved(self, evaluate: Density, guess: Tensor, slope: Tensor, states: Tensor) -> CanonicalDensity:
         """Canonical density of the states of these numbers, by the iteration that always converges."""

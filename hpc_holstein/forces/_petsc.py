@@ -19,7 +19,7 @@ from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces._columns import Rows
-from hpc_holstein.forces._elements import require_finite
+from hpc_holstein.forces._elements import electron_domain, require_finite
 from hpc_holstein.forces._memory import usable_bytes
 from hpc_holstein.forces._petsc_options import is_name, require_solver_options
 from hpc_holstein.forces._resolvent import Resolvent
@@ -55,11 +55,11 @@ class PETScForces(StateByState):
         super().__init__(hamiltonian, domain, ensemble, options.sites, options.seed)
         _check(options, ensemble)
         domain.require_halo(hamiltonian.reach)
-        self.tolerance, self._transport, lattice = options.tolerance, domain.transport, domain.lattice
-        _require_size(domain, self._chosen is not None)
+        self.tolerance, self._transport, lattice = options.tolerance, domain.transport, self.domain.lattice
+        _require_size(self.domain, self._chosen is not None)
         plane = len(lattice.extent) <= 2 and _hold(domain, _FACTORS * lattice.sites * math.log2(max(lattice.sites, 2)))
         system = BlockSystem(options.petsc, _alone(lattice.sites, plane))
-        whole = CartesianDomain(lattice, SerialTransport())
+        whole = electron_domain(hamiltonian, CartesianDomain(domain.lattice, SerialTransport()))
         self._resolvent = Resolvent(hamiltonian, whole, ensemble, system, domain.transport, options.tolerance, self._chosen)
 
     def _refuse(self, q: Tensor, step: int) -> None:
@@ -255,12 +255,12 @@ def _require_size(domain: Domain, sampled: bool) -> None:
     sites = domain.lattice.sites
     if not sampled and sites > _MOST:
         raise ConfigError(
-            f"PETSc computes the forces of up to {_MOST} sites and this lattice has {sites}: give sites = 64, or another "
+            f"PETSc computes the forces of up to {_MOST} states and this lattice has {sites}: give sites = 64, or another "
             "number of sampled sites, or use force kind 'kpm'"
         )
     if not _hold(domain, _MATRIX * sites):
         raise ConfigError(
-            f"each rank holds the matrix of all {sites} sites, {_MATRIX * sites / 2**30:.3g} GiB, and there is too little "
+            f"each rank holds the matrix of all {sites} states, {_MATRIX * sites / 2**30:.3g} GiB, and there is too little "
             "memory for that: start fewer ranks on a host, or use force kind 'kpm'"
         )
 

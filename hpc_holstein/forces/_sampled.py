@@ -86,12 +86,12 @@ def previous_potentials(state: State, states: int) -> list[float | None]:
 
 
 def read_for(sites: Tensor, hamiltonian: Hamiltonian, domain: Domain, both_ends: bool = False) -> Tensor:
-    """Sites at which entries of ``rho`` start that the force at ``sites`` takes, in whole cells, sorted.
+    """States at which entries of ``rho`` start that the force at ``sites`` takes, in whole cells, sorted.
 
     Those of their own cells, and of the cells that a bond which moves with the coordinates leads from to theirs; with
     ``both_ends`` also of the cells that one leads to.
     """
-    lattice, basis = domain.lattice, len(domain.lattice.basis)
+    lattice, basis, states = domain.lattice, len(hamiltonian.lattice.basis), hamiltonian.states
     own = np.unravel_index(np.unique(sites.numpy() // basis), lattice.extent)
     cells = [np.stack(own)]
     steps = {hamiltonian.pattern[entry].offset for entry in needed_entries(hamiltonian, domain)}
@@ -103,7 +103,7 @@ def read_for(sites: Tensor, hamiltonian: Hamiltonian, domain: Domain, both_ends:
         exists = ((from_there >= 0) & (from_there < extent) | np.asarray(lattice.periodic)[:, None]).all(axis=0)
         cells.append((from_there % extent)[:, exists])
     numbers = np.unique(np.ravel_multi_index(tuple(np.concatenate(cells, axis=1)), lattice.extent))
-    return (torch.from_numpy(numbers)[:, None] * basis + torch.arange(basis)).reshape(-1)
+    return (torch.from_numpy(numbers)[:, None] * states + torch.arange(states)).reshape(-1)
 
 
 def lowest_sites(value: Tensor, domain: Domain, count: int) -> Tensor:

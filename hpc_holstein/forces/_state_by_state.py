@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from hpc_holstein.forces._canonical import require_filling
+from hpc_holstein.forces._elements import electron_domain, on_sites
 from hpc_holstein.forces._sampled import chosen_sites, known_potential, previous_potentials, sampled
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 
 
 @dataclass(frozen=True)
 class Solution:
-    """One state: ``rho [cells, pattern]`` or its on-site part, zero where it is not needed; ``mu``, ``Omega``, what is told.
+    """One state: ``rho [cells, pattern]`` or its diagonal, zero where it is not needed; ``mu``, ``Omega``, what is told.
 
     The grand potential is NaN where it is not known.
     """
@@ -35,7 +36,8 @@ class StateByState(ForceProvider):
 
     def __init__(self, hamiltonian: Hamiltonian, domain: Domain, ensemble: Ensemble, sites: int, seed: int) -> None:
         require_filling(ensemble)
-        self.hamiltonian, self.domain, self.ensemble = hamiltonian, domain, ensemble
+        self.hamiltonian, self.domain, self.ensemble = hamiltonian, electron_domain(hamiltonian, domain), ensemble
+        self._of_sites = domain
         self._chosen = chosen_sites(domain.lattice, sites, seed) if sites else None
 
     @abstractmethod
@@ -64,9 +66,9 @@ class StateByState(ForceProvider):
         force = self.hamiltonian.force(self.domain.pad(q64, halo), halo, rho, self.domain)
         result = ForceResult(
             force=force.to(q.dtype).reshape(state.q.shape),
-            density=rho[..., : q.shape[-2]].to(q.dtype).reshape(state.q.shape[:-1]),
+            density=on_sites(self.hamiltonian, rho).to(q.dtype).reshape(state.q.shape[:-1]),
             chemical_potential=q64.new_tensor([one.chemical_potential for one in solved]).reshape(batch),
             grand_potential=q64.new_tensor([one.grand_potential for one in solved]).reshape(batch),
             info={name: max(one.info[name] for one in solved) for name in solved[0].info},
         )
-        return result if self._chosen is None else sampled(result, self.domain, self._chosen)
+        return result if self._chosen is None else sampled(result, self._of_sites, self._chosen)

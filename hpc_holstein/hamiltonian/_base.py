@@ -18,6 +18,8 @@ from hpc_holstein.interfaces import Bond, Domain, Lattice
 from hpc_holstein.lattice._neighbour_sums import neighbour_sums
 
 if TYPE_CHECKING:  # a configuration is checked without loading torch
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 _FLAT = 1e-12  # a stiffness that is zero but for round-off, in units of k and kappa
@@ -26,7 +28,7 @@ _FLAT = 1e-12  # a stiffness that is zero but for round-off, in units of k and k
 class LatticeHamiltonian(ABC):
     """One-body matrix on a fixed pattern of bonds, and classical potential; see :class:`interfaces.Hamiltonian`.
 
-    ``bonds``: each off-diagonal pair of sites once; on-site entries are put before them.
+    ``bonds``: each off-diagonal pair of states once, those of one site among them; the diagonal is put before them.
     """
 
     name: str
@@ -34,16 +36,23 @@ class LatticeHamiltonian(ABC):
     elastic: tuple[str, str]  # names of the stiffness of a site and of the coupling of neighbours in ``V``
     tells_density = False
 
-    def __init__(self, lattice: Lattice, components: int, bonds: Sequence[Bond]) -> None:
-        self.lattice, self.components = lattice, components
-        on_site = tuple(Bond(b, b, (0,) * len(lattice.extent)) for b in range(len(lattice.basis)))
-        self.pattern = on_site + tuple(bonds)
+    def __init__(self, lattice: Lattice, components: int, bonds: Sequence[Bond], orbitals: int = 1) -> None:
+        self.lattice, self.components, self.orbitals = lattice, components, orbitals
+        self.states = len(lattice.basis) * orbitals
+        diagonal = tuple(Bond(state, state, (0,) * len(lattice.extent)) for state in range(self.states))
+        self.pattern = diagonal + tuple(bonds)
         self.reach = max((abs(step) for bond in bonds for step in bond.offset), default=0)
 
     @property
     @abstractmethod
     def parameters(self) -> dict[str, float]:
         """Name and value of every parameter, as model cards and data files record them."""
+
+    def orbitals_turned(self, rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Matrix ``[orbitals, orbitals]`` that acts on the states of a site under a ``rotation`` of space; here 1."""
+        import numpy as np
+
+        return np.eye(self.orbitals)
 
     @property
     def hopping(self) -> float:
@@ -88,14 +97,14 @@ class LatticeHamiltonian(ABC):
         """Adiabatic force ``-dV/dq - Tr[rho dH/dq]`` on the owned cells; collective.
 
         ``ghosted_q``: coordinates with ``halo >= reach`` ghosts; ``rho``: real, ``[*batch, *cells, len(pattern)]``, or its
-        on-site part alone, zero on bonds beyond an open edge.
+        diagonal alone, zero on bonds beyond an open edge.
         """
         return self.electronic_force(ghosted_q, halo, rho, domain) + self.classical_force(ghosted_q, halo, domain)
 
     def electronic_force(self, ghosted_q: Tensor, halo: int, rho: Tensor, domain: Domain) -> Tensor:
         """``-Tr[rho dH/dq]`` on the owned cells, arguments as of :meth:`force`; collective."""
         weight = rho.new_full((rho.shape[-1],), 2.0)  # a bond stands for both of its directions
-        weight[: ghosted_q.shape[-2]] = 1.0
+        weight[: self.states] = 1.0
         return _minus_gradient(
             ghosted_q, halo, domain, lambda q: (self.matrix(q, halo)[..., : rho.shape[-1]] * (weight * rho)).sum()
         )

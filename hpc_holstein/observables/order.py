@@ -71,10 +71,12 @@ def build(options: Options, hamiltonian: Hamiltonian) -> Order:
             raise ConfigError(f"{name} has {len(values)} numbers and the {lattice.name} lattice needs {wanted}: give {wanted}")
     if 0 in signs:
         raise ConfigError(f"signs = {list(signs)} has a 0: give +1 or -1 for each site of a cell")
-    parts = [f"q_{axis}" for axis in "xyz"[: hamiltonian.components]]
-    if options.field not in ("density", "q", *(parts if hamiltonian.coordinates.representation == "vector" else [])):
+    parts = [f"q_{letter}" for letter in hamiltonian.coordinates.parts(hamiltonian.components)]
+    if options.field not in ("density", "q", *parts):
         raise ConfigError(
             f"field = '{shortened(options.field)}' is none of the {hamiltonian.name} model, whose coordinate is a "
             f"{hamiltonian.coordinates.representation} of {hamiltonian.components} component(s): give density or q"
         )
-    return Order(tuple(Fraction(str(turns)) % 1 for turns in options.wave_vector), signs, options.field, options.name)
+    turns = tuple(Fraction(str(one)) % 1 for one in options.wave_vector)
+    part = parts.index(options.field) if options.field in parts else None
+    return Order(turns, signs, options.field, options.name, part=part)

@@ -43,6 +43,7 @@ class Order:
     field        ``density``, ``q`` with all components, or one of them, ``q_x``
     name         ends the names of its scalars; empty: those of the lattice
     whole        with walls and domain lengths
+    part         number of the component, if the field is one
     """
 
     wave_vector: tuple[Fraction, ...]
@@ -50,6 +51,7 @@ class Order:
     field: str = "density"
     name: str = ""
     whole: bool = True
+    part: int | None = None
 
     @property
     def is_real(self) -> bool:
@@ -108,7 +110,7 @@ class Order:
         """The field, ``[*batch, *cells, basis, components]``, of a density ``[*batch, *cells, basis]`` and coordinates."""
         if self.field == "density":
             return density.unsqueeze(-1)
-        return q if self.field == "q" else q[..., ["xyz".index(self.field[-1])]]
+        return q if self.part is None else q[..., [self.part]]
 
 
 def lattice_order(lattice: Lattice) -> tuple[tuple[Fraction, ...], tuple[int, ...]] | None:
@@ -135,8 +137,8 @@ def _most_opposite(bonds: tuple[Bond, ...], basis: int, axes: int) -> tuple[tupl
 def default_orders(hamiltonian: Hamiltonian) -> list[Order]:
     """The orders that every run records, those of its lattice; none where it has none.
 
-    Of the density and, besides, of the coordinates, if these are numbers; of displacements, where two sublattices of one site a
-    cell alternate.
+    Of the density and, besides, of the coordinates, if these are numbers; of coordinates that turn, where two sublattices of
+    one site a cell alternate.
     """
     found = lattice_order(hamiltonian.lattice)
     if found is None:

@@ -29,6 +29,7 @@ from torch import Tensor
 from hpc_holstein.errors import ConfigError, SpectrumError
 from hpc_holstein.forces._canonical import require_filling
 from hpc_holstein.forces._chebyshev import DensityOfStates, Interval, fermi_order
+from hpc_holstein.forces._elements import electron_domain
 from hpc_holstein.forces._kpm import KPMForces
 from hpc_holstein.forces._probing import Sites, site_signs
 from hpc_holstein.forces._stencil import Stencil, signs
@@ -165,10 +166,11 @@ def spectrum(
 ) -> Spectrum:
     """Moments of ``H(q)``, in float64, for ``q [*owned cells, basis, components]``; collective.
 
-    ``at``: global numbers (cell * basis + basis site) of sites whose local density of states is wanted.  ``kT`` > 0 adds the
+    ``at``: global numbers (cell * states + state of the cell) of states whose local density of states is wanted.  ``kT`` > 0 adds the
     orders that electron number and grand potential need.  Raises :class:`ConfigError` for options out of range,
     :class:`SpectrumError` where ``q`` holds NaN.
     """
+    domain = electron_domain(hamiltonian, domain)
     _check(options, domain, at)
     domain.require_halo(hamiltonian.reach)
     stencil = Stencil(hamiltonian, domain, q.double())

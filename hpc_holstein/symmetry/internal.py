@@ -59,7 +59,11 @@ class ParticleHoleGroup:
 
 def has_particle_hole(hamiltonian: Hamiltonian) -> bool:
     """True if matrix elements between different sites join two sublattices alone, so that the exchange is a symmetry."""
-    return is_bipartite([bond for bond in hamiltonian.pattern if bond.source != bond.target or any(bond.offset)])
+    of_sites = [
+        Bond(bond.source // hamiltonian.orbitals, bond.target // hamiltonian.orbitals, bond.offset)
+        for bond in hamiltonian.pattern
+    ]
+    return is_bipartite([bond for bond in of_sites if bond.source != bond.target or any(bond.offset)])
 
 
 def is_bipartite(bonds: Sequence[Bond]) -> bool:

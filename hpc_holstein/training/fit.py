@@ -316,9 +316,13 @@ class _Training:
             self.averaged.load_state_dict(self.best_weights)
             self.optimiser = self._new_optimiser()
 
-    def _new_optimiser(self) -> torch.optim.AdamW:
+    def _new_optimiser(self) -> torch.optim.Optimizer:
         rate, decay = self.options.learning_rate, self.options.weight_decay
-        return torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)
+        if self.options.optimiser == "adamw":
+            return torch.optim.AdamW(self.parameters, lr=rate, weight_decay=decay, fused=True)
+        from pytorch_optimizer import SOAP  # a second, which other trainings need not wait for
+
+        return SOAP(self.parameters, lr=rate, weight_decay=decay)
 
     def _state(self) -> dict[str, Any]:
         """All that :meth:`_restore` needs, as tensors and plain values."""

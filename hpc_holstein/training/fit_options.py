@@ -24,11 +24,20 @@ class FitOptions:
             "iterations",
         ),
     ] = 200
-    learning_rate: Annotated[float, key("of AdamW, at its maximum", "lr", "rate")] = 4e-3
+    optimiser: Annotated[
+        Literal["adamw", "soap"],
+        key(
+            "adamw, or soap, which is Adam in the eigenbases of the gradients' covariance: a third of the epochs for the same "
+            "error, at a lower learning rate such as 3e-3",
+            "optimizer",
+            "algorithm",
+        ),
+    ] = "adamw"
+    learning_rate: Annotated[float, key("of the optimiser, at its maximum", "lr", "rate")] = 4e-3
     warmup: Annotated[float, key("fraction of the budget over which the rate rises linearly", "warmup_fraction")] = 0.03
     batch: Annotated[int, key("snapshots (or windows) in a step, over all ranks", "batch_size", "minibatch")] = 4
     crop: Annotated[int, key("cells along each side of random periodic windows; 0: whole snapshots", "window")] = 0
-    weight_decay: Annotated[float, key("of AdamW", "l2", "regularization")] = 0.0
+    weight_decay: Annotated[float, key("of the optimiser, decoupled from the gradient", "l2", "regularization")] = 0.0
     clip: Annotated[float, key("largest norm of the gradient; 0: no limit", "grad_clip", "gradient_clipping", "max_norm")] = 1.0
     electron_number: Annotated[
         Literal["auto"] | bool | float,
@@ -64,7 +73,7 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         least = {"learning_rate": 1e-12, "batch": 1, "validate_every": 1, "patience": 1, "threads": 1}
-        for name in (f.name for f in fields(self) if f.name not in ("dtype", "device", "electron_number")):
+        for name in (f.name for f in fields(self) if f.name not in ("dtype", "device", "electron_number", "optimiser")):
             value = getattr(self, name)
             if not least.get(name, 0) <= value < math.inf:
                 raise ConfigError(f"{name} = {value} cannot train a network: give a number from {least.get(name, 0):g} on")

@@ -79,7 +79,7 @@ class OwnPotential:
         self._force = None if hamiltonian.tells_density else snapshots.force.astype(np.float64)
         self._mu = snapshots.chemical_potential.astype(np.float64)
         kT = np.full(count, ensemble.kT) if snapshots.kT is None else snapshots.kT
-        filling = self._density.reshape(count, -1).mean(axis=1)
+        filling = self._density.reshape(count, -1).mean(axis=1) / hamiltonian.orbitals
         filling[np.abs(filling - ensemble.filling) < _SAME_FILLING] = ensemble.filling
         self._settings = np.stack([kT, filling], axis=1)
 
