@@ -19,9 +19,7 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.fields import Field
 
 if TYPE_CHECKING:  # a configuration is checked without loading torch
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from hpc_holstein.symmetry.point_group import PointGroup
@@ -161,7 +159,8 @@ class Hamiltonian(Protocol):
     coordinates: Field
     components: int
     reach: int  # cells that the pattern and the classical potential extend over
-    orbitals: int  # states of a site
+    orbital_kind: str  # symmetry of the states of a site, a name in symmetry.orbitals.ORBITALS
+    orbitals: int  # their number
     states: int  # of a cell
     pattern: tuple[Bond, ...]  # upper half: each off-diagonal pair of states once, the diagonal first
 
@@ -169,7 +168,6 @@ class Hamiltonian(Protocol):
 
     @property
     def parameters(self) -> dict[str, float]: ...
-    def orbitals_turned(self, rotation: NDArray[np.float64]) -> NDArray[np.float64]: ...  # of a site, under a rotation
     @property
     def hopping(self) -> float: ...  # unit of energy in which a network reads the matrix, positive
     @property

@@ -240,7 +240,7 @@ def with_kT_range(config: Config, labelled: Sequence[Labelled]) -> Config:
     first, last = model.option_values.get("kT_range") or (low, high)
     if low < first or high > last:
         raise ConfigError(f"model.kT_range = [{first}, {last}] leaves data with kT from {low:g} to {high:g} out: widen it")
-    return config.model_copy(update={"model": model.model_copy(update={"kT_range": [first, last]})})
+    return config.model_copy(update={"model": model.model_copy(update={"kT_range": (first, last)})})
 
 
 def _temperatures(config: Config, labelled: Sequence[Labelled]) -> tuple[float, float]:

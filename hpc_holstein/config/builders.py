@@ -120,7 +120,7 @@ def build_network(config: Config, system: System) -> tuple[torch.nn.Module, Any]
     physics = {**system.hamiltonian.parameters, "kT": system.ensemble.kT}
     given, of_matrix = config.model.option_values, getattr(config.model.made_of, "in_hopping", False)
     if of_matrix:
-        physics = {"kT": system.ensemble.kT / system.hamiltonian.hopping}
+        physics = {"kT": system.ensemble.kT / system.hamiltonian.hopping, "orbitals": system.hamiltonian.orbital_kind}
     implied = {name: physics[name] for name in config.model.option_names() if name in physics}
     if not of_matrix and given.get("g", physics.get("g")) != physics.get("g"):
         raise ConfigError(f"model.g = {given['g']} is not hamiltonian.g = {physics.get('g')}, which it follows: leave it out")

@@ -16,10 +16,9 @@ from hpc_holstein.errors import ConfigError
 from hpc_holstein.fields import Field, displaced
 from hpc_holstein.interfaces import Bond, Domain, Lattice
 from hpc_holstein.lattice._neighbour_sums import neighbour_sums
+from hpc_holstein.symmetry.orbitals import ORBITALS
 
 if TYPE_CHECKING:  # a configuration is checked without loading torch
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 _FLAT = 1e-12  # a stiffness that is zero but for round-off, in units of k and kappa
@@ -29,6 +28,7 @@ class LatticeHamiltonian(ABC):
     """One-body matrix on a fixed pattern of bonds, and classical potential; see :class:`interfaces.Hamiltonian`.
 
     ``bonds``: each off-diagonal pair of states once, those of one site among them; the diagonal is put before them.
+    ``orbital_kind``: what the states of a site are, a name in :data:`symmetry.orbitals.ORBITALS`.
     """
 
     name: str
@@ -36,9 +36,10 @@ class LatticeHamiltonian(ABC):
     elastic: tuple[str, str]  # names of the stiffness of a site and of the coupling of neighbours in ``V``
     tells_density = False
 
-    def __init__(self, lattice: Lattice, components: int, bonds: Sequence[Bond], orbitals: int = 1) -> None:
-        self.lattice, self.components, self.orbitals = lattice, components, orbitals
-        self.states = len(lattice.basis) * orbitals
+    def __init__(self, lattice: Lattice, components: int, bonds: Sequence[Bond], orbital_kind: str = "s") -> None:
+        self.lattice, self.components = lattice, components
+        self.orbital_kind, self.orbitals = orbital_kind, ORBITALS[orbital_kind]
+        self.states = len(lattice.basis) * self.orbitals
         diagonal = tuple(Bond(state, state, (0,) * len(lattice.extent)) for state in range(self.states))
         self.pattern = diagonal + tuple(bonds)
         self.reach = max((abs(step) for bond in bonds for step in bond.offset), default=0)
@@ -47,12 +48,6 @@ class LatticeHamiltonian(ABC):
     @abstractmethod
     def parameters(self) -> dict[str, float]:
         """Name and value of every parameter, as model cards and data files record them."""
-
-    def orbitals_turned(self, rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Matrix ``[orbitals, orbitals]`` that acts on the states of a site under a ``rotation`` of space; here 1."""
-        import numpy as np
-
-        return np.eye(self.orbitals)
 
     @property
     def hopping(self) -> float:

@@ -28,12 +28,9 @@ from hpc_holstein.interfaces import Bond, Lattice
 from hpc_holstein.keys import key
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 _Parameter = Annotated[float, Field(ge=-1e6, le=1e6)]  # far beyond any material, and squares stay finite
-_ORBITALS = 2
 _OVERLAPS = (3 / 4, sqrt(3) / 4, 1 / 4)  # of x2-y2 with itself, of the two, of 3z2-r2 with itself; the second -+ along x and y
 
 
@@ -64,7 +61,7 @@ class JahnTeller(LatticeHamiltonian):
             )
         self.options, self._near = options, lattice.bonds(1)
         here = (0,) * len(lattice.extent)
-        pairs = [(a, b) for a in range(_ORBITALS) for b in range(_ORBITALS)]
+        pairs = [(a, b) for a in range(2) for b in range(2)]
         self._values = [0.0]  # of the entry between the orbitals of a site, which moves
         bonds = [Bond(0, 1, here)]
         for bond in self._near:
@@ -73,7 +70,7 @@ class JahnTeller(LatticeHamiltonian):
                 overlap = _OVERLAPS[a + b] * (-1 if a != b and along_x else 1)
                 self._values.append(-options.t * overlap)
                 bonds.append(Bond(a, b, bond.offset))
-        super().__init__(lattice, 2, bonds, _ORBITALS)
+        super().__init__(lattice, 2, bonds, "e_g")
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -84,10 +81,6 @@ class JahnTeller(LatticeHamiltonian):
     def hopping(self) -> float:
         """Magnitude of the hopping, the unit of energy of networks; 1 without hopping."""
         return abs(self.options.t) or 1.0
-
-    def orbitals_turned(self, rotation: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Matrix that acts on the orbitals under a ``rotation`` of space: they turn as the distortions do."""
-        return fields.quadrupole_turned(rotation)
 
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
         """``-+lam Qz`` of the two orbitals, ``-lam Qx`` between them, the overlaps on bonds, ``[*batch, *cells, 11]``."""

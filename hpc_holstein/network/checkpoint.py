@@ -275,8 +275,13 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
 def _require_elements(card: Card, hamiltonian: Hamiltonian, lattice: Lattice) -> None:
     """Raise ModelError if elements of ``H`` move that were fixed in training, or are fixed at values beyond those of it."""
     told = []
-    shells = sum(name.startswith(SHELL) for name in card.ranges)
-    parts = fixed_parts(hamiltonian, Elements.of(lattice, max(1, shells)))
+    shells, orbitals = sum(name.startswith(SHELL) for name in card.ranges), card.options.get("orbitals", "s")
+    if orbitals != hamiltonian.orbital_kind:
+        raise ModelError(
+            f"the network is one of {orbitals} orbitals, and those of the {hamiltonian.name} Hamiltonian are "
+            f"{hamiltonian.orbital_kind}: train one for it, or use force kind 'exact' or 'kpm'"
+        )
+    parts = fixed_parts(hamiltonian, Elements.of(lattice, max(1, shells), orbitals))
     for name, value in parts.items():
         if name not in card.ranges:
             told.append(f"the card does not record {name}")

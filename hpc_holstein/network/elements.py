@@ -1,8 +1,9 @@
 """Matrix elements of ``H`` as a network reads them: on the sites of a cell and on the directed pairs that start there.
 
 Site ``i`` and each ``j`` of its nearest shells give ``(H_ii - mu) / t`` and ``H_ij / t``, with the hopping ``t`` as the unit of
-energy.  The set is closed under the symmetry of the lattice, which permutes it, so that one network reads every Hamiltonian
-whose pattern lies within.  Where the bonds of nearest neighbours join two sublattices, ``S H S`` with ``S = +1`` on one and -1
+energy; of several orbitals on a site, ``i`` and ``j`` are states, and those of one site are joined too.  The set is closed under
+the symmetry of the lattice, which permutes it, up to signs of the orbitals, so that one network reads every Hamiltonian of such
+orbitals whose pattern lies within.  Where the bonds of nearest neighbours join two sublattices, ``S H S`` with ``S = +1`` on one and -1
 on the other turns the sign of the entries that join them, so that
 
     rho(-S H S) = 1 - S rho(H) S:
@@ -13,9 +14,10 @@ the two are even; ``n - 1/2`` and ``rho_ij`` alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import torch
@@ -26,45 +28,71 @@ from hpc_holstein.errors import ModelError
 from hpc_holstein.fields import displaced
 from hpc_holstein.interfaces import Bond, Hamiltonian, Lattice
 from hpc_holstein.symmetry.internal import is_bipartite
+from hpc_holstein.symmetry.orbitals import ORBITALS
 from hpc_holstein.symmetry.pairs import Pairs
 
 SHELL = "H/t of shell "
-"""Beginning of the names of the parts beside that of sites, which cards record."""
+"""Beginning of the names of the parts of shells, which cards record."""
 
 
 @dataclass(frozen=True, eq=False)
 class Elements:
-    """On-site elements of a cell and directed ones of the nearest ``shells``, in this order.
+    """Diagonal elements of a cell, those between orbitals of a site, and directed ones of the nearest ``shells``, in this order.
 
-    parts  of sites, and of each shell
-    odd    of each part: sign changes under the exchange of particles and holes; all False where there is none
+    parts         of the diagonal, of orbitals of a site if it has several, and of each shell
+    odd           of each part: sign changes under the exchange of particles and holes; all False where there is none
+    orbital_kind  symmetry of the states of a site
     """
 
     parts: tuple[Pairs, ...]
     odd: tuple[bool, ...]
+    orbital_kind: str = "s"
 
     @classmethod
-    def of(cls, lattice: Lattice, shells: int) -> Elements:
+    def of(cls, lattice: Lattice, shells: int, orbital_kind: str = "s") -> Elements:
         """The elements of ``lattice``."""
-        near, symmetry = lattice.bonds(1), lattice.symmetry
+        near, orbitals, here = lattice.bonds(1), range(ORBITALS[orbital_kind]), (0,) * len(lattice.extent)
         exchanged = is_bipartite(near)
-        parts, odd = [Pairs.on_site(lattice)], [exchanged]
+        sites = [Bond(site, site, here) for site in range(len(lattice.basis))]
+
+        def part(bonds: Sequence[Bond], pairs: Sequence[tuple[int, int]]) -> Pairs:
+            """Both directions of each pair of orbitals of each bond, one behind the other; of the diagonal the one there is."""
+            of_states = [
+                Bond(bond.source * len(orbitals) + a, bond.target * len(orbitals) + b, bond.offset)
+                for bond, (a, b) in product(bonds, pairs)
+            ]
+            both = [one for bond in of_states for one in dict.fromkeys((bond, reverse(bond)))]
+            array = np.array([(bond.source, bond.target, *bond.offset) for bond in both], dtype=np.int64)
+            return Pairs.of_states(lattice, orbital_kind, array)
+
+        parts, odd = [part(sites, [(a, a) for a in orbitals])], [exchanged]
+        if len(orbitals) > 1:
+            parts.append(part(sites, list(combinations(orbitals, 2))))
+            odd.append(exchanged)
         for shell in range(1, shells + 1):
             bonds = lattice.bonds(shell)
-            both = [one for bond in bonds for one in (bond, reverse(bond))]
-            array = np.array([(bond.source, bond.target, *bond.offset) for bond in both], dtype=np.int64)
-            parts.append(Pairs(symmetry, array, max(abs(step) for bond in bonds for step in bond.offset)))
+            parts.append(part(bonds, list(product(orbitals, orbitals))))
             # two sites of one sublattice close a walk of an odd number of bonds
             odd.append(exchanged and not is_bipartite([*near, *bonds]))
-        return cls(tuple(parts), tuple(odd))
+        return cls(tuple(parts), tuple(odd), orbital_kind)
 
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
     @property
-    def basis(self) -> int:
-        """Sites of a cell."""
+    def states(self) -> int:
+        """States of a cell."""
         return len(self.parts[0])
+
+    @property
+    def orbitals(self) -> int:
+        """States of a site."""
+        return ORBITALS[self.orbital_kind]
+
+    @property
+    def first_shell(self) -> int:
+        """Number of the part of the nearest neighbours."""
+        return 1 + (self.orbitals > 1)
 
     @property
     def reach(self) -> int:
@@ -127,7 +155,7 @@ class ElementReader:
         unit = self.hamiltonian.hopping
         mu = chemical_potential.to(like).view(-1, *(1,) * axes)
         values = [
-            like.new_zeros(like.shape) if one is None else (one - mu if index < self.elements.basis else one) / unit
+            like.new_zeros(like.shape) if one is None else (one - mu if index < self.elements.states else one) / unit
             for index, one in enumerate(found)
         ]
         return torch.stack(values, dim=-1)
@@ -146,9 +174,9 @@ def fixed_parts(hamiltonian: Hamiltonian, elements: Elements) -> dict[str, tuple
 
     By names such as ``H/t on sites`` and ``H/t of shell 1``; what the Hamiltonian does not join is 0.
     """
-    halo, basis = hamiltonian.reach, elements.basis
+    halo, lattice = hamiltonian.reach, hamiltonian.lattice
     reader = ElementReader(hamiltonian, elements)
-    shape = (2, *[1 + 2 * reader.margin] * len(hamiltonian.lattice.extent), basis, hamiltonian.components)
+    shape = (2, *[1 + 2 * reader.margin] * len(lattice.extent), len(lattice.basis), hamiltonian.components)
     q = torch.randn(shape, generator=torch.Generator().manual_seed(halo), dtype=torch.float64)
     first, second = reader(q, torch.zeros(2, dtype=torch.float64)).reshape(2, -1).unbind()
     found: dict[str, tuple[float, float] | None] = {}
@@ -170,20 +198,24 @@ def element_ranges(elements: Tensor, chemical_potential: Tensor, of: Elements) -
 
 
 def _named(elements: Elements) -> list[tuple[str, slice]]:
-    names = ["H/t on sites", *(f"{SHELL}{shell}" for shell in range(1, len(elements.parts)))]
+    names = ["H/t on sites", *(["H/t between orbitals of a site"] if elements.orbitals > 1 else [])]
+    names += [f"{SHELL}{shell}" for shell in range(1, 1 + len(elements.parts) - elements.first_shell)]
     return list(zip(names, elements.slices, strict=True))
 
 
 def strength(elements: Tensor, of: Elements) -> Tensor:
     """Distance of the elements that start at a site from those of free electrons, ``[..., elements]`` -> ``[..., basis]``.
 
-    ``x_i = [ h_ii^2 + sum_j (h_ij - h^0_ij)^2 ]^(1/2)``, ``h = (H - mu)/t``; ``h^0 = -1`` between nearest neighbours, else 0.
+    ``x_i = [ h_ii^2 + sum_j (h_ij - h^0_ij)^2 ]^(1/2)``, ``h = (H - mu)/t``; ``h^0 = -1`` between nearest neighbours, else 0, and
+    0 everywhere for several orbitals on a site, whose hopping counts too.
     """
     squares = elements.square()
-    near = slice(of.basis, of.basis + len(of.parts[1]))
-    squares[..., near] = (elements[..., near] + 1).square()
-    total = squares.new_zeros((*squares.shape[:-1], of.basis))
-    return total.index_add(-1, torch.tensor([bond.source for bond in of.bonds], device=total.device), squares).sqrt()
+    if of.orbitals == 1:
+        near = of.slices[of.first_shell]
+        squares[..., near] = (elements[..., near] + 1).square()
+    sites = np.concatenate([part.site for part in of.parts])
+    total = squares.new_zeros((*squares.shape[:-1], of.states // of.orbitals))
+    return total.index_add(-1, torch.from_numpy(sites).to(total.device), squares).sqrt()
 
 
 def reverse(bond: Bond) -> Bond:

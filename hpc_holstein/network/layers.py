@@ -74,16 +74,23 @@ class _GroupKernel(nn.Module):
         return self.bias.repeat_interleave(self._elements).repeat(self._sites)
 
 
+def _signs(signs: NDArray[np.int64]) -> Tensor | None:
+    """Signs as a tensor; None if all are 1."""
+    return None if (signs == 1).all() else torch.from_numpy(np.ascontiguousarray(signs))
+
+
 class LiftingConv(_GroupKernel):
     """From matrix elements to ``copies`` of the regular representation on each site.
 
-    ``W[(o, g), (c, e), p] = w[o, c, g^-1 (p, e)]`` for a site, one that it sees (``pairs``) and one of the ``elements`` that
-    start from that.  Kernel ``[sites x |G| copies, elements x channels, *window]``.
+    ``W[(o, g), (c, e), p] = s w[o, c, g^-1 (p, e)]`` for a site, one that it sees (``pairs``) and one of the ``elements`` that
+    start from that, with the sign ``s`` that ``g^-1`` gives the element.  Kernel ``[sites x |G| copies, elements x channels, *window]``.
     """
+
+    _signs: Tensor | None
 
     def __init__(self, pairs: Pairs, elements: Pairs, channels: int, copies: int, biased: bool = True) -> None:
         """``biased``: with a bias a copy; one of several lifting convolutions whose results are added up has it."""
-        joint = np.argwhere(pairs.there[:, None] == elements.here)  # of a pair and an element
+        joint = np.argwhere(pairs.there[:, None] == elements.site)  # of a pair and an element
         sites = int(pairs.here.max()) + 1
         super().__init__(pairs, (copies, channels, len(joint)), channels * len(joint) / sites)
         number = np.zeros((len(pairs), len(elements)), dtype=np.int64)
@@ -92,12 +99,14 @@ class LiftingConv(_GroupKernel):
         seen = pairs.array[joint[:, 0]].copy()
         seen[:, 1] = joint[:, 1]
         self._register(index, seen, len(elements))
+        self.register_buffer("_signs", _signs(elements.signs_back[:, joint[:, 1]]), persistent=False)
         if biased:
             self.bias = nn.Parameter(torch.zeros(copies))
 
     def kernel(self) -> Tensor:
         """Dense kernel."""
-        return self._dense(self.weight[:, :, self._index].transpose(1, 2), 2)  # [o, g, c, n]
+        spread = self.weight[:, :, self._index]  # [o, c, g, n]
+        return self._dense((spread if self._signs is None else self._signs.to(spread) * spread).transpose(1, 2), 2)
 
 
 class GroupConv(_GroupKernel):
@@ -150,25 +159,29 @@ class ScalarHead(nn.Module):
 class ElementHead(nn.Module):
     """From the regular representation on each site to the ``elements`` that start there, which the group permutes.
 
-    ``out[e] = sum_oh w[o, h^-1 e] f[o, h]`` over the copies ``o`` and the elements ``h`` of the group, at the site of ``e``; of
-    the even part of a feature, which may have a bias, or of the odd one, for matrix elements of that parity.
+    ``out[e] = sum_oh s w[o, h^-1 e] f[o, h]`` over the copies ``o`` and the elements ``h`` of the group, at the site of ``e``,
+    with the sign ``s`` that ``h^-1`` gives ``e``; of the even part of a feature, which may have a bias where there are no
+    signs, or of the ``odd`` one, for matrix elements of that parity.
     """
 
     _index: Tensor
     _columns: Tensor
+    _signs: Tensor | None
 
     def __init__(self, elements: Pairs, copies: int, odd: bool) -> None:
         super().__init__()
-        order, self._sites = elements.group.point_group.order, int(elements.here.max()) + 1
+        order, self._sites, self.odd = elements.group.point_group.order, int(elements.site.max()) + 1, odd
         self.weight = nn.Parameter(torch.randn(copies, len(elements)) / math.sqrt(copies * order))
-        self.bias = None if odd else nn.Parameter(torch.zeros(1))
-        columns = elements.here[:, None] * copies * order + np.arange(copies * order)
+        self.bias = None if odd or elements.orbitals > 1 else nn.Parameter(torch.zeros(1))
+        self.register_buffer("_signs", _signs(elements.signs_back.T), persistent=False)
+        columns = elements.site[:, None] * copies * order + np.arange(copies * order)
         self.register_buffer("_index", torch.from_numpy(np.ascontiguousarray(elements.moved_back.T)), persistent=False)
         self.register_buffer("_columns", torch.from_numpy(columns), persistent=False)
 
     def kernel(self) -> Tensor:
         """``[elements, sites x copies x |G|]``."""
-        spread = self.weight[:, self._index].transpose(0, 1).flatten(1)  # [e, o, h]
+        spread = self.weight[:, self._index]  # [o, e, h]
+        spread = (spread if self._signs is None else self._signs.to(spread) * spread).transpose(0, 1).flatten(1)  # [e, o, h]
         return spread.new_zeros(len(spread), self._sites * spread.shape[1]).scatter(1, self._columns, spread)
 
 

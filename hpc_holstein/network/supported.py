@@ -94,10 +94,17 @@ def _require_readable(module: torch.nn.Module, hamiltonian: Hamiltonian) -> None
             )
         return
     network = cast(Any, module)
-    moving = [shell for shell, value in enumerate(fixed_parts(hamiltonian, network.elements).values()) if value is None]
-    if max(moving, default=0) > network.options.outputs:
+    elements = network.elements
+    if elements.orbital_kind != hamiltonian.orbital_kind:
         raise ModelError(
-            f"the forces of the {hamiltonian.name} Hamiltonian need rho between neighbours of shell {max(moving)}, which the "
+            f"the network is one of {elements.orbital_kind} orbitals, and those of the {hamiltonian.name} Hamiltonian are "
+            f"{hamiltonian.orbital_kind}: train one for it, or use force kind 'exact' or 'kpm'"
+        )
+    parts = fixed_parts(hamiltonian, elements).values()
+    shells = [number + 1 - elements.first_shell for number, value in enumerate(parts) if value is None]
+    if max(shells, default=0) > network.options.outputs:
+        raise ModelError(
+            f"the forces of the {hamiltonian.name} Hamiltonian need rho between neighbours of shell {max(shells)}, which the "
             "network does not write: train one with more model.outputs, or use force kind 'exact' or 'kpm'"
         )
 

@@ -8,7 +8,7 @@ group moves both ends, see :class:`~hpc_holstein.symmetry.space_group.SpaceGroup
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_holstein.interfaces import Lattice
+from hpc_holstein.symmetry.orbitals import ORBITALS, orbital_signs
 from hpc_holstein.symmetry.space_group import SpaceGroup
 
 
@@ -23,13 +24,17 @@ from hpc_holstein.symmetry.space_group import SpaceGroup
 class Pairs:
     """Directed pairs, a set that is closed under ``group``.
 
-    array   ``[n, 2 + dimension]``: site, site at the other end, offset of the cell of that
-    radius  cells along each axis that no offset goes beyond; the set may be smaller
+    array     ``[n, 2 + dimension]``: site, site at the other end, offset of the cell of that
+    radius    cells along each axis that no offset goes beyond; the set may be smaller
+    orbitals  states of a site, if the ends are states ``site * orbitals + orbital`` of a cell; ``group`` then moves these
+    sign      ``[g, states]``: that an element of the group gives each of them
     """
 
     group: SpaceGroup
     array: NDArray[np.int64]
     radius: int
+    orbitals: int = 1
+    sign: NDArray[np.int64] | None = None
 
     @classmethod
     def within(cls, lattice: Lattice, radius: int) -> Pairs:
@@ -45,6 +50,18 @@ class Pairs:
         sites, here = range(len(lattice.basis)), (0,) * len(lattice.extent)
         return cls(lattice.symmetry, np.array([(site, site, *here) for site in sites], dtype=np.int64), 0)
 
+    @classmethod
+    def of_states(cls, lattice: Lattice, orbital_kind: str, array: NDArray[np.int64]) -> Pairs:
+        """Pairs of states, a closed set, of the orbitals that ``orbital_kind`` names; of sites if these have one each."""
+        symmetry, orbitals = lattice.symmetry, ORBITALS[orbital_kind]
+        radius = int(np.abs(array[:, 2:]).max(initial=0))
+        if orbitals == 1:
+            return cls(symmetry, array, radius)
+        moved = symmetry.site[:, :, None] * orbitals + np.arange(orbitals)
+        group = replace(symmetry, site=moved.reshape(len(moved), -1), cell=np.repeat(symmetry.cell, orbitals, axis=1))
+        sign = np.tile(orbital_signs(orbital_kind, symmetry.rotations), len(lattice.basis))
+        return cls(group, array, radius, orbitals, sign)
+
     def __len__(self) -> int:
         return len(self.array)
 
@@ -52,6 +69,11 @@ class Pairs:
     def here(self) -> NDArray[np.int64]:
         """Site that each pair starts from, ``[n]``."""
         return self.array[:, 0]
+
+    @property
+    def site(self) -> NDArray[np.int64]:
+        """Site that each pair starts from, if its ends are states, ``[n]``."""
+        return self.here // self.orbitals
 
     @property
     def there(self) -> NDArray[np.int64]:
@@ -70,6 +92,13 @@ class Pairs:
         images = np.ascontiguousarray(_images(self.group, self.array))
         moved = np.array([[number[pair.tobytes()] for pair in image] for image in images], dtype=np.int64)
         return moved[self.group.point_group.inverse]
+
+    @cached_property
+    def signs_back(self) -> NDArray[np.int64]:
+        """``[g, n]``: sign that the inverse of element ``g`` gives each pair."""
+        if self.sign is None:
+            return np.ones((self.group.point_group.order, len(self)), dtype=np.int64)
+        return (self.sign[:, self.here] * self.sign[:, self.there])[self.group.point_group.inverse]
 
 
 def _images(group: SpaceGroup, pairs: NDArray[np.int64]) -> NDArray[np.int64]:

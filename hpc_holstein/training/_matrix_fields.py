@@ -5,8 +5,7 @@ the chemical potential of a canonical run:
 
     loss = <(F_model - F)^2> + w c^2 <(n_model - n)^2>,    c^2 = <(Tr[s dH/dq])^2>  with random signs ``s``,
 
-the second if no on-site element moves with ``q``, since it is part of the force otherwise; ``w`` is small, since the density
-then enters through ``mu`` alone.
+the second if the force does not tell the density; ``w`` is small, since that enters through ``mu`` alone then.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.errors import DataError
-from hpc_holstein.forces._elements import needed_entries
+from hpc_holstein.forces._elements import needed_entries, on_sites
 from hpc_holstein.hamiltonian import displaced
 from hpc_holstein.interfaces import Hamiltonian
 from hpc_holstein.network.elements import ElementReader
@@ -64,15 +63,9 @@ class MatrixData:
         self.inputs = torch.cat(inputs).to(device)
         self.targets = torch.cat(electronic).to(device=device, dtype=dtype)
         self._q = q.to(device=device, dtype=dtype)
-        self._density = torch.as_tensor(snapshots.density).reshape(shape[:-1]).to(device=device, dtype=dtype)
+        self._density = torch.as_tensor(snapshots.density).reshape(shape[:-1]).to(device=device, dtype=dtype)  # of sites
         self._scale = self._coupling(domain)
-        self.density_weight = _DENSITY * self._scale if self._moves_bonds_alone(domain) else 0.0
-
-    def _moves_bonds_alone(self, domain: CartesianDomain) -> bool:
-        basis = len(self._hamiltonian.lattice.basis)
-        q = torch.stack([torch.zeros_like(self._q[0]), self._q[0]]).double()
-        first, second = self._hamiltonian.matrix(domain.pad(q, self._halo), self._halo)[..., :basis]
-        return bool((first == second).all())
+        self.density_weight = 0.0 if hamiltonian.tells_density else _DENSITY * self._scale
 
     def _coupling(self, domain: CartesianDomain) -> float:
         """``c^2``, of the first snapshot."""
@@ -131,25 +124,25 @@ class MatrixData:
         self, model: nn.Module, index: Tensor, origin: Tensor, cells: Sequence[int], with_response: bool = False
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Errors of force and density in windows of ``cells``, and the response of the density if asked for."""
-        halo, basis = self._halo, len(self._hamiltonian.lattice.basis)
+        halo = self._halo
         elements = window(self.inputs, index, origin, cells, self.reach + halo)
         q = window(self._q, index, origin, cells, 2 * halo)
         rho, response = self._outputs(model, elements, index, with_response)
         own = self._electronic_force(q, rho)
         axes = (0,) * self._dimension
-        inner = displaced(rho.unsqueeze(-1), halo, axes)[..., :basis, 0]
+        inner = displaced(rho.unsqueeze(-1), halo, axes)[..., 0]
         force = own - window(self.targets, index, origin, cells, 0)
-        electrons = inner - window(self._density, index, origin, cells, 0)
+        electrons = on_sites(self._hamiltonian, inner) - window(self._density, index, origin, cells, 0)
         if response is not None:
-            response = displaced(response.unsqueeze(-1), halo, axes)[..., :basis, 0]
+            response = on_sites(self._hamiltonian, displaced(response.unsqueeze(-1), halo, axes)[..., 0])
         return force, electrons, response
 
     def _electronic_force(self, q: Tensor, rho: Tensor) -> Tensor:
         """``-Tr[rho dH/dq]`` of the cells of a window: coordinates with twice the halo of ``H``, ``rho`` with one."""
-        halo, basis = self._halo, len(self._hamiltonian.lattice.basis)
+        halo = self._halo
         again = rho.requires_grad and torch.is_grad_enabled()
         weight = rho.new_full((len(self._hamiltonian.pattern),), 2.0)
-        weight[:basis] = 1.0
+        weight[: self._hamiltonian.states] = 1.0
         with torch.enable_grad():
             variable = q.detach().requires_grad_()
             entries = self._hamiltonian.matrix(variable, halo)

@@ -20,6 +20,7 @@ from hpc_holstein.network.supported import require_supported
 
 CELLS = {1: (24,), 2: (14, 13), 3: (7, 7, 7)}
 ODD = dict.fromkeys(("chain", "square", "honeycomb", "cubic"), (True, False, True))
+ODD_OF_ORBITALS = {"e_g": (True, True, False, True)}
 CANONICAL = Ensemble("canonical", kT=0.1)
 
 
@@ -31,10 +32,11 @@ class Turned(BravaisLattice):
 
 
 each_lattice = pytest.mark.parametrize("name", LATTICES)
+each_kind = pytest.mark.parametrize("name", [*LATTICES, "e_g"])  # of two orbitals on each site of the square lattice
 
 
 def lattice_of(name, *cells):
-    lattice = build_lattice(name, 12)
+    lattice = build_lattice("square" if name == "e_g" else name, 12)
     return type(lattice)(
         lattice.name, cells or CELLS[len(lattice.extent)], lattice.periodic, lattice.vectors, lattice.basis, lattice.generators
     )
@@ -45,7 +47,8 @@ def built(name, **options):
     lattice = lattice_of(name)
     radii = (1, 0) if len(lattice.extent) == 3 else (1, 1, 0)
     torch.manual_seed(0)
-    chosen = enn_matrix.Options(**{"copies": 2, "radii": radii, "outputs": 2, "levels": 3, **options})
+    orbitals = name if name == "e_g" else "s"
+    chosen = enn_matrix.Options(**{"copies": 2, "radii": radii, "outputs": 2, "levels": 3, "orbitals": orbitals, **options})
     network = enn_matrix.build(chosen, lattice).double()
     for weights in network.parameters():
         torch.nn.init.normal_(weights, std=0.15)
@@ -61,7 +64,7 @@ def sample(lattice, elements, seed=3):
 def both_directions(found, elements):
     """The elements with those of the second direction of each pair from the first: ``h_ij = h_ji``."""
     axes = tuple(range(1, found.ndim - 1))
-    for first in range(elements.basis, len(elements), 2):
+    for first in range(elements.states, len(elements), 2):
         found[..., first + 1] = found[..., first].roll(elements.bonds[first].offset, axes)
     return found
 
@@ -83,20 +86,25 @@ def whole(network, elements):
 
 
 def moved(elements, g, lattice, of):
-    """Elements of the system that element ``g`` of the space group makes, its action written out on single bonds."""
+    """Elements of the system that element ``g`` of the space group makes, its action written out on single bonds.
+
+    ``x^2 - y^2``, the first of two orbitals, changes its sign where x and y change places.
+    """
     group, number = lattice.symmetry, {bond: index for index, bond in enumerate(of.bonds)}
     matrix = group.point_group.array[g]
     cells = np.indices(lattice.extent).reshape(len(lattice.extent), -1)
     found = torch.zeros_like(elements)
     for index, bond in enumerate(of.bonds):
-        offset = matrix @ bond.offset + group.cell[g, bond.target] - group.cell[g, bond.source]
-        image = Bond(int(group.site[g, bond.source]), int(group.site[g, bond.target]), tuple(map(int, offset)))
-        there = (matrix @ cells + group.cell[g, bond.source][:, None]) % np.array(lattice.extent)[:, None]
-        found[(0, *there, number[image])] = elements[(0, *cells, index)]
+        (source, a), (target, b) = divmod(bond.source, of.orbitals), divmod(bond.target, of.orbitals)
+        offset = matrix @ bond.offset + group.cell[g, target] - group.cell[g, source]
+        ends = (int(group.site[g, one]) * of.orbitals + orbital for one, orbital in ((source, a), (target, b)))
+        there = (matrix @ cells + group.cell[g, source][:, None]) % np.array(lattice.extent)[:, None]
+        sign = -1 if a != b and matrix[0, 0] == 0 else 1
+        found[(0, *there, number[Bond(*ends, tuple(map(int, offset)))])] = sign * elements[(0, *cells, index)]
     return found
 
 
-@each_lattice
+@each_kind
 @pytest.mark.parametrize("options", [{}, {"kT_range": (0.01, 0.4)}], ids=["fixed", "kT"])
 def test_each_element_of_the_space_group(name, options):
     """Inputs and outputs, on sites and pairs; cells of a square shape, so that rotations close."""
@@ -110,19 +118,20 @@ def test_each_element_of_the_space_group(name, options):
         assert float(off.abs().max()) < 1e-11 * float(rho.abs().max())
 
 
-@each_lattice
+@each_kind
 def test_exchange_of_particles_and_holes(name):
     """``rho(-S H S) = 1 - S rho(H) S`` where nearest neighbours join two sublattices, and no such thing elsewhere."""
     lattice, network, _ = built(name)
     of = network.elements
-    assert of.odd == ODD.get(name, (False,) * 3)
+    known = ODD | ODD_OF_ORBITALS
+    assert of.odd == known.get(name, (False,) * 3)
     sign = torch.cat([torch.full((len(part),), -1.0 if odd else 1.0) for part, odd in zip(of.parts, of.odd, strict=True)])
-    half = torch.zeros(len(of)).index_fill(0, torch.arange(of.basis), 0.5)
+    half = torch.zeros(len(of)).index_fill(0, torch.arange(of.states), 0.5)
     elements = sample(lattice, of)
-    if name not in ODD:
+    if name not in known:
         sign = -torch.ones(len(of))  # rho(-H) = 1 - rho(H), which no weights know
     off = float(((whole(network, sign * elements) - half) - sign * (whole(network, elements) - half)).abs().max())
-    assert off < 1e-12 if name in ODD else off > 1e-2
+    assert off < 1e-12 if name in known else off > 1e-2
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -140,7 +149,7 @@ def test_exchange_on_exact_matrices(name):
         for index, bond in enumerate(of.bonds):
             there = (cells + np.array(bond.offset)[:, None]) % np.array(lattice.extent)[:, None]
             one, other = (
-                np.ravel_multi_index(tuple(where), lattice.extent) * of.basis + site
+                np.ravel_multi_index(tuple(where), lattice.extent) * of.states + site
                 for where, site in ((cells, bond.source), (there, bond.target))
             )
             ends.append((one, other))
@@ -149,7 +158,7 @@ def test_exchange_on_exact_matrices(name):
         full = states @ torch.diag(torch.sigmoid(-energies / 0.3)) @ states.T
         return torch.stack([full[pair] for pair in ends], dim=-1)
 
-    half = torch.zeros(len(of)).index_fill(0, torch.arange(of.basis), 0.5)
+    half = torch.zeros(len(of)).index_fill(0, torch.arange(of.states), 0.5)
     torch.testing.assert_close(rho(sign * elements) - half, sign * (rho(elements) - half), rtol=0, atol=1e-12)
 
 
@@ -187,7 +196,7 @@ def test_the_reader_reads_what_the_solvers_do(name):
         wanted = (values - (0.3 if bond == reverse(bond) else 0.0)) / 2.0
         torch.testing.assert_close(elements[..., of.bonds.index(bond)], wanted, rtol=0, atol=1e-14)
     back = reader.on_pattern(elements, np.arange(len(of)))
-    shifted = torch.cat([found[..., : of.basis] - 0.3, found[..., of.basis :]], dim=-1)
+    shifted = torch.cat([found[..., : of.states] - 0.3, found[..., of.states :]], dim=-1)
     torch.testing.assert_close(2.0 * back, shifted, rtol=0, atol=1e-14)
 
 

@@ -23,7 +23,7 @@ class EnnMatrix(LevelNetwork):
 
     ``forward``: elements of ``H`` with a halo, ``[batch, *(cells + 2 reach), elements]`` in the order of
     :class:`~hpc_holstein.network.elements.Elements`, -> ``rho`` ``[batch, *cells, written]``: of the elements :attr:`written`,
-    on sites, then both directions of each pair of the ``outputs`` shells.  ``response`` also gives ``dn/dmu`` times the hopping
+    the diagonal, then both directions of each pair of orbitals of a site and of the ``outputs`` shells.  ``response`` also gives ``dn/dmu`` times the hopping
     at fixed shifts and weights, zero for pairs: that of a pair is below the geometric mean of those of its two sites.
     """
 
@@ -34,17 +34,21 @@ class EnnMatrix(LevelNetwork):
 
     def __init__(self, options: Options, lattice: Lattice) -> None:
         _require_shells(options)
-        super().__init__(options, lattice)
-        self.elements = Elements.of(lattice, options.shells)
+        elements = Elements.of(lattice, options.shells, options.orbitals)
+        super().__init__(options, lattice, diagonal=elements.parts[0])
+        self.elements = elements
         pairs, odd = self.elements.parts[1:], self.elements.odd[1:]
         seen = Pairs.within(lattice, options.radii[0])
+        within = self._within = elements.first_shell - 1  # parts between orbitals of a site, which read as its energies do
+        channels = [len(options.scales)] * within + [len(options.pair_scales)] * options.shells
         self.lift_pairs = nn.ModuleList(
-            LiftingConv(seen, part, len(options.pair_scales), options.copies, biased=False) for part in pairs
+            LiftingConv(seen, part, number, options.copies, biased=False)
+            for part, number in zip(pairs, channels, strict=True)
         )
-        written = list(zip(pairs, odd, strict=True))[: options.outputs]
+        written = list(zip(pairs, odd, strict=True))[: within + options.outputs]
         self.pair_heads = nn.ModuleList(ElementHead(part, options.copies, is_odd) for part, is_odd in written)
         self.width = nn.Parameter(torch.linspace(0.0, options.largest_width, options.levels))
-        self.written = np.arange(self.elements.slices[options.outputs].stop)
+        self.written = np.arange(self.elements.slices[within + options.outputs].stop)
         self._pair_reach = max((part.radius for part, _ in written), default=0)
         self.reach = self.local_reach + self._pair_reach
         self.register_buffer("_pair_scales", torch.tensor(options.pair_scales), persistent=False)
@@ -56,16 +60,17 @@ class EnnMatrix(LevelNetwork):
     def response(self, elements: Tensor, kT: float | None = None) -> tuple[Tensor, Tensor]:
         """``rho`` and the response of its diagonal to ``mu``, at ``kT`` as :meth:`forward`."""
         rho, slope = self._rho(elements, kT or self.kT)
-        return rho, torch.cat([slope, torch.zeros_like(rho[..., self.elements.basis :])], dim=-1)
+        return rho, torch.cat([slope, torch.zeros_like(rho[..., self.elements.states :])], dim=-1)
 
     def _rho(self, elements: Tensor, kT: float) -> tuple[Tensor, Tensor]:
-        """``[batch, *cells, written]``, and ``dn/dmu [batch, *cells, basis]``."""
+        """``[batch, *cells, written]``, and ``dn/dmu [batch, *cells, states]``."""
         lifting, *convolutions, head, pair_head = self._kernels(kT)
-        energy = -elements[..., : self.elements.basis]  # as g Q' of the Holstein model
-        energy = energy[..., 0] if self._basis == 1 else energy
+        energy = -elements[..., : self.elements.states]  # as g Q' of the Holstein model
+        energy = energy[..., 0] if self.elements.states == 1 else energy
         even, odd = self._hidden(*self._lift(elements, energy, lifting, kT), convolutions)
         out = self._pair_elements(even, odd, pair_head)
-        logit, level = self._read_levels(self._inner(even), None if odd is None else self._inner(odd), head)
+        scalars = self._read_levels(self._inner(even), None if odd is None else self._inner(odd), head)
+        logit, level = (self._of_states(part) for part in scalars)
         level = level + interior(energy, self.reach, self._dimension).unsqueeze(-1)
         weight = torch.exp(logit - logit.detach().amax(dim=-1, keepdim=True))
         weight = weight / weight.sum(dim=-1, keepdim=True)
@@ -73,9 +78,16 @@ class EnnMatrix(LevelNetwork):
         occupation = 0.5 + 0.5 * torch.tanh(0.5 * level / width)
         density = (weight * occupation).sum(dim=-1)
         slope = (weight * occupation * (1 - occupation) / width).sum(dim=-1)
-        if self._basis == 1:
+        if self.elements.states == 1:
             density, slope = density.unsqueeze(-1), slope.unsqueeze(-1)
         return torch.cat([density, *out], dim=-1), slope
+
+    def _of_states(self, scalars: Tensor) -> Tensor:
+        """Those of each site, ``[*field, orbitals x levels]``, as ``[batch, *cells, states, levels]``, without the axis of one state."""
+        if self.elements.orbitals == 1:
+            return scalars
+        of_orbitals = scalars.unflatten(-1, (self.elements.orbitals, -1))
+        return of_orbitals if self._basis == 1 else of_orbitals.flatten(-3, -2)
 
     def _inner(self, feature: Tensor) -> Tensor:
         """``[batch, channels, *cells]`` without the cells that only pairs see."""
@@ -85,9 +97,11 @@ class EnnMatrix(LevelNetwork):
         """Both parts of the first feature, before its activation."""
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
         found[self.particle_hole].append(self._saturated(energy, kT))
-        for shell, (part, odd) in enumerate(zip(self.elements.slices[1:], self.elements.odd[1:], strict=True)):
+        for number, (part, odd) in enumerate(zip(self.elements.slices[1:], self.elements.odd[1:], strict=True)):
             values = elements[..., part].movedim(-1, 1)
-            found[odd].append(_saturated(values + 1 if shell == 0 else values, self._pair_scales.to(values)))
+            scales = self._scales if number < self._within else self._pair_scales
+            free = number == 0 and self.elements.orbitals == 1  # H/t + 1 between nearest neighbours
+            found[odd].append(_saturated(values + 1 if free else values, scales.to(values)))
         even = _conv(torch.cat(found[False], dim=1), lifting.even, lifting.bias)
         return even, None if lifting.odd is None else _conv(torch.cat(found[True], dim=1), lifting.odd)
 
@@ -128,9 +142,9 @@ class EnnMatrix(LevelNetwork):
         biases: list[Tensor] = []
         for head in heads:
             kernel = head.kernel()
-            kernels[head.bias is None].append(kernel.reshape(*kernel.shape, *(1,) * self._dimension))
-            if head.bias is not None:
-                biases.append(head.bias.expand(len(kernel)))
+            kernels[head.odd].append(kernel.reshape(*kernel.shape, *(1,) * self._dimension))
+            if not head.odd:
+                biases.append(kernel.new_zeros(len(kernel)) if head.bias is None else head.bias.expand(len(kernel)))
         nothing = self.width.new_empty((0, 1, *(1,) * self._dimension))
         even, odd = (torch.cat(part) if part else nothing for part in kernels)
         last = _Layer(even, odd, torch.cat(biases) if biases else self.width.new_empty(0)).channels_last()

@@ -35,8 +35,8 @@ class LevelNetwork(nn.Module):
     sharpness = 100.0  # bound on |d2n/dmu2| over that of a Fermi function: levels may move with the field; 43 was measured
     _scales: Tensor
 
-    def __init__(self, options: NetworkOptions, lattice: Lattice, more_even: int = 0) -> None:
-        """``more_even``: even scalars beside the weights of the levels."""
+    def __init__(self, options: NetworkOptions, lattice: Lattice, more_even: int = 0, diagonal: Pairs | None = None) -> None:
+        """``more_even``: even scalars beside the weights of the levels; ``diagonal``: states that have levels, if not sites."""
         super().__init__()
         _require_network(options)
         self.options = options
@@ -48,10 +48,12 @@ class LevelNetwork(nn.Module):
         self._elements, self.local_reach = group.order, sum(options.radii)
         channels = len(options.scales) + bool(options.kT_range)
         seen = [Pairs.within(lattice, radius) for radius in options.radii]
-        layers: list[LiftingConv | GroupConv] = [LiftingConv(seen[0], Pairs.on_site(lattice), channels, copies)]
+        diagonal = Pairs.on_site(lattice) if diagonal is None else diagonal
+        layers: list[LiftingConv | GroupConv] = [LiftingConv(seen[0], diagonal, channels, copies)]
         layers += [GroupConv(pairs, copies, copies, exchanged) for pairs in seen[1:]]
         self.layers = nn.ModuleList(layers)
-        even, odd = options.levels + more_even, options.levels
+        even, odd = diagonal.orbitals * options.levels + more_even, diagonal.orbitals * options.levels
+        self._odd_scalars = odd
         if not exchanged:
             even, odd = even + odd, 0
         self.head = ScalarHead(group, (1 + exchanged) * group.order, copies, even, odd)
@@ -95,7 +97,7 @@ class LevelNetwork(nn.Module):
 
     def _saturated(self, energy: Tensor, kT: float) -> Tensor:
         """Channels of an energy on each site, ``[batch, sites of a cell x scales, *cells]``."""
-        sites = energy.unsqueeze(1) if self._basis == 1 else energy.movedim(-1, 1)
+        sites = energy.unsqueeze(1) if energy.ndim == 1 + self._dimension else energy.movedim(-1, 1)
         return _saturated(sites, self._input_scales(kT, energy))
 
     def _hidden(self, even: Tensor, odd: Tensor | None, convolutions: Sequence[_Layer]) -> tuple[Tensor, Tensor | None]:
@@ -111,7 +113,7 @@ class LevelNetwork(nn.Module):
         """Even scalars of each site and what its levels lie above the field, ``[*field, scalars]`` and ``[*field, levels]``."""
         scalars = self._read(even, head.even, head.bias)
         if odd is None or head.odd is None:
-            scalars, level = scalars.split((scalars.shape[-1] - self.options.levels, self.options.levels), dim=-1)
+            scalars, level = scalars.split((scalars.shape[-1] - self._odd_scalars, self._odd_scalars), dim=-1)
         else:
             level = self._read(odd, head.odd)
         return scalars, level
