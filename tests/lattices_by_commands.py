@@ -40,6 +40,7 @@ TRAINED = ["model.copies=1", "model.levels=2", "training.validate_every=10"]
 NETWORKS = {"holstein": "enn", "peierls": "enn_matrix"}
 RADII = {"enn": {1: [1, 1], 2: [1, 1], 3: [1, 0]}, "enn_matrix": {1: [1, 0], 2: [1, 0], 3: [0, 0]}}
 CELLS_OF_TRAINING = {"enn": {1: (100,), 2: (10, 10), 3: (4, 4, 4)}, "enn_matrix": {1: (100,), 2: (10, 10), 3: (6, 5, 5)}}
+ORBITALS = {"jahn_teller"}  # several on a site, on the square lattice alone
 NO_NETWORK = "no network"
 
 
@@ -130,7 +131,7 @@ def validate(case: Case) -> None:
 
 def dos(case: Case) -> None:
     """Of a run on one rank and of a file on two, with a local density of states."""
-    site = ",".join(["1"] * site_axes(case.lattice).number)
+    site = ",".join(["1"] * (site_axes(case.lattice).number + (case.hamiltonian in ORBITALS)))
     for ranks, source in ((1, ["--run", case.folder / "run"]), (2, ["--input", case.folder / "made.h5", *case.of_file()])):
         case.call(ranks, "dos", *source, "--at", site, "--resolution", 2, "--output", case.folder / f"dos-{ranks}")
 
@@ -250,7 +251,8 @@ def cells(lattice: str, hamiltonian: str, periodic: bool) -> list[str]:
 
 def table() -> list[str]:
     """Lines of the table; a cell is of both edges."""
-    systems = list(itertools.product(available("lattice"), available("hamiltonian")))
+    pairs = itertools.product(available("lattice"), available("hamiltonian"))
+    systems = [(lattice, of) for lattice, of in pairs if lattice == "square" or of not in ORBITALS]
     lines = [f"| lattice | Hamiltonian | {' | '.join(COMMANDS)} |", "|---" * (len(COMMANDS) + 2) + "|"]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         rows = pool.map(cells, *zip(*((*system, edges) for system in systems for edges in (True, False)), strict=True))

@@ -245,7 +245,7 @@ def dos(parser: Parser) -> None:
         action="append",
         default=[],
         metavar="Y,X",
-        help="local density of states at this site, too; its number in the cell follows if there are several",
+        help="local density of states at this site, too; its number in the cell, or that of a state, follows",
     )
     parser.add_argument("--kernel", choices=["jackson", "lorentz"], default=usual.kernel, help=f"default: {usual.kernel}")
     width = f"width of a level [t_nn], sets the order (default: {usual.resolution})"

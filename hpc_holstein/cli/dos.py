@@ -22,7 +22,7 @@ from hpc_holstein.errors import ConfigError, DataError
 from hpc_holstein.fields import site_dims, stored_shape
 from hpc_holstein.files import new_file, require_writable
 from hpc_holstein.forces import kpm
-from hpc_holstein.interfaces import Lattice, System
+from hpc_holstein.interfaces import Hamiltonian, System
 from hpc_holstein.output.analysis import finite
 from hpc_holstein.output.provenance import UNITS, provenance, write_json
 from hpc_holstein.output.spectrum import Estimate, Spectrum, Thermodynamics, probed, spectrum
@@ -43,7 +43,7 @@ def execute(args: argparse.Namespace, session: Session) -> None:
     asked = not args.run or "parallel.grid" in overrides(args)  # that of the run was for its own ranks
     grid = config.parallel.grid if asked else None
     domain = CartesianDomain(system.lattice, session.transport, grid=grid, device=device)
-    at = _numbers(args.at, system.lattice)
+    at = _numbers(args.at, system.hamiltonian)
     tile = tuple(slice(*span) for span in domain.owned)
     local = q[tile].to(device).contiguous()
     forces = None
@@ -70,10 +70,12 @@ def _options(args: argparse.Namespace) -> SpectrumOptions:
     return SpectrumOptions(args.kernel, args.resolution, decay, args.vectors, args.vector_seed)
 
 
-def _numbers(at: list[tuple[int, ...]], lattice: Lattice) -> list[int]:
-    """Global numbers of sites that are given by their cell and, if that has several sites, by their number in it."""
-    basis = len(lattice.basis)
-    shape, names = stored_shape(lattice.extent, basis), site_dims(len(lattice.extent), basis)
+def _numbers(at: list[tuple[int, ...]], hamiltonian: Hamiltonian) -> list[int]:
+    """Global numbers of states that are given by their cell and, if that has several, by their number in it."""
+    extent, states = hamiltonian.lattice.extent, hamiltonian.states
+    shape, names = stored_shape(extent, states), site_dims(len(extent), states)
+    if hamiltonian.orbitals > 1:
+        names = (*names[:-1], "state")
     for site in at:
         if len(site) != len(shape) or not all(0 <= i < n for i, n in zip(site, shape, strict=True)):
             first, last = (",".join(str(n) for n in numbers) for numbers in ([0] * len(shape), [n - 1 for n in shape]))

@@ -305,7 +305,7 @@ def warm_start(model: str, module: torch.nn.Module, architecture: str, options: 
 
 
 def _with_kT(weights: Mapping[str, torch.Tensor], module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """``weights`` of a network of a single ``kT`` for one that takes ``kT``: those of the further input and modulations are 0."""
+    """``weights`` of a network of one ``kT`` for one that takes it: those of the further input and the modulations are 0."""
     found = module.state_dict()
     for name, value in weights.items():
         own = found[name]

@@ -117,7 +117,7 @@ def build_network(config: Config, system: System) -> tuple[torch.nn.Module, Any]
     for another ``g``: a run would not know of it.
     """
     module = kinds.resolve("model", config.model.kind)
-    physics = {**system.hamiltonian.parameters, "kT": system.ensemble.kT}
+    physics: dict[str, Any] = {**system.hamiltonian.parameters, "kT": system.ensemble.kT}
     given, of_matrix = config.model.option_values, getattr(config.model.made_of, "in_hopping", False)
     if of_matrix:
         physics = {"kT": system.ensemble.kT / system.hamiltonian.hopping, "orbitals": system.hamiltonian.orbital_kind}

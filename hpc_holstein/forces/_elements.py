@@ -33,7 +33,7 @@ class _StateLattice:
 
 def electron_domain(hamiltonian: Hamiltonian, domain: AnyDomain) -> AnyDomain:
     """``domain`` with the states of the electrons as its sites; itself if a site has one state."""
-    if hamiltonian.orbitals == 1 or domain.lattice is not hamiltonian.lattice and isinstance(domain.lattice, _StateLattice):
+    if hamiltonian.orbitals == 1 or (domain.lattice is not hamiltonian.lattice and isinstance(domain.lattice, _StateLattice)):
         return domain
     view = copy.copy(domain)
     view.lattice = cast(Lattice, _StateLattice(domain.lattice, hamiltonian.orbitals))
@@ -65,7 +65,7 @@ def both_ways(hamiltonian: Hamiltonian, domain: Domain, entries: Tensor) -> Iter
 
 
 class WholeMatrix:
-    """``H(q)`` of the whole lattice that a serial :func:`electron_domain` holds, states numbered cells row-major, then in a cell.
+    """``H(q)`` of the whole lattice of a serial :func:`electron_domain`, states numbered cells row-major, then in a cell.
 
     starts, ends   states of each entry of the pattern, ``[cells, pattern]``; the end is -1 beyond an open edge
     rows, columns  of every matrix element, both halves, ``[elements]``; those of the same two states add up

@@ -93,7 +93,7 @@ class LocalForces(StateByState):
         return Solution(rho, mu, self._grand_potential(levels, mu), told)
 
     def _rho(self, levels: _Levels, mu: Tensor) -> Tensor:
-        """The diagonal of ``rho``, or ``rho [*cells, pattern]`` if the force needs more, zero in the entries that it does not."""
+        """The diagonal of ``rho``, or ``rho [*cells, pattern]`` if the force needs more, zero in entries that it does not."""
         f = occupation(levels.energies[None], self._rounded(mu).reshape(1), self.ensemble.kT)[0]
         density = self._clusters.owned(levels.sum(f))
         if not self._moving:

@@ -1,10 +1,10 @@
 """Matrix elements of ``H`` as a network reads them: on the sites of a cell and on the directed pairs that start there.
 
 Site ``i`` and each ``j`` of its nearest shells give ``(H_ii - mu) / t`` and ``H_ij / t``, with the hopping ``t`` as the unit of
-energy; of several orbitals on a site, ``i`` and ``j`` are states, and those of one site are joined too.  The set is closed under
-the symmetry of the lattice, which permutes it, up to signs of the orbitals, so that one network reads every Hamiltonian of such
-orbitals whose pattern lies within.  Where the bonds of nearest neighbours join two sublattices, ``S H S`` with ``S = +1`` on one and -1
-on the other turns the sign of the entries that join them, so that
+energy; of several orbitals on a site, ``i`` and ``j`` are states, and those of one site are joined too.  The set is closed
+under the symmetry of the lattice, which permutes it, up to signs of the orbitals, so that one network reads every Hamiltonian
+of such orbitals whose pattern lies within.  Where the bonds of nearest neighbours join two sublattices, ``S H S`` with
+``S = +1`` on one and -1 on the other turns the sign of the entries that join them, so that
 
     rho(-S H S) = 1 - S rho(H) S:
 
@@ -37,7 +37,7 @@ SHELL = "H/t of shell "
 
 @dataclass(frozen=True, eq=False)
 class Elements:
-    """Diagonal elements of a cell, those between orbitals of a site, and directed ones of the nearest ``shells``, in this order.
+    """The diagonal of a cell, elements between orbitals of a site, and directed ones of the nearest ``shells``, in this order.
 
     parts         of the diagonal, of orbitals of a site if it has several, and of each shell
     odd           of each part: sign changes under the exchange of particles and holes; all False where there is none
@@ -206,8 +206,8 @@ def _named(elements: Elements) -> list[tuple[str, slice]]:
 def strength(elements: Tensor, of: Elements) -> Tensor:
     """Distance of the elements that start at a site from those of free electrons, ``[..., elements]`` -> ``[..., basis]``.
 
-    ``x_i = [ h_ii^2 + sum_j (h_ij - h^0_ij)^2 ]^(1/2)``, ``h = (H - mu)/t``; ``h^0 = -1`` between nearest neighbours, else 0, and
-    0 everywhere for several orbitals on a site, whose hopping counts too.
+    ``x_i = [ h_ii^2 + sum_j (h_ij - h^0_ij)^2 ]^(1/2)``, ``h = (H - mu)/t``; ``h^0 = -1`` between nearest neighbours, else 0,
+    and 0 everywhere for several orbitals on a site, whose hopping counts too.
     """
     squares = elements.square()
     if of.orbitals == 1:

@@ -83,7 +83,8 @@ class LiftingConv(_GroupKernel):
     """From matrix elements to ``copies`` of the regular representation on each site.
 
     ``W[(o, g), (c, e), p] = s w[o, c, g^-1 (p, e)]`` for a site, one that it sees (``pairs``) and one of the ``elements`` that
-    start from that, with the sign ``s`` that ``g^-1`` gives the element.  Kernel ``[sites x |G| copies, elements x channels, *window]``.
+    start from that, with the sign ``s`` that ``g^-1`` gives the element.  Kernel ``[sites x |G| copies, elements x channels,
+    *window]``.
     """
 
     _signs: Tensor | None

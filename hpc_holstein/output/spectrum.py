@@ -166,8 +166,8 @@ def spectrum(
 ) -> Spectrum:
     """Moments of ``H(q)``, in float64, for ``q [*owned cells, basis, components]``; collective.
 
-    ``at``: global numbers (cell * states + state of the cell) of states whose local density of states is wanted.  ``kT`` > 0 adds the
-    orders that electron number and grand potential need.  Raises :class:`ConfigError` for options out of range,
+    ``at``: global numbers (cell * states + state of the cell) of states whose local density of states is wanted.  ``kT`` > 0
+    adds the orders that electron number and grand potential need.  Raises :class:`ConfigError` for options out of range,
     :class:`SpectrumError` where ``q`` holds NaN.
     """
     domain = electron_domain(hamiltonian, domain)

@@ -17,11 +17,13 @@ from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
 from hpc_holstein.lattice._bravais import BravaisLattice
 
-SYSTEMS = list(itertools.product(LATTICES, HAMILTONIANS))
 CELLS = {1: 12, 2: 6, 3: 3}  # along each axis: of 1, 2 and 3 dimensions, small enough for finite differences
-AMPLITUDE = {"scalar": 2.0, "vector": 0.1}  # of the coordinates
+AMPLITUDE = {"scalar": 2.0, "vector": 0.1, "e_g": 1.0}  # of the coordinates
 CANONICAL = Ensemble("canonical", kT=0.2, filling=0.4)
 GRAND_CANONICAL = Ensemble("grand-canonical", kT=0.2, chemical_potential=0.3)
+
+SQUARE_ALONE = {"jahn_teller"}
+SYSTEMS = [(name, of) for name, of in itertools.product(LATTICES, HAMILTONIANS) if name == "square" or of not in SQUARE_ALONE]
 
 each_system = pytest.mark.parametrize(("name", "system"), SYSTEMS)
 
@@ -72,12 +74,18 @@ def test_solver_with_open_edges(name, system, kind):
     conformance.check_forces(make, hamiltonian, CANONICAL, amplitude(hamiltonian), 0, ())
 
 
+@pytest.mark.parametrize("name", sorted(set(LATTICES) - {"square"}))
+@pytest.mark.parametrize("system", sorted(SQUARE_ALONE))
+def test_orbitals_without_overlaps_are_refused(name, system):
+    with pytest.raises(ConfigError, match=r"set lattice\.kind = 'square'"):
+        system_on(name, system)
+
+
 @each_system
-def test_pattern_lists_on_site_entries_first(name, system):
+def test_pattern_lists_the_diagonal_first(name, system):
     hamiltonian = system_on(name, system)
-    basis = len(hamiltonian.lattice.basis)
-    for b, bond in enumerate(hamiltonian.pattern[:basis]):
-        assert (bond.source, bond.target) == (b, b)
+    for state, bond in enumerate(hamiltonian.pattern[: hamiltonian.states]):
+        assert (bond.source, bond.target) == (state, state)
         assert not any(bond.offset)
     assert max(abs(step) for bond in hamiltonian.pattern for step in bond.offset) == hamiltonian.reach
     assert all(isinstance(value, float) for value in hamiltonian.parameters.values())

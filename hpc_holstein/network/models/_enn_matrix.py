@@ -23,8 +23,9 @@ class EnnMatrix(LevelNetwork):
 
     ``forward``: elements of ``H`` with a halo, ``[batch, *(cells + 2 reach), elements]`` in the order of
     :class:`~hpc_holstein.network.elements.Elements`, -> ``rho`` ``[batch, *cells, written]``: of the elements :attr:`written`,
-    the diagonal, then both directions of each pair of orbitals of a site and of the ``outputs`` shells.  ``response`` also gives ``dn/dmu`` times the hopping
-    at fixed shifts and weights, zero for pairs: that of a pair is below the geometric mean of those of its two sites.
+    the diagonal, then both directions of each pair of orbitals of a site and of the ``outputs`` shells.  ``response`` also
+    gives ``dn/dmu`` times the hopping at fixed shifts and weights, zero for pairs: that of a pair is below the geometric mean of
+    those of its two sites.
     """
 
     _pair_scales: Tensor
@@ -42,8 +43,7 @@ class EnnMatrix(LevelNetwork):
         within = self._within = elements.first_shell - 1  # parts between orbitals of a site, which read as its energies do
         channels = [len(options.scales)] * within + [len(options.pair_scales)] * options.shells
         self.lift_pairs = nn.ModuleList(
-            LiftingConv(seen, part, number, options.copies, biased=False)
-            for part, number in zip(pairs, channels, strict=True)
+            LiftingConv(seen, part, number, options.copies, biased=False) for part, number in zip(pairs, channels, strict=True)
         )
         written = list(zip(pairs, odd, strict=True))[: within + options.outputs]
         self.pair_heads = nn.ModuleList(ElementHead(part, options.copies, is_odd) for part, is_odd in written)
@@ -83,7 +83,7 @@ class EnnMatrix(LevelNetwork):
         return torch.cat([density, *out], dim=-1), slope
 
     def _of_states(self, scalars: Tensor) -> Tensor:
-        """Those of each site, ``[*field, orbitals x levels]``, as ``[batch, *cells, states, levels]``, without the axis of one state."""
+        """Those of each site, ``[*field, orbitals x levels]``, as ``[*cells, states, levels]``; no axis of one state."""
         if self.elements.orbitals == 1:
             return scalars
         of_orbitals = scalars.unflatten(-1, (self.elements.orbitals, -1))
