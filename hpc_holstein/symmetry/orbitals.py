@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from hpc_holstein.fields import quadrupole_turned
+
+if TYPE_CHECKING:  # a configuration is checked without loading NumPy
+    import numpy as np
+    from numpy.typing import NDArray
 
 ORBITALS = {"s": 1, "e_g": 2}
 """States of a site by the name of their symmetry."""
@@ -20,6 +23,8 @@ def orbital_signs(kind: str, rotations: NDArray[np.float64]) -> NDArray[np.int64
 
     ConfigError for orbitals that turn into others.
     """
+    import numpy as np
+
     if kind == "s":
         return np.ones((len(rotations), 1), dtype=np.int64)
     return np.array([quadrupole_turned(rotation).diagonal() for rotation in rotations]).astype(np.int64)

@@ -24,8 +24,8 @@ class EnnMatrix(LevelNetwork):
     ``forward``: elements of ``H`` with a halo, ``[batch, *(cells + 2 reach), elements]`` in the order of
     :class:`~hpc_holstein.network.elements.Elements`, -> ``rho`` ``[batch, *cells, written]``: of the elements :attr:`written`,
     the diagonal, then both directions of each pair of orbitals of a site and of the ``outputs`` shells.  ``response`` also
-    gives ``dn/dmu`` times the hopping at fixed shifts and weights, zero for pairs: that of a pair is below the geometric mean of
-    those of its two sites.
+    gives ``dn/dmu`` times the hopping at fixed shifts and weights, zero for pairs: that of a pair is below the geometric mean
+    of those of its two sites.
     """
 
     _pair_scales: Tensor
