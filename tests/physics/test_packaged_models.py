@@ -10,9 +10,14 @@ from hpc_holstein.network.checkpoint import load_model, read_card
 from hpc_holstein.network.packaged import packaged
 from hpc_holstein.network.supported import sight
 
-PRESETS = {"holstein": "paper-2601.04104", "peierls": "paper-2510.20659"}
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SYSTEMS = {
+    "holstein": ["--preset", "paper-2601.04104"],
+    "peierls": ["--preset", "paper-2510.20659"],
+    "jahn_teller": [str(EXAMPLES / "jahn_teller.toml")],
+}
 CASES = [(name, one["hamiltonian"]) for name, path in packaged().items() for one in read_card(path).systems]
-STEPS = {"holstein": "400", "peierls": "150"}
+STEPS = {"holstein": "400", "peierls": "150", "jahn_teller": "400"}
 
 
 @pytest.mark.parametrize(("name", "hamiltonian"), list(dict.fromkeys(CASES)))
@@ -23,17 +28,11 @@ def test_a_quench_that_it_has_not_seen(name: str, hamiltonian: str, tmp_path: Pa
     module, card = load_model(packaged()[name])
     dimension = len(card.extent)
     cells = max(2 * sight(module) + 2, 12) if dimension > 1 else 64
-    system = [
-        "--preset",
-        PRESETS[hamiltonian],
-        "--set",
-        f"lattice.kind={card.lattice}",
-        "--lattice",
-        "x".join([str(cells)] * dimension),
-    ]
+    physics = [*SYSTEMS[hamiltonian], "--set", f"lattice.kind={card.lattice}"]
+    system = [*physics, "--lattice", "x".join([str(cells)] * dimension)]
     quench = ["--quenches", "2", "--per-quench", "4", "--quench-steps", STEPS[hamiltonian], "--seed", "99", "--more-mu", "0"]
     assert main(["label", *system, *quench, "--output", "data.h5"]) == 0
-    judged = [*system[:4], "--input", "data.h5", "--reference", "labels", "--threads", "1"]
+    judged = [*physics, "--input", "data.h5", "--reference", "labels", "--threads", "1"]
     errors = []
     for number, force in enumerate((name, "default")):
         assert main(["validate", *judged, "--force", force, "--output", f"judged{number}"]) == 0
