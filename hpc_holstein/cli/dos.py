@@ -125,10 +125,10 @@ def _write(
     local = dict(zip((",".join(map(str, site)) for site in args.at), found.local_density_of_states(energies), strict=True))
     columns = {
         "energy [t_nn]": energies,
-        "dos [1/(site t_nn)]": total.value,
-        "dos_error [1/(site t_nn)]": total.error,
-        "integrated [1/site]": integrated.value,
-        "integrated_error [1/site]": integrated.error,
+        "dos [1/(state t_nn)]": total.value,
+        "dos_error [1/(state t_nn)]": total.error,
+        "integrated [1/state]": integrated.value,
+        "integrated_error [1/state]": integrated.error,
         **{f"ldos_{name.replace(',', '_')} [1/t_nn]": values for name, values in local.items()},
     }
     with new_file(files["dos.csv"]) as temporary:
@@ -158,7 +158,7 @@ def _settings(options: SpectrumOptions, found: Spectrum) -> dict[str, Any]:
 
 
 def _numbers_of(thermal: Thermodynamics | None) -> dict[str, dict[str, float | None]] | None:
-    """``{quantity: {"value", "error"}}``, energies in t_nn, per site."""
+    """``{quantity: {"value", "error"}}``, energies in t_nn, per state."""
     if thermal is None:
         return None
     return {name: {"value": one.value, "error": finite(one.error)} for name, one in vars(thermal).items()}
@@ -175,7 +175,7 @@ def _in_words(found: Spectrum, system: System, thermal: Thermodynamics | None, e
             mu, filling, omega, free = (_with_error(number) for number in vars(one).values())
             lines.append(
                 f"{name}, {ensemble.kind}, kT = {ensemble.kT:g} t_nn: mu {mu} t_nn, filling {filling}, "
-                f"per site Omega {omega} t_nn and Omega + mu n {free} t_nn"
+                f"per state Omega {omega} t_nn and Omega + mu n {free} t_nn"
             )
     return "\n".join(lines)
 

@@ -70,7 +70,7 @@ def training_facts(one: LabelledSystem, sets: Mapping[str, Any], model: torch.nn
         name: training_data(snapshots, model, hamiltonian, torch.float64, torch.device("cpu")).inputs
         for name, snapshots in chosen.items()
     }
-    ranges = _ranges(one.snapshots)
+    ranges = _ranges(one.snapshots, hamiltonian.orbitals)
     if of_matrix:
         elements = cast(Any, model).elements
         mu = chemical_potential(chosen["training"]) / hamiltonian.hopping
@@ -108,12 +108,13 @@ def _widest(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
-def _ranges(snapshots: Snapshots) -> dict[str, tuple[float, float]]:
+def _ranges(snapshots: Snapshots, orbitals: int) -> dict[str, tuple[float, float]]:
     """Lowest and highest value of the parameters, and of the filling, that the data has several of."""
     values = {name: getattr(snapshots, name) for name in dataset.SETTING}
     said = stated_physics(snapshots.attributes).joined(stated_physics(snapshots.label_attributes)).values
     if snapshots.density is not None and said.get("ensemble") == "canonical":
-        values["filling"] = snapshots.density.reshape(len(snapshots), -1).mean(axis=1).round(_FILLING_DIGITS)
+        electrons = snapshots.density.reshape(len(snapshots), -1).mean(axis=1)
+        values["filling"] = (electrons / orbitals).round(_FILLING_DIGITS)
     return {
         name: (float(array.min()), float(array.max()))
         for name, array in values.items()

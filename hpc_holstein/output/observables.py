@@ -91,7 +91,7 @@ def energies(state: State, mass: float, hamiltonian: Hamiltonian, domain: Domain
     if state.forces is not None and state.forces.grand_potential is not None:
         electronic = state.forces.grand_potential.cpu() / sites
         if ensemble.kind == "canonical":
-            electronic = electronic + ensemble.filling * state.forces.chemical_potential.cpu()
+            electronic = electronic + ensemble.filling * hamiltonian.orbitals * state.forces.chemical_potential.cpu()
         found["electronic"] = electronic
         found["total"] = found["kinetic"] + found["classical"] + electronic
     return found

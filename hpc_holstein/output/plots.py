@@ -190,8 +190,8 @@ def density_of_states(
         axes.fill_between(energies, curve.value - curve.error, curve.value + curve.error, alpha=0.35, linewidth=0)
         axes.plot(energies, curve.value, linewidth=0.8)
     panels["T"].fill_between(energies, 0, curves["dos"].value, where=energies < mu, color="0.85", linewidth=0, zorder=0)
-    panels["T"].set(ylabel=r"DOS [1/(site $t_\mathrm{nn}$)]")
-    panels["I"].set(ylabel="integrated DOS [1/site]")
+    panels["T"].set(ylabel=r"DOS [1/(state $t_\mathrm{nn}$)]")
+    panels["I"].set(ylabel="integrated DOS [1/state]")
     if local:
         for name, values in local.items():
             panels["L"].plot(energies, values, label=name, linewidth=0.8)

@@ -65,7 +65,7 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True)
 class Thermodynamics:
-    """Thermodynamics of a spectrum in an ensemble; energies in ``t_nn``, extensive ones per site.
+    """Thermodynamics of a spectrum in an ensemble; energies in ``t_nn``, extensive ones per state.
 
     ``free_energy = grand_potential + chemical_potential * filling`` is the electronic energy whose derivatives at fixed
     filling are the forces; an error of ``mu`` enters it in second order only, and ``grand_potential`` in first.
@@ -100,7 +100,7 @@ class Spectrum:
         return np.asarray(self.interval.low + (np.arange(steps) + 0.5) * (width / steps))
 
     def density_of_states(self, energies: Array) -> Curve:
-        """``rho(E)`` [states / (site t_nn)] at ``energies`` inside the interval; integrates to 1."""
+        """``rho(E)`` [1 / (state t_nn)] at ``energies`` inside the interval; integrates to 1."""
         return Curve(*_mean_of(self._series(self.total, energies)))
 
     def integrated(self, energies: Array) -> Curve:
@@ -108,7 +108,7 @@ class Spectrum:
         return Curve(*_mean_of(self._integral(self.total, energies)))
 
     def local_density_of_states(self, energies: Array) -> Array:
-        """``rho_i(E)`` [states / (site t_nn)] of the chosen sites, ``[chosen sites, energies]``; exact but for the kernel."""
+        """``rho_i(E)`` [1 / (state t_nn)] of the chosen sites, ``[chosen sites, energies]``; exact but for the kernel."""
         return self._series(self.local, energies)
 
     def thermodynamics(self, ensemble: Ensemble) -> Thermodynamics:
@@ -223,7 +223,7 @@ def kernel_order(kernel: str, half_width: float, resolution: float, decay: float
 def probed(forces: KPMForces, q: Tensor) -> Thermodynamics:
     """The same without random errors, from the coloured probe vectors of ``forces``, at the cost of one force; collective.
 
-    The error of the free energy per site [t_nn], and of the grand potential at the ``mu`` that is returned, stays below that
+    The error of the free energy per state [t_nn], and of the grand potential at the ``mu`` that is returned, stays below that
     of the force, which is the error that is given; that of ``mu`` itself is not known, as in a gap many give the same forces.
     """
     result = forces(State.at_rest(q.double()))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_holstein import dynamics
 from hpc_holstein.conformance import random_coordinates
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
@@ -12,6 +13,7 @@ from hpc_holstein.forces._elements import WholeMatrix, electron_domain
 from hpc_holstein.hamiltonian import jahn_teller
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
+from hpc_holstein.output import observables
 
 CANONICAL = Ensemble("canonical", kT=0.2, filling=0.4)
 
@@ -70,6 +72,23 @@ def test_clusters_converge_to_exact_forces():
         found = local.build(local.Options(reach=reach), hamiltonian, domain, CANONICAL)(State.at_rest(q)).force
         errors.append(float((found - wanted).square().mean()))
     assert errors[0] > 10 * errors[1] > 100 * errors[2], errors
+
+
+def test_energy_is_conserved_without_a_thermostat():
+    """The electrons of a site are twice the filling: the canonical energy ``Omega + mu N`` has both orbitals."""
+    hamiltonian, domain = system((6, 6))
+    forces, errors = exact.build(exact.Options(), hamiltonian, domain, CANONICAL), []
+    for dt in (0.02, 0.01):
+        scheme = dynamics.build("verlet-ou", 1.0, 0.0, dt, CANONICAL.kT)
+        state = scheme.init(State.at_rest(random_coordinates(hamiltonian)), forces)
+        before = observables.energies(state, 1.0, hamiltonian, domain, CANONICAL)
+        for _ in range(round(1 / dt)):
+            state = scheme.step(state, forces, lambda step: torch.zeros(()))
+        after = observables.energies(state, 1.0, hamiltonian, domain, CANONICAL)
+        errors.append(float(after["total"] - before["total"]))
+        assert abs(float(after["electronic"] - before["electronic"])) > 0.1
+    assert abs(errors[0]) < 1e-3
+    assert errors[0] / errors[1] == pytest.approx(4, rel=0.1)
 
 
 def test_a_sample_of_sites_has_all_orbitals():

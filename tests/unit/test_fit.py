@@ -111,7 +111,9 @@ def test_same_seed_same_bits_other_seed_other_curve():
     assert curve(first) != curve(other)
 
 
-@pytest.mark.parametrize("changes", [{}, {"average": 0.95, "crop": 5, "validate_every": 2, "weight_decay": 0.01}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"optimiser": "soap"}, {"average": 0.95, "crop": 5, "validate_every": 2, "weight_decay": 0.01}]
+)
 def test_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path, changes, monkeypatch):
     whole = run(options(**changes))
     real, left = FieldData.batch, [14]

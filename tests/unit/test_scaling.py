@@ -7,19 +7,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from conformance.cases import build_model
+from conformance.cases import build_hamiltonian, build_model
 
 from hpc_holstein.cli import main
+from hpc_holstein.cli.train import warm_start
+from hpc_holstein.config import kinds
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
 from hpc_holstein.forces import exact, neural
 from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
-from hpc_holstein.interfaces import Ensemble, State
+from hpc_holstein.interfaces import Ensemble, State, System
 from hpc_holstein.lattice import square
 from hpc_holstein.network import models
-from hpc_holstein.network.checkpoint import make_card, model_hash, read_card, save_model
-from hpc_holstein.network.packaged import default_model_path
+from hpc_holstein.network.checkpoint import load_model, make_card, model_hash, read_card, save_model
+from hpc_holstein.network.packaged import default_model_path, packaged
 
 LATTICE = square.build((12, 10))
 DOMAIN = CartesianDomain(LATTICE, SerialTransport())
@@ -153,3 +155,21 @@ def test_a_network_is_carried_on_to_another_setting(
     told = capsys.readouterr().err
     assert "copies is 4 in the file and 2 here" in told
     assert "kT is" not in told
+
+
+@pytest.mark.parametrize("name", [name for name, path in packaged().items() if not read_card(path).options.get("kT_range")])
+def test_a_network_of_one_kT_starts_one_that_takes_kT(name: str) -> None:
+    """It predicts the same to begin with, whatever its ``kT``."""
+    network, card = load_model(packaged()[name])
+    lattice = kinds.resolve("lattice", card.lattice).build((4,) * len(card.extent))
+    kT = card.options["kT"]
+    options = dataclasses.replace(network.options, kT_range=(0.5 * kT, 2 * kT))
+    wider = kinds.resolve("model", card.architecture).build(options, lattice).double()
+    system = System(lattice, build_hamiltonian(card.hamiltonian, lattice), Ensemble("canonical", kT=2 * card.kT))
+    told = warm_start(name, wider, card.architecture, options, system)[1]
+    assert "from the weights of" in told[0]
+    edges = [2 * network.reach + 4] * len(card.extent)
+    numbers = [len(network.elements)] if card.of_matrix else [len(lattice.basis)] if len(lattice.basis) > 1 else []
+    field = torch.randn(1, *edges, *numbers, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for temperature in (kT, 2 * kT):
+        torch.testing.assert_close(wider(field, temperature), network.double()(field, temperature), rtol=0, atol=1e-14)

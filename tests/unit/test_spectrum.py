@@ -138,7 +138,7 @@ def test_command_writes_curves_numbers_and_a_figure(here: Path, capsys: pytest.C
     assert "random vectors, canonical, kT = 0.1 t_nn: mu" in capsys.readouterr().out
     assert {path.name for path in Path("dos").iterdir()} == {"dos.csv", "dos.json", "dos.png"}
     header = Path("dos/dos.csv").read_text().splitlines()[0].split(",")
-    assert header[:2] == ["energy [t_nn]", "dos [1/(site t_nn)]"]
+    assert header[:2] == ["energy [t_nn]", "dos [1/(state t_nn)]"]
     assert header[-2:] == ["ldos_0_0 [1/t_nn]", "ldos_5_7 [1/t_nn]"]
     table = np.loadtxt("dos/dos.csv", delimiter=",", skiprows=1)
     step = table[1, 0] - table[0, 0]
