@@ -60,7 +60,7 @@ class Committee:
 
 def potential_uncertainty(forces: Any, state: State, electrons: float) -> tuple[float, float]:
     """Error of ``mu`` [t_nn] and rms error of the force [t_nn/a] that go with one of ``electrons`` a site; collective."""
-    filling = forces.ensemble.filling
+    filling, electrons = forces.ensemble.filling, electrons / forces.hamiltonian.orbitals
     more, less = (
         _in_ensemble(forces, filling=min(max(filling + e, _LEAST), 1 - _LEAST))(state.moved(forces=None))
         for e in (electrons, -electrons)
@@ -68,7 +68,7 @@ def potential_uncertainty(forces: Any, state: State, electrons: float) -> tuple[
     moved = 0.5 * (more.force - less.force).double()
     squares = float(global_sum(moved.square().sum(dim=-1).unsqueeze(0), forces.domain)[0])
     shift = 0.5 * abs(float(more.chemical_potential) - float(less.chemical_potential))
-    return shift, math.sqrt(squares / forces.domain.lattice.sites)
+    return shift, math.sqrt(squares / forces.hamiltonian.lattice.sites)
 
 
 def _at(provider: Any, chemical_potential: float) -> Any:
