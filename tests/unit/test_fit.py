@@ -178,7 +178,7 @@ def test_state_file_of_another_training_or_damaged_is_refused(tmp_path):
         run(options(epochs=2), state_file=file)
 
 
-@pytest.mark.parametrize("changes", [{}, {"crop": 6, "average": 0.9, "batch": 3}])
+@pytest.mark.parametrize("changes", [{}, {"optimiser": "soap"}, {"crop": 6, "average": 0.9, "batch": 3}])
 def test_two_ranks_train_as_one(changes):
     opts = options(dtype="float64", **changes)
     alone = run(opts)
