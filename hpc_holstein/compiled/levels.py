@@ -16,7 +16,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import NativeValue, intrinsic, models, register_model, typeof_impl, unbox
+from numba.extending import NativeValue, intrinsic, models, register_model, unbox
 
 from hpc_holstein.compiled import compiled, transforms, vectors
 from hpc_holstein.compiled.transforms import Combinations, Part, Program
@@ -30,7 +30,7 @@ _MADE_OF = "".join(map(inspect.getsource, (transforms, vectors)))
 
 
 class ProgramType(types.Opaque):  # type: ignore[misc]
-    """Type of an argument that is a :class:`Program`."""
+    """Type of a program that is an argument."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -40,9 +40,11 @@ class ProgramType(types.Opaque):  # type: ignore[misc]
 register_model(ProgramType)(models.OpaqueModel)
 
 
-@typeof_impl.register(Program)  # type: ignore[untyped-decorator]
-def _type_of(program: Program, context: Any) -> ProgramType:
-    return ProgramType(program)
+class Typed:
+    """A program as an argument."""
+
+    def __init__(self, program: Program) -> None:
+        self._numba_type_ = ProgramType(program)
 
 
 @unbox(ProgramType)  # type: ignore[untyped-decorator]
@@ -76,7 +78,8 @@ def _add(v: Vectors, part: Part, images: list[Any], weights: Any, together: int,
             if place not in factors:
                 factors[place] = v.spread(weights, place)
             goal = number * together + o
-            sums[goal] = v.held(v.fma(values[value], factors[place], sums[goal]))
+            found = v.fma(values[value], factors[place], sums[goal])
+            sums[goal] = v.held(found) if len(part.products) > part.weights else found
 
 
 def _pass(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_holstein.compiled.levels import LONGEST, PITCH, REGISTERS, VECTOR_BYTES, abreast, evaluate
+from hpc_holstein.compiled.levels import LONGEST, PITCH, REGISTERS, VECTOR_BYTES, Typed, abreast, evaluate
 from hpc_holstein.compiled.transforms import Orbits, Source, Symmetry
 from hpc_holstein.interfaces import Bond, Lattice
 from hpc_holstein.symmetry.pairs import Pairs
@@ -95,6 +95,7 @@ class FusedLevels:
         ]
         stabilisers = sorted({stabiliser for layer in orbits for part in layer for stabiliser in part})
         self._program = self._symmetry.program(stabilisers, parts == 2)
+        self._typed = Typed(self._program)
         heights = [2 * radius + 1 if self._axes == 2 else 1 for radius in [*radii, 0]]
         channels = [len(table[0]), *[parts * feature] * len(radii)]
         sizes = [rows * count * PITCH for rows, count in zip(heights, channels, strict=True)]
@@ -127,7 +128,7 @@ class FusedLevels:
 
         def part(rows: tuple[int, int]) -> None:
             space = self._space()
-            evaluate(self._program, *arrays, *rows, gains, *self._constant, space)
+            evaluate(self._typed, *arrays, *rows, gains, *self._constant, space)
             self._spaces.append(space)
 
         if threads == 1:
