@@ -89,15 +89,18 @@ def _pass(
     builder, index = v.builder, ir.IntType(64)
     totals = [v.total(value) for value in start]
     for part, (place, count) in zip(program.passes[number][1], inputs, strict=True):
+        size = part.weights * program.together
         with cgutils.for_range(builder, count) as loop:
             sums, w = [builder.load(total) for total in totals], Vectors(builder, v.number)
             own = w.at(place, builder.mul(loop.index, ir.Constant(index, part.inputs)))
-            images = [w.load(field, builder.sext(builder.load(w.at(own, k)), index)) for k in range(part.inputs)]
-            size = ir.Constant(index, part.weights * program.together)
-            _add(w, part, images, w.at(weights, builder.mul(loop.index, size)), program.together, sums)
+            lines = [w.at(field, builder.sext(builder.load(w.at(own, k)), index)) for k in range(part.inputs)]
+            here = w.at(weights, builder.mul(loop.index, ir.Constant(index, part.turn * size)))
+            for n in range(part.turn):
+                images = [w.load(line, n * part.apart * PITCH) for line in lines]
+                _add(w, part, images, w.at(here, n * size), program.together, sums)
             for value, total in zip(sums, totals, strict=True):
                 builder.store(value, total)
-        weights = v.at(weights, builder.mul(count, ir.Constant(index, part.weights * program.together)))
+        weights = v.at(weights, builder.mul(count, ir.Constant(index, part.turn * size)))
     return [builder.load(total) for total in totals], weights
 
 
@@ -120,7 +123,7 @@ def _convolved(
 ) -> Any:
     """Copies of a layer that are computed at once, for the vector of cells from ``x`` on, to ``out[to ...]``, ``[copy, element]``.
 
-    ``offsets[offset ...]``: where the images of each input lie in ``source``, ``[item, image]`` for each stabiliser, of which
+    ``offsets[offset ...]``: where the images of each input lie in ``source``, ``[item, image]`` for each kind, of which
     there are as many items as ``counts[first ...]`` says; ``weights[at ...]`` as of ``Symmetry.packed``; ``biases[bias ...]``: of each copy.
     """
     made = program.program
@@ -368,7 +371,7 @@ def evaluate(  # type: ignore[no-untyped-def]
              activation in step, parts of a feature
     tables   layers ``[layer, 11]``: rows and columns that it consumes, first bias, and of both parts how many ``offsets`` a site
              and a place in the ring have, where those and the weights start, and numbers of weights of a block; how many inputs
-             of each stabiliser, ``[layer, part, stabiliser]`` flat; offsets; weights; biases after zeros for the odd parts;
+             of each kind, ``[layer, part, kind]`` flat; offsets; weights; biases after zeros for the odd parts;
              where each result ``[site, copy, element]`` goes in a row
     head     1 / 2 width of the levels; their biases, each for a vector; weights ``[level, copy]`` flat of even and of odd copies;
              of the pairs biases, weights ``[pair, feature]`` flat and first channel

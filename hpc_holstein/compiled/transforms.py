@@ -36,6 +36,7 @@ from hpc_holstein.symmetry.space_group import SpaceGroup
 Matrix = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+_TURN = 4  # inputs that are computed in turn at most
 _SAME = 1e-9
 
 
@@ -46,16 +47,27 @@ class Combinations(NamedTuple):
     results: tuple[tuple[int, float], ...]
 
 
+class Kind(NamedTuple):
+    """Inputs that are treated alike: of one stabiliser, and so many channels in turn that are so far from each other."""
+
+    stabiliser: tuple[int, ...]
+    turn: int
+    apart: int
+
+
 class Part(NamedTuple):
-    """What a pass does with an input ``m`` of one stabiliser and its images.
+    """What a pass does with inputs ``m`` of one kind and their images.
 
     inputs    number of images
+    turn      inputs that are computed in turn, and how many channels these are ``apart``
     values    ``V_m U`` from them
     products  ``sums[s] += values[v] weights[w]``, as ``(v, w, s)``
     weights   numbers of ``U^+ C_m``
     """
 
     inputs: int
+    turn: int
+    apart: int
     values: Combinations
     products: tuple[tuple[int, int, int], ...]
     weights: int
@@ -67,7 +79,7 @@ class Program(NamedTuple):
     order     of the point group
     together  copies that are computed at once
     exchanged with an odd part, of the exchange of particles and holes
-    passes    one after the other, so that sums stay in registers: how many sums it has, and a part for each stabiliser
+    passes    one after the other, so that sums stay in registers: how many sums it has, and a part for each kind
     back      ``y_g`` of all elements from all sums
     """
 
@@ -92,10 +104,10 @@ class Source(NamedTuple):
 
 
 class Orbits(NamedTuple):
-    """Inputs of a layer of one stabiliser.
+    """Inputs of a layer of one kind.
 
-    images   ``[items, site of the cell, image, (channel, *offset)]``
-    weights  ``[items, copies, irrep]`` of matrices ``C_m``
+    images   ``[items, site of the cell, image, (channel, *offset)]`` of the first input of each turn
+    weights  of each irrep the matrices ``C_m``, ``[items, turn, copies, d, d]``
     """
 
     images: Integers
@@ -137,29 +149,32 @@ class Symmetry:
         images = pairs.moved_back[self.group.point_group.inverse]
         return Source(pairs.here, images, first + np.arange(len(pairs) * inner).reshape(-1, inner))
 
-    def orbits(
-        self, sources: Iterable[Source], seen: Pairs, kernel: Matrix
-    ) -> dict[tuple[int, ...], Orbits]:
-        """Orbits of all inputs of a layer by their stabilisers, with weights from its dense kernel."""
+    def orbits(self, sources: Iterable[Source], seen: Pairs, kernel: Matrix) -> dict[Kind, Orbits]:
+        """All inputs of a layer, with weights from its dense kernel."""
         order = self.group.point_group.order
         first = kernel.reshape(self.group.site.shape[1], -1, order, *kernel.shape[1:])[0]
-        found: dict[tuple[int, ...], list[tuple[Integers, list[Matrix]]]] = {}
+        found: dict[Kind, list[tuple[Integers, list[Matrix]]]] = {}
         for source in sources:
+            inner = source.channels.shape[1]
+            turn = next(count for count in range(min(inner, _TURN), 0, -1) if inner % count == 0)
+            apart = int(source.channels[0, 1] - source.channels[0, 0]) if turn > 1 else 0
             for stabiliser, number, offset in self._representatives(source, seen):
-                cosets = self._cosets(stabiliser)
-                elements = self.group.point_group.product_table[self.to_site[:, None], cosets]
+                elements = self.group.point_group.product_table[self.to_site[:, None], self._cosets(stabiliser)]
                 numbers, offsets = self._moved(source, number, offset, elements)
                 at = tuple(offset + seen.radius)
-                for inner in range(source.channels.shape[1]):
-                    images = np.concatenate([source.channels[numbers, inner][..., None], offsets], axis=-1)
-                    dense = first[(slice(None), slice(None), source.channels[number, inner], *at)]  # [o, g]
-                    weights = [np.einsum("og,gij->oij", dense, irrep.matrices) * _factor(irrep, order) for irrep in self.irreps]
-                    found.setdefault(stabiliser, []).append((images, weights))
+                for start in range(0, inner, turn):
+                    images = np.concatenate([source.channels[numbers, start][..., None], offsets], axis=-1)
+                    columns = source.channels[number, start : start + turn]
+                    dense = first[(slice(None), slice(None), columns, *at)]  # [o, g, turn]
+                    weights = [
+                        np.einsum("ogt,gij->toij", dense, irrep.matrices) * _factor(irrep, order) for irrep in self.irreps
+                    ]
+                    found.setdefault(Kind(stabiliser, turn, apart), []).append((images, weights))
         return {
-            stabiliser: Orbits(
+            kind: Orbits(
                 np.array([images for images, _ in items]), [np.array(part) for part in zip(*(w for _, w in items), strict=True)]
             )
-            for stabiliser, items in found.items()
+            for kind, items in found.items()
         }
 
     def _moved(self, source: Source, number: int, offset: Integers, elements: Integers) -> tuple[Integers, Integers]:
@@ -202,43 +217,43 @@ class Symmetry:
         largest = span[np.abs(span).argmax(axis=0), np.arange(rank)]
         return np.asarray(span / largest) if rank else span
 
-    def program(self, stabilisers: Sequence[tuple[int, ...]], exchanged: bool) -> Program:
-        """The program for inputs of these stabilisers."""
+    def program(self, kinds: Sequence[Kind], exchanged: bool) -> Program:
+        """The program for inputs of these kinds."""
         parts = [
-            (sum(self.irreps[n].dimension ** 2 for n in irreps), tuple(self._part(irreps, one) for one in stabilisers))
+            (sum(self.irreps[n].dimension ** 2 for n in irreps), tuple(self._part(irreps, one) for one in kinds))
             for irreps in self._passes
         ]
         rows = np.concatenate([irrep.matrices.reshape(len(irrep.matrices), -1) for irrep in self.irreps], axis=1)
         return Program(len(rows), self.together, exchanged, tuple(parts), combined(rows))
 
-    def _part(self, irreps: Sequence[int], stabiliser: tuple[int, ...]) -> Part:
-        cosets = self._cosets(stabiliser)
+    def _part(self, irreps: Sequence[int], kind: Kind) -> Part:
+        cosets = self._cosets(kind.stabiliser)
         rows: list[Matrix] = []
         products: list[tuple[int, int, int]] = []
         weight = total = 0
         for irrep in (self.irreps[number] for number in irreps):
-            d, span = irrep.dimension, self._image(irrep, stabiliser)
+            d, span = irrep.dimension, self._image(irrep, kind.stabiliser)
             rank = span.shape[1]
             for j in range(rank):
                 for k in range(d):
                     products += [(len(rows) + i * rank + j, weight + j * d + k, total + i * d + k) for i in range(d)]
             rows += list((irrep.matrices[cosets] @ span).transpose(1, 2, 0).reshape(d * rank, len(cosets)))
             weight, total = weight + rank * d, total + d * d
-        return Part(len(cosets), combined(np.array(rows).reshape(len(rows), len(cosets))), tuple(products), weight)
+        values = combined(np.array(rows).reshape(len(rows), len(cosets)))
+        return Part(len(cosets), kind.turn, kind.apart, values, tuple(products), weight)
 
-    def packed(self, orbits: Mapping[tuple[int, ...], Orbits], stabilisers: Sequence[tuple[int, ...]]) -> Matrix:
+    def packed(self, orbits: Mapping[Kind, Orbits], kinds: Sequence[Kind]) -> Matrix:
         """Weights of a layer in the order in which :meth:`program` reads them, ``[blocks of copies, weights]``."""
         found = list[Matrix]()
-        for irreps, stabiliser in product(self._passes, [one for one in stabilisers if one in orbits]):
+        for irreps, kind in product(self._passes, [one for one in kinds if one in orbits]):
             parts: list[Matrix] = []
             for number in irreps:
-                onto = np.linalg.pinv(self._image(self.irreps[number], stabiliser))
-                whole = np.einsum("rj,nojk->nork", onto, orbits[stabiliser].weights[number])
-                parts.append(whole.reshape(*whole.shape[:2], math.prod(whole.shape[2:])))
-            flat = np.concatenate(parts, axis=2)  # [items, copies, weights]
-            items, copies, size = flat.shape
-            blocks = flat.reshape(items, copies // self.together, self.together, size).transpose(1, 0, 3, 2)
-            found.append(blocks.reshape(len(blocks), items * size * self.together))
+                onto = np.linalg.pinv(self._image(self.irreps[number], kind.stabiliser))
+                whole = np.einsum("rj,ntojk->ntork", onto, orbits[kind].weights[number])
+                parts.append(whole.reshape(*whole.shape[:3], math.prod(whole.shape[3:])))
+            items, turn, copies, size = (flat := np.concatenate(parts, axis=3)).shape
+            blocks = flat.reshape(items * turn, copies // self.together, self.together, size).transpose(1, 0, 3, 2)
+            found.append(blocks.reshape(len(blocks), items * turn * size * self.together))
         return np.concatenate(found, axis=1)
 
 

@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_holstein.compiled.levels import LONGEST, PITCH, REGISTERS, VECTOR_BYTES, Typed, abreast, evaluate
-from hpc_holstein.compiled.transforms import Orbits, Source, Symmetry
+from hpc_holstein.compiled.transforms import Kind, Orbits, Source, Symmetry
 from hpc_holstein.interfaces import Bond, Lattice
 from hpc_holstein.symmetry.pairs import Pairs
 
 Reals = NDArray[np.floating]
 Integers = NDArray[np.int64]
-Stabiliser = tuple[int, ...]
 
 _LEAST_ROWS = 16  # for each thread
 
@@ -93,15 +92,15 @@ class FusedLevels:
             [self._orbits(source, Pairs.within(lattice, radius), kernel) for source, kernel in zip(each, layer[:2], strict=True)]
             for each, radius, layer in zip(sources, radii, layers, strict=True)
         ]
-        stabilisers = sorted({stabiliser for layer in orbits for part in layer for stabiliser in part})
-        self._program = self._symmetry.program(stabilisers, parts == 2)
+        kinds = sorted({kind for layer in orbits for part in layer for kind in part})
+        self._program = self._symmetry.program(kinds, parts == 2)
         self._typed = Typed(self._program)
         heights = [2 * radius + 1 if self._axes == 2 else 1 for radius in [*radii, 0]]
         channels = [len(table[0]), *[parts * feature] * len(radii)]
         sizes = [rows * count * PITCH for rows, count in zip(heights, channels, strict=True)]
         self._size, places = sum(sizes), np.cumsum([0, *sizes[:-1]])
         firsts = [(0, first_odd), *[(0, feature)] * (len(radii) - 1)]
-        tables = self._tables(layers, orbits, stabilisers, radii, places, channels, firsts)
+        tables = self._tables(layers, orbits, kinds, radii, places, channels, firsts)
         shape = self._lanes, self._sites, copies // together, together, together * order, abreast(self._program), parts
         heads, pairs = self._head(head, widths, parts, written)
         self._gains = np.array([[one.gain, one.shift] for one in inputs for _ in one.elements.array])
@@ -165,14 +164,14 @@ class FusedLevels:
         table = np.array([*numbers[0], *numbers[1]]), np.array([*factors[0], *factors[1]]).astype(self._dtype)
         return sources, len(numbers[0]), table
 
-    def _orbits(self, sources: Sequence[Source], seen: Pairs, kernel: Tensor | None) -> dict[Stabiliser, Orbits]:
+    def _orbits(self, sources: Sequence[Source], seen: Pairs, kernel: Tensor | None) -> dict[Kind, Orbits]:
         return self._symmetry.orbits(sources, seen, kernel.double().numpy()) if sources and kernel is not None else {}
 
     def _tables(
         self,
         layers: Sequence[Dense],
-        orbits: Sequence[Sequence[dict[Stabiliser, Orbits]]],
-        stabilisers: Sequence[Stabiliser],
+        orbits: Sequence[Sequence[dict[Kind, Orbits]]],
+        kinds: Sequence[Kind],
         radii: Sequence[int],
         places: Integers,
         channels: Sequence[int],
@@ -185,13 +184,13 @@ class FusedLevels:
             height = 2 * radius * (self._axes - 1)
             row = [height, 2 * radius, sum(map(len, biases))]
             for part, first in zip(orbits[n], firsts[n], strict=True):
-                counts += [len(part[one].images) if one in part else 0 for one in stabilisers]
+                counts += [len(part[one].images) if one in part else 0 for one in kinds]
                 if not part:
                     row += [0, 0, 0, 0]
                     continue
-                of_part = [part[one].images for one in stabilisers if one in part]
+                of_part = [part[one].images for one in kinds if one in part]
                 found = self._offsets(of_part, radius, height, channels[n], first) + places[n]
-                table = self._symmetry.packed(part, stabilisers)
+                table = self._symmetry.packed(part, kinds)
                 row += [found.shape[2], sum(one.size for one in offsets), sum(one.size for one in weights), table.shape[1]]
                 offsets.append(found.astype(np.int32).ravel())
                 weights.append(table.ravel())
