@@ -301,19 +301,19 @@ def _layer_row(program, rings, row, layer, shape, tables, width, parts, to):  # 
     """Row ``row`` of a layer with its activation to ``rings[to ...]``."""
     lanes, sites, blocks, together, channels, step, _ = shape
     layers, counts, offsets, weights, biases, targets = tables
-    feature, kinds, rows = blocks * channels, counts.size // (2 * len(layers)), layers[layer, 0] + 1
+    feature, rows = blocks * channels, layers[layer, 0] + 1
     for x in range(0, width, lanes):
         for site in range(sites):
             for part in range(2):
-                size, at = layers[layer, 3 + 4 * part], layers[layer, 5 + 4 * part]
+                size, first, at = layers[layer, 3 + 5 * part], layers[layer, 5 + 5 * part], layers[layer, 6 + 5 * part]
                 if size:  # the even part of a layer that reads odd inputs alone is its bias, which is there
-                    place = layers[layer, 4 + 4 * part] + (site * rows + row % rows) * size
+                    place = layers[layer, 4 + 5 * part] + (site * rows + row % rows) * size
                     for block in range(blocks):
-                        bias, here = (0 if part else layers[layer, 2] + block * together), at + block * layers[layer, 6 + 4 * part]
-                        first, goal = (2 * layer + part) * kinds, (part * feature + block * channels) * lanes
+                        bias, goal = (0 if part else layers[layer, 2] + block * together), (part * feature + block * channels) * lanes
                         _convolved(
-                            program, rings, x, offsets, place, counts, first, weights, here, biases, bias, parts, goal
+                            program, rings, x, offsets, place, counts, first, weights, at, biases, bias, parts, goal
                         )
+                        at += layers[layer, 7 + 5 * part]
             for c in range(0, feature, step):
                 even, own = c * lanes, site * feature + c
                 _activated(
@@ -322,7 +322,7 @@ def _layer_row(program, rings, row, layer, shape, tables, width, parts, to):  # 
 
 
 @compiled
-def _through(program, row, first, width, shape, tables, rings, places, parts, lifted):  # type: ignore[no-untyped-def]
+def _through(programs, row, first, width, shape, tables, rings, places, parts, lifted):  # type: ignore[no-untyped-def]
     """Rows of all layers that row ``row`` of the input completes; gives that of the last layer, or one below ``first``."""
     layers, feature = tables[0], shape[6] * len(tables[5]) * PITCH
     for n in range(len(layers)):
@@ -330,7 +330,10 @@ def _through(program, row, first, width, shape, tables, rings, places, parts, li
         if row < first:
             return row
         to = places[n + 1] + (row % (layers[n + 1, 0] + 1) * feature if n + 1 < len(layers) else 0)
-        _layer_row(program, rings, row, n, shape, tables, width, parts if n else lifted, to)
+        if n == 0:
+            _layer_row(programs[0], rings, row, n, shape, tables, width, lifted, to)
+        else:
+            _layer_row(programs[1], rings, row, n, shape, tables, width, parts, to)
     return row
 
 
@@ -360,18 +363,19 @@ def _read_row(program, rings, place, shape, head, lines, width, work, out, to): 
 
 @compiled
 def evaluate(  # type: ignore[no-untyped-def]
-    program, field, out, slope, first, last, gains, inputs, shape, tables, head, pairs, places, space
+    programs, field, out, slope, first, last, gains, inputs, shape, tables, head, pairs, places, space
 ):
     """Density and coefficients of pairs ``out``, and ``dn/dmu`` ``slope``, of a network of levels on rows ``first`` to ``last``.
 
+    programs of the lifting layer and of the others
     field    ``[batch, rows, columns, numbers]`` with a halo of all radii; ``out`` and ``slope`` are without
     gains    what each number is multiplied with, and what is then added; the first ones are the energies of the sites
     inputs   number of the field ``[channels]`` and factor of it in the tanh of each channel
     shape    lanes of a vector, sites of a cell, blocks of copies, copies and channels of a block, channels that go through the
              activation in step, parts of a feature
-    tables   layers ``[layer, 11]``: rows and columns that it consumes, first bias, and of both parts how many ``offsets`` a site
-             and a place in the ring have, where those and the weights start, and numbers of weights of a block; how many inputs
-             of each kind, ``[layer, part, kind]`` flat; offsets; weights; biases after zeros for the odd parts;
+    tables   layers ``[layer, 13]``: rows and columns that it consumes, first bias, and of both parts how many ``offsets`` a site
+             and a place in the ring have, where those, the counts and the weights start, and numbers of weights of a block; how
+             many inputs of each kind there are; offsets; weights; biases after zeros for the odd parts;
              where each result ``[site, copy, element]`` goes in a row
     head     1 / 2 width of the levels; their biases, each for a vector; weights ``[level, copy]`` flat of even and of odd copies;
              of the pairs biases, weights ``[pair, feature]`` flat and first channel
@@ -399,7 +403,7 @@ def evaluate(  # type: ignore[no-untyped-def]
                 for c in range(len(numbers)):
                     for x in range(0, inner + wide, lanes):
                         _squashed(lines, numbers[c] * PITCH + x, factors[c], rings, to + c * PITCH + x)
-                row = _through(program, j, first, inner + wide, shape, tables, rings, places, parts, lifted)
+                row = _through(programs, j, first, inner + wide, shape, tables, rings, places, parts, lifted)
                 if row < first:
                     continue
                 for e in range(sites):
@@ -407,7 +411,7 @@ def evaluate(  # type: ignore[no-untyped-def]
                         lines[e * PITCH + x] = (
                             gains[e, 0] * field[b, row + high // 2, left + wide // 2 + x, e] + gains[e, 1]
                         )
-                _read_row(program, rings, places[-1], shape, head, lines, inner, work, read, row % rows * written)
+                _read_row(programs[0], rings, places[-1], shape, head, lines, inner, work, read, row % rows * written)
                 row -= 2 * above
                 if row < first:
                     continue

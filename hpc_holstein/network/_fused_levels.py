@@ -80,7 +80,7 @@ class FusedLevels:
         *layers, head = layers
         self._dtype = layers[0].bias.numpy().dtype
         self._lanes, self._axes = VECTOR_BYTES // self._dtype.itemsize, len(lattice.extent)
-        self._sites, order = len(lattice.basis), lattice.point_group.order
+        self._sites, self._order = len(lattice.basis), (order := lattice.point_group.order)
         copies, parts = len(layers[0].bias) // (self._sites * order), 1 if head.odd is None else 2
         together = next(count for count in (4, 2, 1) if copies % count == 0 and count <= REGISTERS // 4)
         self._symmetry = Symmetry(lattice.symmetry, together, REGISTERS)
@@ -92,16 +92,16 @@ class FusedLevels:
             [self._orbits(source, Pairs.within(lattice, radius), kernel) for source, kernel in zip(each, layer[:2], strict=True)]
             for each, radius, layer in zip(sources, radii, layers, strict=True)
         ]
-        kinds = sorted({kind for layer in orbits for part in layer for kind in part})
-        self._program = self._symmetry.program(kinds, parts == 2)
-        self._typed = Typed(self._program)
+        kinds = [sorted({kind for layer in some for part in layer for kind in part}) for some in (orbits[:1], orbits[1:])]
+        programs = [self._symmetry.program(some, parts == 2) for some in kinds]
+        self._programs = tuple(map(Typed, programs))
         heights = [2 * radius + 1 if self._axes == 2 else 1 for radius in [*radii, 0]]
         channels = [len(table[0]), *[parts * feature] * len(radii)]
         sizes = [rows * count * PITCH for rows, count in zip(heights, channels, strict=True)]
         self._size, places = sum(sizes), np.cumsum([0, *sizes[:-1]])
         firsts = [(0, first_odd), *[(0, feature)] * (len(radii) - 1)]
         tables = self._tables(layers, orbits, kinds, radii, places, channels, firsts)
-        shape = self._lanes, self._sites, copies // together, together, together * order, abreast(self._program), parts
+        shape = self._lanes, self._sites, copies // together, together, together * order, abreast(programs[0]), parts
         heads, pairs = self._head(head, widths, parts, written)
         self._gains = np.array([[one.gain, one.shift] for one in inputs for _ in one.elements.array])
         self._constant = table, shape, tables, heads, pairs, places
@@ -127,7 +127,7 @@ class FusedLevels:
 
         def part(rows: tuple[int, int]) -> None:
             space = self._space()
-            evaluate(self._typed, *arrays, *rows, gains, *self._constant, space)
+            evaluate(self._programs, *arrays, *rows, gains, *self._constant, space)
             self._spaces.append(space)
 
         if threads == 1:
@@ -171,33 +171,35 @@ class FusedLevels:
         self,
         layers: Sequence[Dense],
         orbits: Sequence[Sequence[dict[Kind, Orbits]]],
-        kinds: Sequence[Kind],
+        kinds: Sequence[Sequence[Kind]],
         radii: Sequence[int],
         places: Integers,
         channels: Sequence[int],
         firsts: Sequence[tuple[int, int]],
     ) -> tuple[NDArray[Any], ...]:
         """``tables`` of :func:`compiled.levels.evaluate`."""
-        order, together = self._program.order, self._program.together
+        order, together = self._order, self._symmetry.together
         weights, biases, offsets, rows, counts = [np.zeros(0)], [np.zeros(together)], list[NDArray[np.int32]](), [], []
         for n, (layer, radius) in enumerate(zip(layers, radii, strict=True)):
             height = 2 * radius * (self._axes - 1)
             row = [height, 2 * radius, sum(map(len, biases))]
             for part, first in zip(orbits[n], firsts[n], strict=True):
-                counts += [len(part[one].images) if one in part else 0 for one in kinds]
                 if not part:
-                    row += [0, 0, 0, 0]
+                    row += [0, 0, 0, 0, 0]
                     continue
-                of_part = [part[one].images for one in kinds if one in part]
-                found = self._offsets(of_part, radius, height, channels[n], first) + places[n]
-                table = self._symmetry.packed(part, kinds)
-                row += [found.shape[2], sum(one.size for one in offsets), sum(one.size for one in weights), table.shape[1]]
+                of_layer = kinds[n > 0]
+                found = self._offsets([part[one].images for one in of_layer if one in part], radius, height, channels[n], first)
+                table = self._symmetry.packed(part, of_layer)
+                starts = [sum(map(np.size, before)) for before in (offsets, counts, weights)]
+                row += [found.shape[2], *starts, table.shape[1]]
+                found += places[n]
+                counts.append([len(part[one].images) if one in part else 0 for one in of_layer])
                 offsets.append(found.astype(np.int32).ravel())
                 weights.append(table.ravel())
             rows.append(row)
             biases.append(layer.bias.double().numpy()[:: order][: len(layer.bias) // (order * self._sites)])
         reals = (np.concatenate(each).astype(self._dtype) for each in (weights, biases))
-        integers = np.array(rows), np.array(counts), np.concatenate(offsets)
+        integers = np.array(rows), np.concatenate(counts), np.concatenate(offsets)
         return *integers, *reals, self._targets(biases[-1].size)
 
     def _offsets(self, images: Sequence[Integers], radius: int, height: int, channels: int, first: int) -> Integers:
@@ -212,7 +214,7 @@ class FusedLevels:
 
     def _targets(self, copies: int) -> Integers:
         """Where each result goes ``[site, copy, element]``: those of a site are relative to what takes the first one there."""
-        table, order = self._symmetry.group.point_group.product_table, self._program.order
+        table, order = self._symmetry.group.point_group.product_table, self._order
         first = (np.arange(self._sites)[:, None] * copies + np.arange(copies))[..., None] * order
         return (first + table[self._symmetry.to_site][:, None, :]).ravel() * PITCH
 
@@ -220,7 +222,7 @@ class FusedLevels:
         self, head: Dense, widths: Tensor, parts: int, written: Written | None
     ) -> tuple[tuple[NDArray[Any], ...], Integers]:
         """``head`` and ``pairs`` of :func:`compiled.levels.evaluate`; the weights of all elements of a copy are one."""
-        order, levels = self._program.order, len(widths)
+        order, levels = self._order, len(widths)
         even, *odd = (part.flatten(1).double().numpy()[:, ::order] for part in head[:2] if part is not None)
         biases = np.zeros(2 * levels)
         biases[: len(head.bias)] = head.bias.double().numpy()
