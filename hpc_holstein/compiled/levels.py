@@ -16,7 +16,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import NativeValue, intrinsic, models, register_model, unbox
+from numba.extending import intrinsic
 
 from hpc_holstein.compiled import compiled, transforms, vectors
 from hpc_holstein.compiled.transforms import Combinations, Part, Program
@@ -26,30 +26,19 @@ LONGEST = 256  # columns that are evaluated at once: the last rows of all layers
 PITCH = 272  # no power of two, which would map all channels to one place of the cache
 REGISTERS = 8 if VECTOR_BYTES == 32 else 16  # for sums, of 16 or 32
 _MADE_OF = "".join(map(inspect.getsource, (transforms, vectors)))
-"""A part of the name of all types of programs: code on disk is told from that of other such files."""
+"""A part of the types of programs: code on disk is told from that of other such files."""
 
 
-class ProgramType(types.Opaque):  # type: ignore[misc]
-    """Type of a program that is an argument."""
-
-    def __init__(self, program: Program) -> None:
-        self.program = program
-        super().__init__(f"Program({hashlib.sha256((_MADE_OF + repr(program)).encode()).hexdigest()})")
-
-
-register_model(ProgramType)(models.OpaqueModel)
+_PROGRAMS: dict[str, Program] = {}
 
 
 class Typed:
-    """A program as an argument."""
+    """A program as an argument, whose type is a word for it: files of compiled code know that type in any version."""
 
     def __init__(self, program: Program) -> None:
-        self._numba_type_ = ProgramType(program)
-
-
-@unbox(ProgramType)  # type: ignore[untyped-decorator]
-def _unboxed(kind: Any, value: Any, context: Any) -> NativeValue:
-    return NativeValue(context.context.get_dummy_value())
+        word = hashlib.sha256((_MADE_OF + repr(program)).encode()).hexdigest()
+        _PROGRAMS[word] = program
+        self._numba_type_ = types.literal(word)
 
 
 def _pointer(context: Any, builder: Any, kinds: Any, arguments: Any, number: int) -> Any:
@@ -104,7 +93,7 @@ def _pass(
     return [builder.load(total) for total in totals], weights
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def _convolved(
     typing: Any,
     program: Any,
@@ -126,7 +115,7 @@ def _convolved(
     ``offsets[offset ...]``: where the images of each input lie in ``source``, ``[item, image]`` for each kind, of which
     there are as many items as ``counts[first ...]`` says; ``weights[at ...]`` as of ``Symmetry.packed``; ``biases[bias ...]``: of each copy.
     """
-    made = program.program
+    made = _PROGRAMS[program.literal_value]
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
         v, together = _vectors(context, builder, source), made.together
@@ -162,36 +151,35 @@ def abreast(program: Program) -> int:
     return next(count for count in (4, 2, 1) if program.order * program.together % count == 0)
 
 
-@intrinsic
-def _activated(
-    typing: Any, program: Any, parts: Any, even: Any, odd: Any, out: Any, to: Any, channels: Any, first: Any, apart: Any
-) -> Any:
-    """Parts of ``silu(f)`` for channels that go in step, to ``out[to + channels[first] ...]`` and so on.
+@intrinsic(prefer_literal=True)
+def _activated(typing: Any, program: Any, parts: Any, even: Any, odd: Any, out: Any, to: Any, apart: Any) -> Any:
+    """Parts of ``silu(f)`` for channels that go in step, to ``out[to ...]``.
 
     With exchange ``even +- odd`` is ``f``, and the odd part goes ``apart`` numbers further; without, ``even`` alone.
     """
-    made, count = program.program, abreast(program.program)
+    made = _PROGRAMS[program.literal_value]
+    count = abreast(made)
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
         v = _vectors(context, builder, parts)
-        source, goal, table = (_pointer(context, builder, kinds.args, arguments, n) for n in (1, 4, 6))
-        goal, table = v.at(goal, arguments[5]), v.at(table, arguments[7])
-        goals = [v.at(goal, builder.load(v.at(table, n))) for n in range(count)]
+        source, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (1, 4))
+        goal = v.at(goal, arguments[5])
+        beyond = v.at(goal, arguments[6])
         values = [v.load(v.at(source, arguments[2]), n * v.lanes) for n in range(count)]
         if not made.exchanged:  # in twos, if there are so many
             pairs = zip(values[::2], values[1::2] or values, strict=True)
-            for to, value in zip(goals, (f for pair in v.silu_pairs(list(pairs)) for f in pair), strict=False):
-                v.store(to, 0, value)
+            found = [f for pair in v.silu_pairs(list(pairs)) for f in pair]
+            for n in range(count):
+                v.store(goal, n * PITCH, found[n])
             return context.get_dummy_value()
         others = [v.load(v.at(source, arguments[3]), n * v.lanes) for n in range(count)]
         pairs = [(builder.fadd(a, b), builder.fsub(a, b)) for a, b in zip(values, others, strict=True)]
-        for to, (a, b) in zip(goals, v.silu_pairs(pairs), strict=True):
-            v.store(to, 0, builder.fadd(a, b))
-            v.store(to, arguments[8], builder.fsub(a, b))
+        for n, (a, b) in enumerate(v.silu_pairs(pairs)):
+            v.store(goal, n * PITCH, builder.fadd(a, b))
+            v.store(beyond, n * PITCH, builder.fsub(a, b))
         return context.get_dummy_value()
 
-    kinds = program, parts, types.intp, types.intp, out, types.intp, channels, types.intp, types.intp
-    return types.void(*kinds), code
+    return types.void(program, parts, types.intp, types.intp, out, types.intp, types.intp), code
 
 
 @intrinsic
@@ -208,10 +196,10 @@ def _squashed(typing: Any, line: Any, x: Any, factor: Any, out: Any, to: Any) ->
     return types.void(line, types.intp, line.dtype, out, types.intp), code
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def _group_sum(typing: Any, program: Any, features: Any, at: Any, out: Any, to: Any) -> Any:
     """``out[to ...]``: sum over the elements of one copy."""
-    order = program.program.order
+    order = _PROGRAMS[program.literal_value].order
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
         v = _vectors(context, builder, features)
@@ -300,7 +288,7 @@ def _filled(
 def _layer_row(program, rings, row, layer, shape, tables, width, parts, to):  # type: ignore[no-untyped-def]
     """Row ``row`` of a layer with its activation to ``rings[to ...]``."""
     lanes, sites, blocks, together, channels, step, _ = shape
-    layers, counts, offsets, weights, biases, targets = tables
+    layers, counts, offsets, weights, biases = tables
     feature, rows = blocks * channels, layers[layer, 0] + 1
     for x in range(0, width, lanes):
         for site in range(sites):
@@ -315,16 +303,14 @@ def _layer_row(program, rings, row, layer, shape, tables, width, parts, to):  # 
                         )
                         at += layers[layer, 7 + 5 * part]
             for c in range(0, feature, step):
-                even, own = c * lanes, site * feature + c
-                _activated(
-                    program, parts, even, even + feature * lanes, rings, to + x, targets, own, sites * feature * PITCH
-                )
+                even, goal = c * lanes, to + (site * feature + c) * PITCH + x
+                _activated(program, parts, even, even + feature * lanes, rings, goal, sites * feature * PITCH)
 
 
 @compiled
 def _through(programs, row, first, width, shape, tables, rings, places, parts, lifted):  # type: ignore[no-untyped-def]
     """Rows of all layers that row ``row`` of the input completes; gives that of the last layer, or one below ``first``."""
-    layers, feature = tables[0], shape[6] * len(tables[5]) * PITCH
+    layers, feature = tables[0], shape[6] * shape[1] * shape[2] * shape[4] * PITCH
     for n in range(len(layers)):
         row, width = row - layers[n, 0], width - layers[n, 1]
         if row < first:
@@ -375,8 +361,7 @@ def evaluate(  # type: ignore[no-untyped-def]
              activation in step, parts of a feature
     tables   layers ``[layer, 13]``: rows and columns that it consumes, first bias, and of both parts how many ``offsets`` a site
              and a place in the ring have, where those, the counts and the weights start, and numbers of weights of a block; how
-             many inputs of each kind there are; offsets; weights; biases after zeros for the odd parts;
-             where each result ``[site, copy, element]`` goes in a row
+             many inputs of each kind there are; offsets; weights; biases after zeros for the odd parts
     head     1 / 2 width of the levels; their biases, each for a vector; weights ``[level, copy]`` flat of even and of odd copies;
              of the pairs biases, weights ``[pair, feature]`` flat and first channel
     pairs    ``[pair, 4]``: own coefficient, that of the other direction and offset of the cell where it is; then the reach of

@@ -95,11 +95,13 @@ class Source(NamedTuple):
 
     sites     ``[n]``: site of the cell that each is at
     images    ``[g, n]``
-    channels  ``[n, inner]``: column of the dense kernel; several channels that the group treats alike
+    columns   ``[n, inner]``, of the dense kernel; several that the group treats alike
+    channels  ``[n, inner]``: where they are
     """
 
     sites: Integers
     images: Integers
+    columns: Integers
     channels: Integers
 
 
@@ -138,16 +140,24 @@ class Symmetry:
         return len(np.unique(group.site[:, 0])) == group.site.shape[1]
 
     def regular(self, copies: int) -> Source:
-        """``copies`` of the regular representation on each site, channels ``(site, copy, element)``."""
+        """``copies`` of the regular representation on each site, with channels ``(site, copy, element)``.
+
+        Elements of a site are relative to what takes the first site there, as :attr:`Program.back` makes them.
+        """
         order, sites = self.group.site.shape
-        images = self.group.site[:, :, None] * order + self.group.point_group.product_table[:, None, :]  # [g, site, h]
-        channels = (np.arange(sites)[:, None, None] * copies + np.arange(copies)) * order + np.arange(order)[:, None]
-        return Source(np.repeat(np.arange(sites), order), images.reshape(order, -1), channels.reshape(-1, copies))
+        table, inverse = self.group.point_group.product_table, self.group.point_group.inverse
+        images = self.group.site[:, :, None] * order + table[:, None, :]  # [g, site, h]
+        first = (np.arange(sites)[:, None, None] * copies + np.arange(copies)) * order
+        columns, channels = first + np.arange(order)[:, None], first + table[inverse[self.to_site]][..., None]
+        shape = sites * order, copies
+        at = np.repeat(np.arange(sites), order)
+        return Source(at, images.reshape(order, -1), columns.reshape(shape), channels.reshape(shape))
 
     def elements(self, pairs: Pairs, first: int, inner: int) -> Source:
-        """``inner`` channels of each of the ``pairs``, channels ``(pair, inner)`` from ``first`` on."""
+        """``inner`` numbers of each of the ``pairs``, channels ``(pair, inner)`` from ``first`` on."""
         images = pairs.moved_back[self.group.point_group.inverse]
-        return Source(pairs.here, images, first + np.arange(len(pairs) * inner).reshape(-1, inner))
+        columns = np.arange(first, first + len(pairs) * inner).reshape(-1, inner)
+        return Source(pairs.here, images, columns, columns)
 
     def orbits(self, sources: Iterable[Source], seen: Pairs, kernel: Matrix) -> dict[Kind, Orbits]:
         """All inputs of a layer, with weights from its dense kernel."""
@@ -164,7 +174,7 @@ class Symmetry:
                 at = tuple(offset + seen.radius)
                 for start in range(0, inner, turn):
                     images = np.concatenate([source.channels[numbers, start][..., None], offsets], axis=-1)
-                    columns = source.channels[number, start : start + turn]
+                    columns = source.columns[number, start : start + turn]
                     dense = first[(slice(None), slice(None), columns, *at)]  # [o, g, turn]
                     weights = [
                         np.einsum("ogt,gij->toij", dense, irrep.matrices) * _factor(irrep, order) for irrep in self.irreps
@@ -278,5 +288,5 @@ def combined(matrix: Matrix) -> Combinations:
             if i in row and j in row and round(row[j] / row[i], 9) == near:
                 factor = row.pop(j) / row[i]
                 row[new] = row.pop(i)
-        steps.append((i, j, round(factor, 15)))
+        steps.append((i, j, factor))
     return Combinations(tuple(steps), tuple(next(iter(row.items()), (0, 0.0)) for row in rows))

@@ -102,7 +102,7 @@ class FusedLevels:
         firsts = [(0, first_odd), *[(0, feature)] * (len(radii) - 1)]
         tables = self._tables(layers, orbits, kinds, radii, places, channels, firsts)
         shape = self._lanes, self._sites, copies // together, together, together * order, abreast(programs[0]), parts
-        heads, pairs = self._head(head, widths, parts, written)
+        heads, pairs = self._head(head, widths, regular, written)
         self._gains = np.array([[one.gain, one.shift] for one in inputs for _ in one.elements.array])
         self._constant = table, shape, tables, heads, pairs, places
         self._start = np.repeat(layers[0].bias.numpy()[: copies * order], self._lanes)
@@ -200,7 +200,7 @@ class FusedLevels:
             biases.append(layer.bias.double().numpy()[:: order][: len(layer.bias) // (order * self._sites)])
         reals = (np.concatenate(each).astype(self._dtype) for each in (weights, biases))
         integers = np.array(rows), np.concatenate(counts), np.concatenate(offsets)
-        return *integers, *reals, self._targets(biases[-1].size)
+        return *integers, *reals
 
     def _offsets(self, images: Sequence[Integers], radius: int, height: int, channels: int, first: int) -> Integers:
         """Where inputs lie from the start of the ring of a layer on, ``[site, row of the result in the ring, inputs]``."""
@@ -212,32 +212,27 @@ class FusedLevels:
             found.append((slot + first + channel[:, None]) * PITCH + column[:, None] + radius)
         return np.concatenate(found, axis=2)
 
-    def _targets(self, copies: int) -> Integers:
-        """Where each result goes ``[site, copy, element]``: those of a site are relative to what takes the first one there."""
-        table, order = self._symmetry.group.point_group.product_table, self._order
-        first = (np.arange(self._sites)[:, None] * copies + np.arange(copies))[..., None] * order
-        return (first + table[self._symmetry.to_site][:, None, :]).ravel() * PITCH
-
     def _head(
-        self, head: Dense, widths: Tensor, parts: int, written: Written | None
+        self, head: Dense, widths: Tensor, regular: Source, written: Written | None
     ) -> tuple[tuple[NDArray[Any], ...], Integers]:
         """``head`` and ``pairs`` of :func:`compiled.levels.evaluate`; the weights of all elements of a copy are one."""
         order, levels = self._order, len(widths)
         even, *odd = (part.flatten(1).double().numpy()[:, ::order] for part in head[:2] if part is not None)
         biases = np.zeros(2 * levels)
         biases[: len(head.bias)] = head.bias.double().numpy()
-        logits, energies = (even, odd[0]) if parts == 2 else (even[:levels], even[levels:])
+        logits, energies = (even, *odd) if odd else (even[:levels], even[levels:])
         reals = [0.5 / widths.double().numpy(), np.repeat(biases, self._lanes), logits.ravel(), energies.ravel()]
         pairs, channels, shifts, weights = [], [], [np.zeros(0)], [np.zeros(0)]
         if written is not None:
             size = logits.shape[1] * order
-            rows = {False: 0, True: 0}
+            rows, columns = {False: 0, True: 0}, regular.columns.ravel()[np.argsort(regular.channels.ravel())]
             for number, (bond, is_odd) in enumerate(zip(written.bonds, written.odd, strict=True)):
                 kernel = written.kernels.odd if is_odd else written.kernels.even
                 assert kernel is not None
                 row = rows[is_odd]
                 rows[is_odd] += 1
-                weights.append(kernel[row].flatten().double().numpy()[bond.source * size :][:size])
+                of_channel = kernel[row].flatten().double().numpy()[columns]
+                weights.append(of_channel[bond.source * size :][:size])
                 shifts.append(np.full(self._lanes, 0.0 if is_odd else float(written.kernels.bias[row])))
                 channels.append((self._sites * is_odd + bond.source) * size)
                 pairs.append([number, number ^ 1, *([0] * (2 - self._axes)), *bond.offset])
