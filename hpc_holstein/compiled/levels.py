@@ -290,21 +290,22 @@ def _layer_row(program, rings, row, layer, shape, tables, width, parts, to):  # 
     lanes, sites, blocks, together, channels, step, _ = shape
     layers, counts, offsets, weights, biases = tables
     feature, rows = blocks * channels, layers[layer, 0] + 1
+    slot, steps, apart = row % rows, feature // step, sites * feature * PITCH
     for x in range(0, width, lanes):
         for site in range(sites):
             for part in range(2):
-                size, first, at = layers[layer, 3 + 5 * part], layers[layer, 5 + 5 * part], layers[layer, 6 + 5 * part]
+                own = 3 + 5 * part
+                size, first, at = layers[layer, own], layers[layer, own + 2], layers[layer, own + 3]
                 if size:  # the even part of a layer that reads odd inputs alone is its bias, which is there
-                    place = layers[layer, 4 + 5 * part] + (site * rows + row % rows) * size
-                    for block in range(blocks):
-                        bias, goal = (0 if part else layers[layer, 2] + block * together), (part * feature + block * channels) * lanes
-                        _convolved(
-                            program, rings, x, offsets, place, counts, first, weights, at, biases, bias, parts, goal
-                        )
-                        at += layers[layer, 7 + 5 * part]
-            for c in range(0, feature, step):
-                even, goal = c * lanes, to + (site * feature + c) * PITCH + x
-                _activated(program, parts, even, even + feature * lanes, rings, goal, sites * feature * PITCH)
+                    place = layers[layer, own + 1] + (site * rows + slot) * size
+                    bias, goal = (0 if part else layers[layer, 2]), part * feature * lanes
+                    for _ in range(blocks):
+                        _convolved(program, rings, x, offsets, place, counts, first, weights, at, biases, bias, parts, goal)
+                        at, bias, goal = at + layers[layer, own + 4], bias + (0 if part else together), goal + channels * lanes
+            even, goal = 0, to + site * feature * PITCH + x
+            for _ in range(steps):
+                _activated(program, parts, even, even + feature * lanes, rings, goal, apart)
+                even, goal = even + step * lanes, goal + step * PITCH
 
 
 @compiled
