@@ -60,6 +60,7 @@ def _combined(v: Vectors, numbers: list[Any], of: Combinations) -> list[Any]:
 def _add(v: Vectors, part: Part, images: list[Any], weights: Any, together: int, sums: list[Any]) -> None:
     """Products of an input with weights of ``together`` copies; ``sums [sum, copy]``."""
     values = _combined(v, images, part.values)
+    shared = len(part.products) > len({weight for _, weight, _ in part.products})
     factors: dict[int, Any] = {}
     for o in range(together):
         for value, weight, number in part.products:
@@ -68,7 +69,7 @@ def _add(v: Vectors, part: Part, images: list[Any], weights: Any, together: int,
                 factors[place] = v.spread(weights, place)
             goal = number * together + o
             found = v.fma(values[value], factors[place], sums[goal])
-            sums[goal] = v.held(found) if len(part.products) > part.weights else found
+            sums[goal] = v.held(found) if shared else found
 
 
 def _pass(

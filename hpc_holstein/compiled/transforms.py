@@ -250,7 +250,8 @@ class Symmetry:
             rows += list((irrep.matrices[cosets] @ span).transpose(1, 2, 0).reshape(d * rank, len(cosets)))
             weight, total = weight + rank * d, total + d * d
         values = combined(np.array(rows).reshape(len(rows), len(cosets)))
-        return Part(len(cosets), kind.turn, kind.apart, values, tuple(products), weight)
+        used = tuple(one for one in products if values.results[one[0]][1])
+        return Part(len(cosets), kind.turn, kind.apart, values, used, weight)
 
     def packed(self, orbits: Mapping[Kind, Orbits], kinds: Sequence[Kind]) -> Matrix:
         """Weights of a layer in the order in which :meth:`program` reads them, ``[blocks of copies, weights]``."""
@@ -276,17 +277,18 @@ def combined(matrix: Matrix) -> Combinations:
     rows = [{j: float(c) for j, c in enumerate(row) if abs(c) > _SAME} for row in matrix]
     steps: list[tuple[int, int, float]] = []
     while True:
-        shared = Counter(
-            (i, j, round(row[j] / row[i], 9)) for row in rows for i, j in combinations(sorted(row), 2)
-        )
+        shared = Counter((i, j, round(row[j] / row[i], 9)) for row in rows for i, j in combinations(sorted(row), 2))
         if not shared:
             break
         most = max(shared.values())
         i, j, near = min(pair for pair, count in shared.items() if count == most)
-        new, factor = matrix.shape[1] + len(steps), near
-        for row in rows:
-            if i in row and j in row and round(row[j] / row[i], 9) == near:
-                factor = row.pop(j) / row[i]
-                row[new] = row.pop(i)
+        users = [row for row in rows if i in row and j in row and round(row[j] / row[i], 9) == near]
+        factor = users[0][j] / users[0][i]
+        if near == -1 and sum(row[j] for row in users) > 0:  # x_j - x_i, which fewer rows take with another sign
+            i, j = j, i
+        new = matrix.shape[1] + len(steps)
+        for row in users:
+            row[new] = row.pop(i)
+            del row[j]
         steps.append((i, j, factor))
     return Combinations(tuple(steps), tuple(next(iter(row.items()), (0, 0.0)) for row in rows))
