@@ -350,13 +350,35 @@ def _read_row(program, rings, place, shape, head, lines, width, work, out, to): 
 
 
 @compiled
+def _gather(source, first, step, gain, shift, goal, to, count):  # type: ignore[no-untyped-def]
+    """``goal[to ...] = gain source + shift`` for every so many numbers from ``first`` on."""
+    for x in range(count):
+        goal[to + x] = gain * source[first + x * step] + shift
+
+
+@compiled
+def _scatter(source, first, goal, to, step, count):  # type: ignore[no-untyped-def]
+    """``goal = source[first ...]`` for every so many numbers from ``to`` on."""
+    for x in range(count):
+        goal[to + x * step] = source[first + x]
+
+
+@compiled
+def _symmetric(source, first, second, goal, to, step, count):  # type: ignore[no-untyped-def]
+    """The mean of two rows likewise."""
+    for x in range(count):
+        goal[to + x * step] = 0.5 * (source[first + x] + source[second + x])
+
+
+@compiled
 def evaluate(  # type: ignore[no-untyped-def]
-    programs, field, out, slope, first, last, gains, inputs, shape, tables, head, pairs, places, space
+    programs, field, out, slope, extent, first, last, gains, inputs, shape, tables, head, pairs, places, space
 ):
     """Density and coefficients of pairs ``out``, and ``dn/dmu`` ``slope``, of a network of levels on rows ``first`` to ``last``.
 
     programs of the lifting layer and of the others
-    field    ``[batch, rows, columns, numbers]`` with a halo of all radii; ``out`` and ``slope`` are without
+    field    ``[batch, rows, columns, numbers]`` with a halo of all radii, flat as ``out`` and ``slope``, which are without
+    extent   batch, rows and columns of these
     gains    what each number is multiplied with, and what is then added; the first ones are the energies of the sites
     inputs   number of the field ``[channels]`` and factor of it in the tanh of each channel
     shape    lanes of a vector, sites of a cell, blocks of copies, copies and channels of a block, channels that go through the
@@ -373,19 +395,20 @@ def evaluate(  # type: ignore[no-untyped-def]
              levels; rows of the numbers of the field; last rows of what is read
     """
     rings, parts, lifted, work, lines, read = space
-    (numbers, factors), layers = inputs, tables[0]
-    lanes, sites = shape[0], shape[1]
+    (numbers, factors), layers, (batch, height, columns) = inputs, tables[0], extent
+    lanes, sites, pairs_written = shape[0], shape[1], len(pairs) - 1
     high, wide, above, beside = layers[:, 0].sum(), layers[:, 1].sum(), pairs[-1, 0], pairs[-1, 1]
     longest = min(LONGEST, (PITCH - wide - 2 * beside) // lanes * lanes)
-    rows, written = 2 * above + 1, (2 * sites + len(pairs) - 1) * PITCH
-    for b in range(out.shape[0]):
-        for left in range(0, out.shape[2], longest):
-            width = min(longest, out.shape[2] - left)
+    rows, written, count = 2 * above + 1, (2 * sites + pairs_written) * PITCH, sites + pairs_written
+    for b in range(batch):
+        for left in range(0, columns, longest):
+            width = min(longest, columns - left)
             inner = width + 2 * beside
             for j in range(first, last + high + 2 * above):
+                at = (b * (height + high + 2 * above) + j) * (columns + wide + 2 * beside) + left
                 for e in range(len(gains)):
-                    for x in range(inner + wide):
-                        lines[e * PITCH + x] = gains[e, 0] * field[b, j, left + x, e] + gains[e, 1]
+                    gain, shift = gains[e, 0], gains[e, 1]
+                    _gather(field, at * len(gains) + e, len(gains), gain, shift, lines, e * PITCH, inner + wide)
                 to = places[0] + j % (layers[0, 0] + 1) * len(numbers) * PITCH
                 for c in range(len(numbers)):
                     for x in range(0, inner + wide, lanes):
@@ -393,22 +416,19 @@ def evaluate(  # type: ignore[no-untyped-def]
                 row = _through(programs, j, first, inner + wide, shape, tables, rings, places, parts, lifted)
                 if row < first:
                     continue
+                at -= high // 2 * (columns + wide + 2 * beside) - wide // 2
                 for e in range(sites):
-                    for x in range(inner):
-                        lines[e * PITCH + x] = (
-                            gains[e, 0] * field[b, row + high // 2, left + wide // 2 + x, e] + gains[e, 1]
-                        )
+                    gain, shift = gains[e, 0], gains[e, 1]
+                    _gather(field, at * len(gains) + e, len(gains), gain, shift, lines, e * PITCH, inner)
                 _read_row(programs[0], rings, places[-1], shape, head, lines, inner, work, read, row % rows * written)
                 row -= 2 * above
                 if row < first:
                     continue
-                at = (row + above) % rows * written + beside
+                here, at = (row + above) % rows * written + beside, (b * height + row) * columns + left
                 for e in range(sites):
-                    for x in range(width):
-                        out[b, row, left + x, e] = read[at + e * PITCH + x]
-                        slope[b, row, left + x, e] = read[at + (sites + e) * PITCH + x]
-                for n in range(len(pairs) - 1):
+                    _scatter(read, here + e * PITCH, out, at * count + e, count, width)
+                    _scatter(read, here + (sites + e) * PITCH, slope, at * sites + e, sites, width)
+                for n in range(pairs_written):
                     there = (row + above + pairs[n, 2]) % rows * written + beside + pairs[n, 3]
-                    own, other = at + (2 * sites + pairs[n, 0]) * PITCH, there + (2 * sites + pairs[n, 1]) * PITCH
-                    for x in range(width):
-                        out[b, row, left + x, sites + n] = 0.5 * (read[own + x] + read[other + x])
+                    own, other = here + (2 * sites + pairs[n, 0]) * PITCH, there + (2 * sites + pairs[n, 1]) * PITCH
+                    _symmetric(read, own, other, out, at * count + sites + n, count, width)

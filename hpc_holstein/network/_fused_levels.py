@@ -121,13 +121,13 @@ class FusedLevels:
         halo = 2 * sum(self._reach)
         shape = len(field), field.shape[1] - halo * (self._axes - 1), field.shape[2] - halo
         found = field.new_empty((*shape, self._written)), field.new_empty((*shape, self._sites))
-        arrays = [tensor.numpy() for tensor in (field, *found)]
+        arrays = [tensor.numpy().reshape(-1) for tensor in (field, *found)]
         threads = max(1, min(torch.get_num_threads(), shape[1] // _LEAST_ROWS))
         gains = (self._gains * [g, 1]).astype(self._dtype)
 
         def part(rows: tuple[int, int]) -> None:
             space = self._space()
-            evaluate(self._programs, *arrays, *rows, gains, *self._constant, space)
+            evaluate(self._programs, *arrays, shape, *rows, gains, *self._constant, space)
             self._spaces.append(space)
 
         if threads == 1:
