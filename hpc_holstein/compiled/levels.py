@@ -1,10 +1,10 @@
 """A network of levels as compiled code: each row goes at once through all layers.
 
-Rows of a feature lie channel after channel, ``PITCH`` numbers apart; the even part comes first, and channels are ``(site of the
-cell, copy, element)``.  Neighbouring cells of a row are one vector, and every cell sees the same instructions wherever it lies.
-The last rows of each layer stay in the cache.  Convolutions are in the irreducible representations of the point group,
-:mod:`hpc_holstein.compiled.transforms`: its program is the type of an argument, for which code is compiled when it is first used
-(seconds) and kept on disk where that is possible; all else are tables.
+Rows of a feature lie channel after channel, ``PITCH`` numbers apart; the even part comes first, and channels are ``(site of
+the cell, copy, element)``.  Neighbouring cells of a row are one vector, and every cell sees the same instructions wherever it
+lies.  The last rows of each layer stay in the cache.  Convolutions follow a program, :mod:`hpc_holstein.compiled.programs`,
+which is the type of an argument: code for it is compiled when it is first used (seconds) and kept on disk where that is
+possible.  Stencils, channels and weights are tables.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from hpc_holstein.compiled import compiled, transforms, vectors
-from hpc_holstein.compiled.transforms import Combinations, Part, Program
+from hpc_holstein.compiled import compiled, vectors
+from hpc_holstein.compiled.programs import Combinations, Part, Program
 from hpc_holstein.compiled.vectors import VECTOR_BYTES, Vectors
 
 LONGEST = 256  # columns that are evaluated at once: the last rows of all layers then stay in the second-level cache
 PITCH = 272  # no power of two, which would map all channels to one place of the cache
 REGISTERS = 8 if VECTOR_BYTES == 32 else 16  # for sums, of 16 or 32
-_MADE_OF = "".join(map(inspect.getsource, (transforms, vectors)))
-"""A part of the types of programs: code on disk is told from that of other such files."""
+_MADE_OF = inspect.getsource(vectors)
+"""A part of the types of programs: code on disk is told from that of another such file."""
 
 
 _PROGRAMS: dict[str, Program] = {}
@@ -75,7 +75,7 @@ def _add(v: Vectors, part: Part, images: list[Any], weights: Any, together: int,
 def _pass(
     v: Vectors, program: Program, number: int, start: list[Any], field: Any, inputs: list[tuple[Any, Any]], weights: Any
 ) -> tuple[list[Any], Any]:
-    """Sums of a pass over all ``inputs``, where offsets begin and how many there are, and where the weights of the next begin."""
+    """Sums of a pass over its ``inputs``, where offsets begin and how many there are, and where weights of the next one begin."""
     builder, index = v.builder, ir.IntType(64)
     totals = [v.total(value) for value in start]
     for part, (place, count) in zip(program.passes[number][1], inputs, strict=True):
@@ -111,10 +111,11 @@ def _convolved(
     out: Any,
     to: Any,
 ) -> Any:
-    """Copies of a layer that are computed at once, for the vector of cells from ``x`` on, to ``out[to ...]``, ``[copy, element]``.
+    """Copies of a layer that are computed at once, of the cells from ``x`` on, to ``out[to ...]``, ``[copy, element]``.
 
-    ``offsets[offset ...]``: where the images of each input lie in ``source``, ``[item, image]`` for each kind, of which
-    there are as many items as ``counts[first ...]`` says; ``weights[at ...]`` as of ``Symmetry.packed``; ``biases[bias ...]``: of each copy.
+    ``offsets[offset ...]``: where the images of each input lie in ``source``, ``[item, image]`` for each kind, of which there
+    are as many items as ``counts[first ...]`` says; ``weights[at ...]`` as of ``Symmetry.packed``; ``biases[bias ...]``: of
+    each copy.
     """
     made = _PROGRAMS[program.literal_value]
 
@@ -168,8 +169,8 @@ def _activated(typing: Any, program: Any, parts: Any, even: Any, odd: Any, out: 
         beyond = v.at(goal, arguments[6])
         values = [v.load(v.at(source, arguments[2]), n * v.lanes) for n in range(count)]
         if not made.exchanged:  # in twos, if there are so many
-            pairs = zip(values[::2], values[1::2] or values, strict=True)
-            found = [f for pair in v.silu_pairs(list(pairs)) for f in pair]
+            two = list(zip(values[::2], values[1::2] or values, strict=True))
+            found = [f for pair in v.silu_pairs(two) for f in pair]
             for n in range(count):
                 v.store(goal, n * PITCH, found[n])
             return context.get_dummy_value()
@@ -207,7 +208,10 @@ def _group_sum(typing: Any, program: Any, features: Any, at: Any, out: Any, to: 
         source, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (1, 3))
         terms = [v.load(v.at(source, arguments[2]), h * PITCH) for h in range(order)]
         while len(terms) > 1:
-            terms = [*(builder.fadd(a, b) for a, b in zip(terms[::2], terms[1::2], strict=False)), *terms[len(terms) // 2 * 2 :]]
+            terms = [
+                *(builder.fadd(a, b) for a, b in zip(terms[::2], terms[1::2], strict=False)),
+                *terms[len(terms) // 2 * 2 :],
+            ]
         v.store(goal, arguments[4], terms[0])
         return context.get_dummy_value()
 
@@ -216,7 +220,17 @@ def _group_sum(typing: Any, program: Any, features: Any, at: Any, out: Any, to: 
 
 @intrinsic
 def _dot(
-    typing: Any, source: Any, at: Any, step: Any, count: Any, start: Any, place: Any, weights: Any, first: Any, out: Any, to: Any
+    typing: Any,
+    source: Any,
+    at: Any,
+    step: Any,
+    count: Any,
+    start: Any,
+    place: Any,
+    weights: Any,
+    first: Any,
+    out: Any,
+    to: Any,
 ) -> Any:
     """``out[to ...] = start[place ...] + sum_i weights[first + i] source[at + i step ...]``, a vector each."""
 
@@ -327,7 +341,7 @@ def _through(programs, row, first, width, shape, tables, rings, places, parts, l
 
 @compiled
 def _read_row(program, rings, place, shape, head, lines, width, work, out, to):  # type: ignore[no-untyped-def]
-    """Densities, slopes and coefficients of pairs of one row to ``out[to ...]`` from the last feature and the energies ``lines``."""
+    """Densities, slopes and coefficients of pairs of one row to ``out[to ...]``, from the last feature and energies ``lines``."""
     lanes, sites, blocks, together, channels, _, parts = shape
     half, biases, even, odd, pair_biases, pair_weights, pair_channels = head
     levels, copies, order = len(half), blocks * together, channels // together
@@ -374,7 +388,7 @@ def _symmetric(source, first, second, goal, to, step, count):  # type: ignore[no
 def evaluate(  # type: ignore[no-untyped-def]
     programs, field, out, slope, extent, first, last, gains, inputs, shape, tables, head, pairs, places, space
 ):
-    """Density and coefficients of pairs ``out``, and ``dn/dmu`` ``slope``, of a network of levels on rows ``first`` to ``last``.
+    """Density and pairs ``out``, and ``dn/dmu`` ``slope``, of a network of levels on the rows from ``first`` to ``last``.
 
     programs of the lifting layer and of the others
     field    ``[batch, rows, columns, numbers]`` with a halo of all radii, flat as ``out`` and ``slope``, which are without
@@ -383,10 +397,10 @@ def evaluate(  # type: ignore[no-untyped-def]
     inputs   number of the field ``[channels]`` and factor of it in the tanh of each channel
     shape    lanes of a vector, sites of a cell, blocks of copies, copies and channels of a block, channels that go through the
              activation in step, parts of a feature
-    tables   layers ``[layer, 13]``: rows and columns that it consumes, first bias, and of both parts how many ``offsets`` a site
-             and a place in the ring have, where those, the counts and the weights start, and numbers of weights of a block; how
-             many inputs of each kind there are; offsets; weights; biases after zeros for the odd parts
-    head     1 / 2 width of the levels; their biases, each for a vector; weights ``[level, copy]`` flat of even and of odd copies;
+    tables   layers ``[layer, 13]``: rows and columns that it consumes, first bias, and of both parts how many ``offsets`` a
+             site and a place in the ring have, where those, the counts and the weights start, and numbers of weights of a
+             block; how many inputs of each kind there are; offsets; weights; biases after zeros for the odd parts
+    head     1 / 2 width of the levels; biases of logits and levels, each for a vector; weights ``[level, copy]`` flat of both;
              of the pairs biases, weights ``[pair, feature]`` flat and first channel
     pairs    ``[pair, 4]``: own coefficient, that of the other direction and offset of the cell where it is; then the reach of
              pairs in rows and columns ``[1, 4]``

@@ -89,9 +89,9 @@ class NeuralForces(ForceProvider):
         self.batches_exactly = isinstance(module, LevelNetwork) and module.is_fused(domain.device) and precision != "bfloat16"
         if deterministic and not self.batches_exactly:
             raise ConfigError(
-                "deterministic = true needs a network that is compiled, as `enn` and `enn_matrix` are in one and two dimensions on "
-                "CPUs with AVX2 or NEON: the bits that PyTorch computes depend on the place of a site, so use such a model, or "
-                "leave deterministic out"
+                "deterministic = true needs a network that is compiled, as `enn` and `enn_matrix` are in one and two dimensions "
+                "on CPUs with AVX2 or NEON: the bits that PyTorch computes depend on the place of a site, so use such a model, "
+                "or leave deterministic out"
             )
         longest = LONGEST if self.batches_exactly else _LONGEST[domain.device.type]
         longest = round(longest ** (2 / len(domain.local_extent)))  # as many cells in any dimension

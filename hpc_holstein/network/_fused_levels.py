@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_holstein.compiled.levels import LONGEST, PITCH, REGISTERS, VECTOR_BYTES, Typed, abreast, evaluate
-from hpc_holstein.compiled.transforms import Kind, Orbits, Source, Symmetry
 from hpc_holstein.interfaces import Bond, Lattice
+from hpc_holstein.network._transforms import Kind, Orbits, Source, Symmetry
 from hpc_holstein.symmetry.pairs import Pairs
 
 Reals = NDArray[np.floating]
@@ -35,7 +35,7 @@ class Dense(NamedTuple):
 
 
 class Input(NamedTuple):
-    """Numbers ``v`` of the field, one for each of the ``elements``: ``tanh((gain v + shift) / s)`` for each of the ``scales``."""
+    """Numbers ``v`` of the field, one for each of ``elements``: ``tanh((gain v + shift) / s)`` for each of the ``scales``."""
 
     elements: Pairs
     scales: Tensor
@@ -89,7 +89,10 @@ class FusedLevels:
         feature = regular.channels.size
         sources = [lifted, *[([regular], [regular] * (parts - 1))] * (len(radii) - 1)]
         orbits = [
-            [self._orbits(source, Pairs.within(lattice, radius), kernel) for source, kernel in zip(each, layer[:2], strict=True)]
+            [
+                self._orbits(source, Pairs.within(lattice, radius), kernel)
+                for source, kernel in zip(each, layer[:2], strict=True)
+            ]
             for each, radius, layer in zip(sources, radii, layers, strict=True)
         ]
         kinds = [sorted({kind for layer in some for part in layer for kind in part}) for some in (orbits[:1], orbits[1:])]
@@ -179,7 +182,8 @@ class FusedLevels:
     ) -> tuple[NDArray[Any], ...]:
         """``tables`` of :func:`compiled.levels.evaluate`."""
         order, together = self._order, self._symmetry.together
-        weights, biases, offsets, rows, counts = [np.zeros(0)], [np.zeros(together)], list[NDArray[np.int32]](), [], []
+        weights, biases, rows = [np.zeros(0)], [np.zeros(together)], list[list[int]]()
+        offsets, counts = list[NDArray[np.int32]](), list[list[int]]()
         for n, (layer, radius) in enumerate(zip(layers, radii, strict=True)):
             height = 2 * radius * (self._axes - 1)
             row = [height, 2 * radius, sum(map(len, biases))]
@@ -197,7 +201,7 @@ class FusedLevels:
                 offsets.append(found.astype(np.int32).ravel())
                 weights.append(table.ravel())
             rows.append(row)
-            biases.append(layer.bias.double().numpy()[:: order][: len(layer.bias) // (order * self._sites)])
+            biases.append(layer.bias.double().numpy()[::order][: len(layer.bias) // (order * self._sites)])
         reals = (np.concatenate(each).astype(self._dtype) for each in (weights, biases))
         integers = np.array(rows), np.concatenate(counts), np.concatenate(offsets)
         return *integers, *reals

@@ -12,10 +12,10 @@ which the irreps D of G make block-diagonal:
 
     Y = sum_m V_m C_m,   V_m = sum_k f_km D(k),   C_m = sum_a c_m[a] D(a)^T,   y_g = sum_D d_D / (|G| n_D) tr(D(g)^T Y),
 
-``n_D``: dimension of the commutant of D.  For D4 that is 12 multiplications instead of 64, for D6 20 instead of 144.  ``C_m`` is
-``P C_m`` for the mean P of D over S, so ``V_m U`` and ``U^+ C_m`` do, where the columns of U span the image of P.  Other sites of
-a cell see what an element of G that takes the first one to them makes of its inputs.  Source: Fourier transforms on finite
-groups, Diaconis and Rockmore, doi:10.1090/S0894-0347-1990-1030655-4.
+``n_D``: dimension of the commutant of D.  For D4 that is 12 multiplications instead of 64, for D6 20 instead of 144.  ``C_m``
+is ``P C_m`` for the mean P of D over S, so ``V_m U`` and ``U^+ C_m`` do, where the columns of U span the image of P.  Other
+sites of a cell see what an element of G that takes the first one to them makes of its inputs.  Source: Fourier transforms on
+finite groups, Diaconis and Rockmore, doi:10.1090/S0894-0347-1990-1030655-4.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_holstein.compiled.programs import Combinations, Part, Program
 from hpc_holstein.symmetry.irreps import Irrep, real_irreps
 from hpc_holstein.symmetry.pairs import Pairs
 from hpc_holstein.symmetry.space_group import SpaceGroup
@@ -40,54 +41,12 @@ _TURN = 4  # inputs that are computed in turn at most
 _SAME = 1e-9
 
 
-class Combinations(NamedTuple):
-    """Linear combinations of numbers ``x_0, x_1, ...``: each step appends ``x_i + factor x_j``; results are ``factor x_i``."""
-
-    steps: tuple[tuple[int, int, float], ...]
-    results: tuple[tuple[int, float], ...]
-
-
 class Kind(NamedTuple):
     """Inputs that are treated alike: of one stabiliser, and so many channels in turn that are so far from each other."""
 
     stabiliser: tuple[int, ...]
     turn: int
     apart: int
-
-
-class Part(NamedTuple):
-    """What a pass does with inputs ``m`` of one kind and their images.
-
-    inputs    number of images
-    turn      inputs that are computed in turn, and how many channels these are ``apart``
-    values    ``V_m U`` from them
-    products  ``sums[s] += values[v] weights[w]``, as ``(v, w, s)``
-    weights   numbers of ``U^+ C_m``
-    """
-
-    inputs: int
-    turn: int
-    apart: int
-    values: Combinations
-    products: tuple[tuple[int, int, int], ...]
-    weights: int
-
-
-class Program(NamedTuple):
-    """All that compiled code is made from; stencils, channels and weights are data.
-
-    order     of the point group
-    together  copies that are computed at once
-    exchanged with an odd part, of the exchange of particles and holes
-    passes    one after the other, so that sums stay in registers: how many sums it has, and a part for each kind
-    back      ``y_g`` of all elements from all sums
-    """
-
-    order: int
-    together: int
-    exchanged: bool
-    passes: tuple[tuple[int, tuple[Part, ...]], ...]
-    back: Combinations
 
 
 class Source(NamedTuple):
@@ -202,7 +161,7 @@ class Symmetry:
                 if (int(number), *map(int, offset)) in done:
                     continue
                 orbit = {}
-                for n, d in zip(*self._moved(source, number, np.array(offset), self.stabiliser), strict=True):
+                for n, d in zip(*self._moved(source, int(number), np.array(offset), self.stabiliser), strict=True):
                     member = (int(n), *map(int, d))
                     if member not in orbit:
                         numbers, offsets = self._moved(source, n, d, self.stabiliser)
