@@ -75,7 +75,7 @@ def _add(v: Vectors, part: Part, images: list[Any], weights: Any, together: int,
 def _pass(
     v: Vectors, program: Program, number: int, start: list[Any], field: Any, inputs: list[tuple[Any, Any]], weights: Any
 ) -> tuple[list[Any], Any]:
-    """Sums of a pass over its ``inputs``, where offsets begin and how many there are, and where weights of the next one begin."""
+    """Sums of a pass, and where the weights of the next one begin; ``inputs``: where offsets begin, and how many there are."""
     builder, index = v.builder, ir.IntType(64)
     totals = [v.total(value) for value in start]
     for part, (place, count) in zip(program.passes[number][1], inputs, strict=True):
@@ -341,7 +341,7 @@ def _through(programs, row, first, width, shape, tables, rings, places, parts, l
 
 @compiled
 def _read_row(program, rings, place, shape, head, lines, width, work, out, to):  # type: ignore[no-untyped-def]
-    """Densities, slopes and coefficients of pairs of one row to ``out[to ...]``, from the last feature and energies ``lines``."""
+    """Densities, slopes and coefficients of pairs of a row to ``out[to ...]``, from the last feature and energies ``lines``."""
     lanes, sites, blocks, together, channels, _, parts = shape
     half, biases, even, odd, pair_biases, pair_weights, pair_channels = head
     levels, copies, order = len(half), blocks * together, channels // together

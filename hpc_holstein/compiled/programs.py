@@ -1,4 +1,4 @@
-"""Programs that compiled code of group convolutions is made from: which numbers are added up, and multiplied with which weights.
+"""Programs that compiled code of group convolutions is made from: which numbers are added up and multiplied by which weights.
 
 :mod:`hpc_holstein.network._transforms` makes them from the symmetry of a lattice.
 """

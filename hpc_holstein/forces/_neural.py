@@ -86,14 +86,14 @@ class NeuralForces(ForceProvider):
         self.surroundings: Surroundings | None = None
         self.trained_elsewhere = ""
         self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
-        self.batches_exactly = isinstance(module, LevelNetwork) and module.is_fused(domain.device) and precision != "bfloat16"
+        self._fused = isinstance(module, LevelNetwork) and module.is_fused(domain.device) and precision != "bfloat16"
+        self.batches_exactly = self._fused and self._reader is None  # PyTorch computes the elements of H and their force
         if deterministic and not self.batches_exactly:
             raise ConfigError(
-                "deterministic = true needs a network that is compiled, as `enn` and `enn_matrix` are in one and two dimensions "
-                "on CPUs with AVX2 or NEON: the bits that PyTorch computes depend on the place of a site, so use such a model, "
-                "or leave deterministic out"
+                "deterministic = true needs a network that is compiled, as `enn` is in 1 and 2 dimensions on CPUs with AVX2 or NEON: "
+                "the bits that PyTorch computes depend on the place of a site, so use such a model, or leave deterministic out"
             )
-        longest = LONGEST if self.batches_exactly else _LONGEST[domain.device.type]
+        longest = LONGEST if self._fused else _LONGEST[domain.device.type]
         longest = round(longest ** (2 / len(domain.local_extent)))  # as many cells in any dimension
         self._window = tuple(_window(cells, longest) for cells in domain.local_extent)
 
@@ -311,7 +311,7 @@ class NeuralForces(ForceProvider):
 
     def _filled_up(self, seen: Tensor) -> Tensor:
         """Zeros behind each axis up to a whole window: of another shape, those of PyTorch may add up in another order."""
-        if self.batches_exactly:
+        if self._fused:
             return seen
         lacking = [edge + 2 * self._halo - seen.shape[axis] for axis, edge in enumerate(self._window, 1)]
         if not any(lacking):
