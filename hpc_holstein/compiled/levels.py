@@ -25,6 +25,7 @@ from hpc_holstein.compiled.vectors import VECTOR_BYTES, Vectors
 LONGEST = 256  # columns that are evaluated at once: the last rows of all layers then stay in the second-level cache
 PITCH = 272  # no power of two, which would map all channels to one place of the cache
 REGISTERS = 8 if VECTOR_BYTES == 32 else 16  # for sums, of 16 or 32
+ABREAST = 4  # results that are computed in step, since one alone waits for itself
 _MADE_OF = inspect.getsource(vectors)
 """A part of the types of programs: code on disk is told from that of another such file."""
 
@@ -148,9 +149,9 @@ def _convolved(
     return types.void(program, *(kind for array in arrays for kind in (array, types.intp))), code
 
 
-def abreast(program: Program) -> int:
-    """Channels that go through the activation in step: more than one, since that would wait for its own results."""
-    return next(count for count in (4, 2, 1) if program.order * program.together % count == 0)
+def in_step(program: Program) -> int:
+    """Channels that go through the activation in step."""
+    return next(count for count in (ABREAST, 2, 1) if program.order * program.together % count == 0)
 
 
 @intrinsic(prefer_literal=True)
@@ -160,7 +161,7 @@ def _activated(typing: Any, program: Any, parts: Any, even: Any, odd: Any, out: 
     With exchange ``even +- odd`` is ``f``, and the odd part goes ``apart`` numbers further; without, ``even`` alone.
     """
     made = _PROGRAMS[program.literal_value]
-    count = abreast(made)
+    count = in_step(made)
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
         v = _vectors(context, builder, parts)
@@ -219,7 +220,7 @@ def _group_sum(typing: Any, program: Any, features: Any, at: Any, out: Any, to: 
 
 
 @intrinsic
-def _dot(
+def _dots(
     typing: Any,
     source: Any,
     at: Any,
@@ -231,21 +232,30 @@ def _dot(
     first: Any,
     out: Any,
     to: Any,
+    apart: Any,
 ) -> Any:
-    """``out[to ...] = start[place ...] + sum_i weights[first + i] source[at + i step ...]``, a vector each."""
+    """``out[to + n apart ...] = start[place + n V ...] + sum_i weights[first + i N + n] source[at + i step ...]``, vectors.
+
+    For all ``n`` below ``N = ABREAST``.
+    """
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
         v = _vectors(context, builder, source)
         values, begin, table, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 4, 6, 8))
-        total, inputs, table = v.total(v.load(begin, arguments[5])), v.at(values, arguments[1]), v.at(table, arguments[7])
+        begin, inputs, table = v.at(begin, arguments[5]), v.at(values, arguments[1]), v.at(table, arguments[7])
+        totals = [v.total(v.load(begin, n * v.lanes)) for n in range(ABREAST)]
         with cgutils.for_range(builder, arguments[3]) as loop:
-            weight = v.spread(table, loop.index)
+            own = v.at(table, builder.mul(loop.index, ir.Constant(loop.index.type, ABREAST)))
             given = v.load(inputs, builder.mul(loop.index, arguments[2]))
-            builder.store(v.fma(given, weight, builder.load(total)), total)
-        v.store(goal, arguments[9], builder.load(total))
+            for n, total in enumerate(totals):
+                builder.store(v.fma(given, v.spread(own, n), builder.load(total)), total)
+        goal = v.at(goal, arguments[9])
+        for total in totals:
+            v.store(goal, 0, builder.load(total))
+            goal = v.at(goal, arguments[10])
         return context.get_dummy_value()
 
-    kinds = source, types.intp, types.intp, types.intp, start, types.intp, weights, types.intp, out, types.intp
+    kinds = source, types.intp, types.intp, types.intp, start, types.intp, weights, types.intp, out, types.intp, types.intp
     return types.void(*kinds), code
 
 
@@ -345,22 +355,25 @@ def _read_row(program, rings, place, shape, head, lines, width, work, out, to): 
     lanes, sites, blocks, together, channels, _, parts = shape
     half, biases, even, odd, pair_biases, pair_weights, pair_channels = head
     levels, copies, order = len(half), blocks * together, channels // together
+    padded = len(biases) // (2 * lanes)
     odd_sums, logits = (parts - 1) * copies * lanes, parts * copies * lanes
-    energies = logits + levels * lanes
+    energies = logits + padded * lanes
     for x in range(0, width, lanes):
         for site in range(sites):
             for part in range(parts):
                 for copy in range(copies):
                     at = place + ((part * sites + site) * copies + copy) * order * PITCH + x
                     _group_sum(program, rings, at, work, (part * copies + copy) * lanes)
-            for n in range(levels):
-                _dot(work, 0, lanes, copies, biases, n * lanes, even, n * copies, work, logits + n * lanes)
-                _dot(work, odd_sums, lanes, copies, biases, (levels + n) * lanes, odd, n * copies, work, energies + n * lanes)
+            for n in range(0, padded, ABREAST):
+                other = (padded + n) * lanes
+                _dots(work, 0, lanes, copies, biases, n * lanes, even, n * copies, work, logits + n * lanes, lanes)
+                _dots(work, odd_sums, lanes, copies, biases, other, odd, n * copies, work, energies + n * lanes, lanes)
             density = to + site * PITCH + x
             _filled(work, logits, energies, levels, half, lines, site * PITCH + x, out, density, density + sites * PITCH)
         for n in range(len(pair_channels)):
-            at, count, goal = place + pair_channels[n] * PITCH + x, copies * order, to + (2 * sites + n) * PITCH + x
-            _dot(rings, at, PITCH, count, pair_biases, n * lanes, pair_weights, n * count, out, goal)
+            at, count, goal = place + pair_channels[n] * PITCH + x, copies * order, to + (2 * sites + n * ABREAST) * PITCH + x
+            here, first = n * ABREAST * lanes, n * ABREAST * count
+            _dots(rings, at, PITCH, count, pair_biases, here, pair_weights, first, out, goal, PITCH)
 
 
 @compiled
@@ -400,8 +413,8 @@ def evaluate(  # type: ignore[no-untyped-def]
     tables   layers ``[layer, 13]``: rows and columns that it consumes, first bias, and of both parts how many ``offsets`` a
              site and a place in the ring have, where those, the counts and the weights start, and numbers of weights of a
              block; how many inputs of each kind there are; offsets; weights; biases after zeros for the odd parts
-    head     1 / 2 width of the levels; biases of logits and levels, each for a vector; weights ``[level, copy]`` flat of both;
-             of the pairs biases, weights ``[pair, feature]`` flat and first channel
+    head     1 / 2 width of the levels; biases of logits and levels, each for a vector; weights of both, flat
+             ``[levels in step, copy, level]``; likewise biases and weights of the coefficients of pairs, and the first channel of those in step
     pairs    ``[pair, 4]``: own coefficient, that of the other direction and offset of the cell where it is; then the reach of
              pairs in rows and columns ``[1, 4]``
     places   where the last rows of the input of each layer start in ``rings``, and a row of the last layer
@@ -413,7 +426,7 @@ def evaluate(  # type: ignore[no-untyped-def]
     lanes, sites, pairs_written = shape[0], shape[1], len(pairs) - 1
     high, wide, above, beside = layers[:, 0].sum(), layers[:, 1].sum(), pairs[-1, 0], pairs[-1, 1]
     longest = min(LONGEST, (PITCH - wide - 2 * beside) // lanes * lanes)
-    rows, written, count = 2 * above + 1, (2 * sites + pairs_written) * PITCH, sites + pairs_written
+    rows, written, count = 2 * above + 1, (2 * sites + ABREAST * len(head[-1])) * PITCH, sites + pairs_written
     for b in range(batch):
         for left in range(0, columns, longest):
             width = min(longest, columns - left)

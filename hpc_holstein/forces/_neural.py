@@ -91,8 +91,8 @@ class NeuralForces(ForceProvider):
         if deterministic and not self.batches_exactly:
             raise ConfigError(
                 "deterministic = true needs a network that is compiled, as `enn` is in 1 and 2 dimensions on CPUs with AVX2 or "
-                "NEON: the bits that PyTorch computes depend on the place of a site, so use such a model, or leave deterministic "
-                "out"
+                "NEON: the bits that PyTorch computes depend on the place of a site, so use such a model, or leave "
+                "deterministic out"
             )
         longest = LONGEST if self._fused else _LONGEST[domain.device.type]
         longest = round(longest ** (2 / len(domain.local_extent)))  # as many cells in any dimension

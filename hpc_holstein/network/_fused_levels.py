@@ -15,13 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_holstein.compiled.levels import LONGEST, PITCH, REGISTERS, VECTOR_BYTES, Typed, abreast, evaluate
+from hpc_holstein.compiled.levels import ABREAST, LONGEST, PITCH, REGISTERS, VECTOR_BYTES, Typed, evaluate, in_step
 from hpc_holstein.interfaces import Bond, Lattice
-from hpc_holstein.network._transforms import Kind, Orbits, Source, Symmetry
+from hpc_holstein.network._transforms import Integers, Kind, Matrix, Orbits, Source, Symmetry
 from hpc_holstein.symmetry.pairs import Pairs
 
 Reals = NDArray[np.floating]
-Integers = NDArray[np.int64]
 
 _LEAST_ROWS = 16  # for each thread
 
@@ -54,6 +53,15 @@ class Written(NamedTuple):
     odd: Sequence[bool]
     kernels: Dense
     reach: int
+
+    def coefficients(self) -> list[tuple[Bond, bool, float, Matrix]]:
+        """Each pair, if it is odd, and the bias and the weights ``[channels]`` of its coefficient."""
+        even, odd_rows, biases = (iter(() if one is None else one) for one in self.kernels)
+        found = []
+        for bond, odd in zip(self.bonds, self.odd, strict=True):
+            kernel, bias = (next(odd_rows), 0.0) if odd else (next(even), next(biases))
+            found.append((bond, odd, float(bias), kernel.flatten().double().numpy()))
+        return found
 
 
 def supported(lattice: Lattice, reach: int) -> bool:
@@ -104,14 +112,16 @@ class FusedLevels:
         self._size, places = sum(sizes), np.cumsum([0, *sizes[:-1]])
         firsts = [(0, first_odd), *[(0, feature)] * (len(radii) - 1)]
         tables = self._tables(layers, orbits, kinds, radii, places, channels, firsts)
-        shape = self._lanes, self._sites, copies // together, together, together * order, abreast(programs[0]), parts
+        shape = self._lanes, self._sites, copies // together, together, together * order, in_step(programs[0]), parts
+        self._padded = -(-len(widths) // ABREAST) * ABREAST
         heads, pairs = self._head(head, widths, regular, written)
         self._gains = np.array([[one.gain, one.shift] for one in inputs for _ in one.elements.array])
         self._constant = table, shape, tables, heads, pairs, places
         self._start = np.repeat(layers[0].bias.numpy()[: copies * order], self._lanes)
         self._reach = sum(radii), 0 if written is None else written.reach
         self._written = self._sites + len(pairs) - 1
-        self._work = (2 * copies + 2 * len(widths)) * self._lanes
+        self._work = (2 * copies + 2 * self._padded) * self._lanes
+        self._row = (2 * self._sites + ABREAST * len(heads[-1])) * PITCH
         self._spaces: list[tuple[Reals, ...]] = []  # not in use
 
     def __call__(self, ghosted_field: Tensor, g: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -146,7 +156,7 @@ class FusedLevels:
             return self._spaces.pop()
         except IndexError:  # all are in use
             half, beyond = len(self._start), PITCH  # read past a row, by cells that are not kept
-            read = (2 * self._reach[1] + 1) * (self._sites + self._written) * PITCH
+            read = (2 * self._reach[1] + 1) * self._row
             sizes = self._size + beyond, 2 * half, 2 * half, self._work, len(self._gains) * PITCH, read
             space = tuple(_aligned(size, self._dtype) for size in sizes)
             space[2][:half] = self._start
@@ -220,30 +230,38 @@ class FusedLevels:
         self, head: Dense, widths: Tensor, regular: Source, written: Written | None
     ) -> tuple[tuple[NDArray[Any], ...], Integers]:
         """``head`` and ``pairs`` of :func:`compiled.levels.evaluate`; the weights of all elements of a copy are one."""
-        order, levels = self._order, len(widths)
+        order, levels, padded = self._order, len(widths), self._padded
         even, *odd = (part.flatten(1).double().numpy()[:, ::order] for part in head[:2] if part is not None)
-        biases = np.zeros(2 * levels)
-        biases[: len(head.bias)] = head.bias.double().numpy()
+        biases = np.zeros((2, padded))
         logits, energies = (even, *odd) if odd else (even[:levels], even[levels:])
-        reals = [0.5 / widths.double().numpy(), np.repeat(biases, self._lanes), logits.ravel(), energies.ravel()]
-        pairs, channels, shifts, weights = [], [], [np.zeros(0)], [np.zeros(0)]
-        if written is not None:
-            size = logits.shape[1] * order
-            rows, columns = {False: 0, True: 0}, regular.columns.ravel()[np.argsort(regular.channels.ravel())]
-            for number, (bond, is_odd) in enumerate(zip(written.bonds, written.odd, strict=True)):
-                kernel = written.kernels.odd if is_odd else written.kernels.even
-                assert kernel is not None
-                row = rows[is_odd]
-                rows[is_odd] += 1
-                of_channel = kernel[row].flatten().double().numpy()[columns]
-                weights.append(of_channel[bond.source * size :][:size])
-                shifts.append(np.full(self._lanes, 0.0 if is_odd else float(written.kernels.bias[row])))
-                channels.append((self._sites * is_odd + bond.source) * size)
-                pairs.append([number, number ^ 1, *([0] * (2 - self._axes)), *bond.offset])
+        given = head.bias.double().numpy().reshape(-1, levels)  # of odd levels there is none
+        biases[: len(given), :levels] = given
+        reals = [0.5 / widths.double().numpy(), np.repeat(biases, self._lanes)]
+        reals += [_in_step(np.concatenate([one, np.zeros((padded - levels, one.shape[1]))])) for one in (logits, energies)]
+        size, columns = logits.shape[1] * order, regular.columns.ravel()[np.argsort(regular.channels.ravel())]
+        coefficients = [] if written is None else written.coefficients()
+        groups: dict[int, list[int]] = {}  # pairs whose coefficients are read from the same channels
+        for number, (bond, is_odd, _, _) in enumerate(coefficients):
+            groups.setdefault((self._sites * is_odd + bond.source) * size, []).append(number)
+        slots = [(channel, some[n : n + ABREAST]) for channel, some in groups.items() for n in range(0, len(some), ABREAST)]
+        place = {number: n * ABREAST + k for n, (_, some) in enumerate(slots) for k, number in enumerate(some)}
+        of_pairs = np.zeros((len(slots) * ABREAST, 1 + size))
+        for number, (bond, _, bias, weights) in enumerate(coefficients):
+            of_pairs[place[number]] = [bias, *weights[columns][bond.source * size :][:size]]
+        pairs = [
+            [place[number], place[number ^ 1], *[0] * (2 - self._axes), *bond.offset]
+            for number, (bond, *_) in enumerate(coefficients)
+        ]
         reach = 0 if written is None else written.reach
         pairs.append([reach * (self._axes - 1), reach, 0, 0])
-        reals += [np.concatenate(shifts), np.concatenate(weights)]
-        return (*(one.astype(self._dtype) for one in reals), np.array(channels, dtype=np.int64)), np.array(pairs)
+        reals += [np.repeat(of_pairs[:, 0], self._lanes), _in_step(of_pairs[:, 1:])]
+        channels = np.array([channel for channel, _ in slots], dtype=np.int64)
+        return (*(one.astype(self._dtype) for one in reals), channels), np.array(pairs)
+
+
+def _in_step(weights: Matrix) -> Matrix:
+    """``[results, inputs]`` -> ``[results in step, inputs, result]``, flat."""
+    return weights.reshape(-1, ABREAST, weights.shape[1]).swapaxes(1, 2).ravel()
 
 
 def _aligned(size: int, dtype: np.dtype[np.floating]) -> Reals:

@@ -37,7 +37,6 @@ from hpc_holstein.symmetry.space_group import SpaceGroup
 Matrix = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-_TURN = 4  # inputs that are computed in turn at most
 _SAME = 1e-9
 
 
@@ -56,12 +55,14 @@ class Source(NamedTuple):
     images    ``[g, n]``
     columns   ``[n, inner]``, of the dense kernel; several that the group treats alike
     channels  ``[n, inner]``: where they are
+    turn      so many of these at most are computed in turn: the fewer, the more networks share a program
     """
 
     sites: Integers
     images: Integers
     columns: Integers
     channels: Integers
+    turn: int
 
 
 class Orbits(NamedTuple):
@@ -110,13 +111,13 @@ class Symmetry:
         columns, channels = first + np.arange(order)[:, None], first + table[inverse[self.to_site]][..., None]
         shape = sites * order, copies
         at = np.repeat(np.arange(sites), order)
-        return Source(at, images.reshape(order, -1), columns.reshape(shape), channels.reshape(shape))
+        return Source(at, images.reshape(order, -1), columns.reshape(shape), channels.reshape(shape), 4)
 
     def elements(self, pairs: Pairs, first: int, inner: int) -> Source:
         """``inner`` numbers of each of the ``pairs``, channels ``(pair, inner)`` from ``first`` on."""
         images = pairs.moved_back[self.group.point_group.inverse]
         columns = np.arange(first, first + len(pairs) * inner).reshape(-1, inner)
-        return Source(pairs.here, images, columns, columns)
+        return Source(pairs.here, images, columns, columns, 2)
 
     def orbits(self, sources: Iterable[Source], seen: Pairs, kernel: Matrix) -> dict[Kind, Orbits]:
         """All inputs of a layer, with weights from its dense kernel."""
@@ -125,7 +126,7 @@ class Symmetry:
         found: dict[Kind, list[tuple[Integers, list[Matrix]]]] = {}
         for source in sources:
             inner = source.channels.shape[1]
-            turn = next(count for count in range(min(inner, _TURN), 0, -1) if inner % count == 0)
+            turn = next(count for count in (4, 2, 1) if inner % count == 0 and count <= source.turn)
             apart = int(source.channels[0, 1] - source.channels[0, 0]) if turn > 1 else 0
             for stabiliser, number, offset in self._representatives(source, seen):
                 elements = self.group.point_group.product_table[self.to_site[:, None], self._cosets(stabiliser)]
