@@ -414,7 +414,8 @@ def evaluate(  # type: ignore[no-untyped-def]
              site and a place in the ring have, where those, the counts and the weights start, and numbers of weights of a
              block; how many inputs of each kind there are; offsets; weights; biases after zeros for the odd parts
     head     1 / 2 width of the levels; biases of logits and levels, each for a vector; weights of both, flat
-             ``[levels in step, copy, level]``; likewise biases and weights of the coefficients of pairs, and the first channel of those in step
+             ``[levels in step, copy, level]``; likewise biases and weights of the coefficients of pairs, and the first channel
+             of those in step
     pairs    ``[pair, 4]``: own coefficient, that of the other direction and offset of the cell where it is; then the reach of
              pairs in rows and columns ``[1, 4]``
     places   where the last rows of the input of each layer start in ``rings``, and a row of the last layer
