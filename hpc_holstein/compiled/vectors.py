@@ -38,6 +38,7 @@ class Vectors:
         self.lanes = VECTOR_BYTES // self._bytes
         self.type = ir.VectorType(number, self.lanes)
         self._integer = ir.VectorType(ir.IntType(8 * self._bytes), self.lanes)
+        self._known: dict[tuple[int, int], tuple[Any, ...]] = {}
 
     def constant(self, value: float) -> Any:
         """The same number in every place."""
@@ -78,6 +79,12 @@ class Vectors:
         register = "w" if _ARM else "v"
         kind = ir.FunctionType(self.type, [self.type])
         return self.builder.asm(kind, "", f"={register},0,~{{memory}}", [x], side_effect=True)
+
+    def both(self, x: Any, y: Any) -> tuple[Any, Any]:
+        """``x + y`` and ``x - y``, made once for the same two; None where ``x`` is ``y``."""
+        if (id(x), id(y)) not in self._known:
+            self._known[id(x), id(y)] = self.builder.fadd(x, y), None if x is y else self.builder.fsub(x, y), x, y
+        return self._known[id(x), id(y)][:2]
 
     def plus(self, x: Any, y: Any, factor: float) -> Any:
         """``x + factor y``."""

@@ -158,7 +158,7 @@ class FusedLevels:
             half, beyond = len(self._start), PITCH  # read past a row, by cells that are not kept
             read = (2 * self._reach[1] + 1) * self._row
             sizes = self._size + beyond, 2 * half, 2 * half, self._work, len(self._gains) * PITCH, read
-            space = tuple(_aligned(size, self._dtype) for size in sizes)
+            space = tuple(aligned(size, self._dtype) for size in sizes)
             space[2][:half] = self._start
             return space
 
@@ -264,7 +264,7 @@ def _in_step(weights: Matrix) -> Matrix:
     return weights.reshape(-1, ABREAST, weights.shape[1]).swapaxes(1, 2).ravel()
 
 
-def _aligned(size: int, dtype: np.dtype[np.floating]) -> Reals:
+def aligned(size: int, dtype: np.dtype[np.floating]) -> Reals:
     """Zeros from a boundary of vectors on, where these do not lie in two cache lines."""
     raw = np.zeros(size * dtype.itemsize + VECTOR_BYTES, np.uint8)
     start = -raw.ctypes.data % VECTOR_BYTES

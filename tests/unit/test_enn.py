@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from hpc_holstein.compiled.levels import LONGEST, VECTOR_BYTES
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.lattice import cubic, square, triangular
-from hpc_holstein.network import _fused_levels
+from hpc_holstein.network import _fused_levels, _fused_square
 from hpc_holstein.network.layers import GroupConv
 from hpc_holstein.network.models import enn
 from hpc_holstein.symmetry.internal import ParticleHoleGroup
@@ -236,7 +236,8 @@ def test_compiled_code_follows_the_weights():
 @compiled
 @torch.no_grad()
 def test_what_is_evaluated_by_pytorch(monkeypatch):
-    monkeypatch.setattr(_fused_levels.FusedLevels, "__call__", None)
+    for kind in (_fused_levels.FusedLevels, _fused_square.FusedSquare):
+        monkeypatch.setattr(kind, "__call__", None)
     field = torch.randn(1, 16, 16, dtype=torch.float64)
     with torch.autocast("cpu", torch.bfloat16):
         assert varied(torch.float32)(field.float()).isfinite().all()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from hpc_holstein.interfaces import Lattice
+from hpc_holstein.network._fused_levels import Dense, FusedLevels, Input
+from hpc_holstein.network._fused_square import FusedSquare, supported
 from hpc_holstein.network.models._levels import LevelNetwork
 from hpc_holstein.network.models.enn import Options
 
@@ -52,6 +54,12 @@ class Enn(LevelNetwork):
             return None
         density, slope = fused(numbers, self.g)
         return (density, slope) if self._basis > 1 else (density[..., 0], slope[..., 0])
+
+    def _compiled(self, layers: list[Dense], on_site: Input, kT: float) -> FusedLevels | FusedSquare:
+        options, group = self.options, self._lattice.point_group.array
+        if self.particle_hole and self._basis == 1 and supported(group, options.copies, options.radii, options.levels):
+            return FusedSquare(layers, group, options.radii, on_site.scales, kT)
+        return super()._compiled(layers, on_site, kT)
 
     def _levels(self, ghosted_field: Tensor, kT: float) -> tuple[Tensor, Tensor]:
         """Weights from the even scalars, up to their sum, and ``f(e)`` from the odd ones, ``[batch, *cells, levels]``.

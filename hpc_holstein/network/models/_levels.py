@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
 from hpc_holstein.network._fused_levels import Dense, FusedLevels, Input, supported
+from hpc_holstein.network._fused_square import FusedSquare
 from hpc_holstein.network.layers import GroupConv, LiftingConv, Modulation, ScalarHead, activated
 from hpc_holstein.network.models._level_options import NetworkOptions
 from hpc_holstein.symmetry.internal import is_bipartite
@@ -64,7 +65,7 @@ class LevelNetwork(nn.Module):
         self.register_buffer("_scales", torch.tensor(options.scales), persistent=False)
         self._inference_kernels: list[_Layer] = []
         self._inference_key: tuple[object, ...] = ()
-        self._fused: tuple[object, FusedLevels | None] = (None, None)  # the kernels that it was made of, and it
+        self._fused: tuple[object, FusedLevels | FusedSquare | None] = (None, None)  # the kernels that it was made of, and it
 
     @property
     def takes_kT(self) -> bool:
@@ -170,7 +171,7 @@ class LevelNetwork(nn.Module):
         kernel = lifting.kernel()
         return _Layer(kernel, kernel if self.particle_hole else None, lifting.channel_bias())
 
-    def _fused_levels(self, numbers: Tensor, kT: float) -> FusedLevels | None:
+    def _fused_levels(self, numbers: Tensor, kT: float) -> FusedLevels | FusedSquare | None:
         """Compiled evaluation of fields ``[batch, *cells, numbers]``, where they are evaluated by it."""
         kept = numbers.dtype in (torch.float32, torch.float64)
         if torch.is_grad_enabled() or not kept or not self.is_fused(numbers.device):
@@ -183,7 +184,7 @@ class LevelNetwork(nn.Module):
             self._fused = kernels, fused
         return fused
 
-    def _compiled(self, layers: list[Dense], on_site: Input, kT: float) -> FusedLevels:
+    def _compiled(self, layers: list[Dense], on_site: Input, kT: float) -> FusedLevels | FusedSquare:
         """Compiled evaluation with these layers at ``kT``."""
         widths = torch.full((self.options.levels,), kT, dtype=torch.float64)
         return FusedLevels(layers, self._lattice, self.options.radii, [on_site], widths)
