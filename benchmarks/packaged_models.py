@@ -5,8 +5,8 @@
 network      sites/s of one evaluation on a window of about 64x64 sites with its halo
 force        sites/s of a force at the chemical potential that is given: halo, elements of H, network, force
 multiply_adds  of the dense kernels, a site of the window: taps times pairs of channels
-per_multiply_add  time of the network for each of these over that of the model of the square Holstein lattice, which compiled
-             code evaluates in the basis of the irreps
+per_multiply_add  time of the network for each of these over that of the model of the square Holstein lattice; compiled code
+             does fewer, in the irreps of the point group
 
 Times are the best of many, in turn, in processor time, so that other work on the machine does not decide.
 """

@@ -1,17 +1,16 @@
-"""A network of levels on the square lattice as compiled code: each row goes at once through all layers.
+"""A network of levels as compiled code: each row goes at once through all layers.
 
-Rows of a feature lie channel after channel, ``PITCH`` numbers apart; the even part comes first, and channels are ``(copy,
-element)`` in the order of ``ELEMENTS``.  Neighbouring sites of a row are one vector, and every site sees the same instructions
-wherever it lies.  The last rows of each layer stay in the cache, and convolutions are in the basis of
-:mod:`hpc_holstein.compiled.basis`.  Compiled when first used (seconds) and kept on disk where that is possible.
+Rows of a feature lie channel after channel, ``PITCH`` numbers apart; the even part comes first, and channels are ``(site of
+the cell, copy, element)``.  Neighbouring cells of a row are one vector, and every cell sees the same instructions wherever it
+lies.  The last rows of each layer stay in the cache.  Convolutions follow a program, :mod:`hpc_holstein.compiled.programs`,
+which is the type of an argument: code for it is compiled when it is first used (seconds) and kept on disk where that is
+possible.  Stencils, channels and weights are tables.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-import zlib
-from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -19,19 +18,28 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from hpc_holstein.compiled import basis, compiled, vectors
-from hpc_holstein.compiled.basis import ELEMENTS, moved, taps
+from hpc_holstein.compiled import compiled, vectors
+from hpc_holstein.compiled.programs import Combinations, Part, Program
 from hpc_holstein.compiled.vectors import VECTOR_BYTES, Vectors
 
 LONGEST = 256  # columns that are evaluated at once: the last rows of all layers then stay in the second-level cache
 PITCH = 272  # no power of two, which would map all channels to one place of the cache
-TOGETHER = (
-    2 if VECTOR_BYTES == 32 else 4
-)  # copies that are computed at once: processors of such vectors have 16 registers, else 32
-_ABREAST = 4  # channels that go through the activation in step, since one alone waits for its own results
-_WEIGHTS = 8 * TOGETHER  # of one tap
-_MADE_OF = zlib.crc32("".join(map(inspect.getsource, (basis, vectors))).encode())
-"""A default of all compiled functions, and so a part of their types: code on disk is told from that of other such files."""
+REGISTERS = 8 if VECTOR_BYTES == 32 else 16  # for sums, of 16 or 32
+ABREAST = 4  # results that are computed in step, since one alone waits for itself
+_MADE_OF = inspect.getsource(vectors)
+"""A part of the types of programs: code on disk is told from that of another such file."""
+
+
+_PROGRAMS: dict[str, Program] = {}
+
+
+class Typed:
+    """A program as an argument, whose type is a word for it: files of compiled code know that type in any version."""
+
+    def __init__(self, program: Program) -> None:
+        word = hashlib.sha256((_MADE_OF + repr(program)).encode()).hexdigest()
+        _PROGRAMS[word] = program
+        self._numba_type_ = types.literal(word)
 
 
 def _pointer(context: Any, builder: Any, kinds: Any, arguments: Any, number: int) -> Any:
@@ -42,126 +50,139 @@ def _vectors(context: Any, builder: Any, array: Any) -> Vectors:
     return Vectors(builder, context.get_data_type(array.dtype))
 
 
-def _hadamard(v: Vectors, four: list[Any]) -> tuple[Any, Any, Any, Any]:
-    """Sums over the signs ``(a, b)`` of ``x``, ``ab x``, ``a x`` and ``b x``; None stands for zeros, here and below."""
-    (same, turned), (other, other_turned) = v.both(four[0], four[3]), v.both(four[1], four[2])
-    ahead, across = (None, None) if turned is None else v.both(turned, other_turned)
-    return *v.both(same, other), ahead, across
+def _combined(v: Vectors, numbers: list[Any], of: Combinations) -> list[Any]:
+    """Results of linear combinations."""
+    known = list(numbers)
+    for i, j, factor in of.steps:
+        known.append(v.plus(known[i], known[j], factor))
+    return [known[i] if factor == 1 else v.times(known[i], factor) for i, factor in of.results]
 
 
-def _add_numbers(v: Vectors, eight: list[Any], weight: Callable[[int], Any], sums: list[Any]) -> None:
-    """``Y += V C`` of the one-dimensional irreps."""
-    (one, mixed, *_), (swapped, mixed_swapped, *_) = _hadamard(v, eight[:4]), _hadamard(v, eight[4:])
-    numbers = [*v.both(one, swapped), *((None, None) if mixed is None else v.both(mixed, mixed_swapped))]
-    for place, (number, _) in enumerate(product(numbers, range(TOGETHER))):
-        if number is not None:
-            sums[place] = v.fma(number, weight(place), sums[place])
+def _add(v: Vectors, part: Part, images: list[Any], weights: Any, together: int, sums: list[Any]) -> None:
+    """Products of an input with weights of ``together`` copies; ``sums [sum, copy]``."""
+    values = _combined(v, images, part.values)
+    shared = len(part.products) > len({weight for _, weight, _ in part.products})
+    factors: dict[int, Any] = {}
+    for o in range(together):
+        for value, weight, number in part.products:
+            place = weight * together + o
+            if place not in factors:
+                factors[place] = v.spread(weights, place)
+            goal = number * together + o
+            found = v.fma(values[value], factors[place], sums[goal])
+            sums[goal] = v.held(found) if shared else found
 
 
-def _add_matrices(v: Vectors, eight: list[Any], weight: Callable[[int], Any], sums: list[Any]) -> None:
-    """``Y += V C`` of the two-dimensional irrep, ``[row, column, copy]``."""
-    (*_, top, bottom), (*_, right, left) = _hadamard(v, eight[:4]), _hadamard(v, eight[4:])
-    matrix = (top, right), (left, bottom)
-    for q, column, o in product(range(2), range(2), range(TOGETHER)):
-        factor = weight((4 + 2 * q + column) * TOGETHER + o)
-        for row in range(2):
-            place = (2 * row + column) * TOGETHER + o
-            if matrix[row][q] is not None:
-                sums[place] = v.held(v.fma(matrix[row][q], factor, sums[place]))
-
-
-def _back(v: Vectors, numbers: list[Any], matrix: list[Any]) -> list[Any]:
-    """``y_g`` of all elements."""
-    plain, mixed = v.both(numbers[0], numbers[1]), v.both(numbers[2], numbers[3])
-    found = []
-    for whole, signed, first, last in zip(plain, mixed, (matrix[0], matrix[1]), (matrix[3], matrix[2]), strict=True):
-        (same, other), (turned, other_turned) = v.both(whole, signed), v.both(first, last)
-        found += [v.both(same, turned)[0], v.both(other, other_turned)[0]]
-        found += [v.both(other, other_turned)[1], v.both(same, turned)[1]]
-    return found
-
-
-def _sums(
-    v: Vectors, part: Callable[..., None], start: list[Any], lines: list[Any], count: Any, table: Any, alone: bool
-) -> list[Any]:
-    """``start`` and what ``part`` adds for all inputs and taps; ``lines``: the rows of the stencil, from the sites on.
-
-    ``alone``: a lifting layer, which reads one channel for all elements.
-    """
-    builder, channels, middle = v.builder, 1 if alone else len(ELEMENTS), len(lines) // 2
-    offsets = taps(middle, alone)
-    turn = TOGETHER if middle == 0 else 1  # inputs of one turn of the loop
+def _pass(
+    v: Vectors, program: Program, number: int, start: list[Any], field: Any, inputs: list[tuple[Any, Any]], weights: Any
+) -> tuple[list[Any], Any]:
+    """Sums of a pass, and where the weights of the next one begin; ``inputs``: where offsets begin, and how many there are."""
+    builder, index = v.builder, ir.IntType(64)
     totals = [v.total(value) for value in start]
-    with cgutils.for_range(builder, builder.sdiv(count, ir.Constant(count.type, turn))) as loop:
-        values, w = [builder.load(total) for total in totals], Vectors(builder, v.number)
-        ahead, further = (ir.Constant(count.type, turn * n) for n in (channels * PITCH, len(offsets) * _WEIGHTS))
-        own = [w.at(line, builder.mul(loop.index, ahead)) for line in lines]
-        weights = w.at(table, builder.mul(loop.index, further))
-        for number, (n, offset) in enumerate(product(range(turn), offsets)):
-            places = [(0 if alone else h, *moved(element, offset)) for h, element in enumerate(ELEMENTS)]
-            loaded = {
-                (h, y, x): w.load(own[y + middle], (n * channels + h) * PITCH + x + middle) for h, y, x in dict.fromkeys(places)
-            }
-            part(w, [loaded[place] for place in places], lambda k, n=number: w.spread(weights, n * _WEIGHTS + k), values)
-        for value, total in zip(values, totals, strict=True):
-            builder.store(value, total)
-    return [builder.load(total) for total in totals]
+    for part, (place, count) in zip(program.passes[number][1], inputs, strict=True):
+        size = part.weights * program.together
+        with cgutils.for_range(builder, count) as loop:
+            sums, w = [builder.load(total) for total in totals], Vectors(builder, v.number)
+            own = w.at(place, builder.mul(loop.index, ir.Constant(index, part.inputs)))
+            lines = [w.at(field, builder.sext(builder.load(w.at(own, k)), index)) for k in range(part.inputs)]
+            here = w.at(weights, builder.mul(loop.index, ir.Constant(index, part.turn * size)))
+            for n in range(part.turn):
+                images = [w.load(line, n * part.apart * PITCH) for line in lines]
+                _add(w, part, images, w.at(here, n * size), program.together, sums)
+            for value, total in zip(sums, totals, strict=True):
+                builder.store(value, total)
+        weights = v.at(weights, builder.mul(count, ir.Constant(index, part.turn * size)))
+    return [builder.load(total) for total in totals], weights
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def _convolved(
     typing: Any,
+    program: Any,
     source: Any,
-    rows: Any,
     x: Any,
-    elements: Any,
-    inputs: Any,
+    offsets: Any,
+    offset: Any,
+    counts: Any,
+    first: Any,
     weights: Any,
     at: Any,
     biases: Any,
+    bias: Any,
     out: Any,
     to: Any,
 ) -> Any:
-    """``TOGETHER`` copies of a layer for the vector of sites from ``x`` on, channel after channel to ``out[to ...]``.
+    """Copies of a layer that are computed at once, of the cells from ``x`` on, to ``out[to ...]``, ``[copy, element]``.
 
-    ``rows``: where each row of the stencil starts in ``source``; ``elements``: 8 zeros, or one for a lifting layer;
-    ``inputs``: copies, or channels, that are read; ``weights[at ...]`` as of ``packed``; one of the ``biases`` for each copy.
+    ``offsets[offset ...]``: where the images of each input lie in ``source``, ``[item, image]`` for each kind, of which there
+    are as many items as ``counts[first ...]`` says; ``weights[at ...]`` as of ``Symmetry.packed``; ``biases[bias ...]``: of
+    each copy.
     """
+    made = _PROGRAMS[program.literal_value]
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
-        v = _vectors(context, builder, source)
-        field, table, shifts, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 5, 7, 8))
-        lines = [v.at(v.at(field, builder.extract_value(arguments[1], n)), arguments[2]) for n in range(rows.count)]
-        shared = lines, arguments[4], v.at(table, arguments[6]), elements.count == 1
-        zero, goal = v.constant(0.0), v.at(goal, arguments[9])
-        start = [v.spread(shifts, o) for o in range(TOGETHER)] + [zero] * (3 * TOGETHER)
-        numbers = _sums(v, _add_numbers, start, *shared)
-        matrices = _sums(v, _add_matrices, [zero] * (4 * TOGETHER), *shared)
-        for o in range(TOGETHER):
-            for h, value in enumerate(_back(v, numbers[o::TOGETHER], matrices[o::TOGETHER])):
-                v.store(goal, (8 * o + h) * v.lanes, value)
+        v, together = _vectors(context, builder, source), made.together
+        field, places, numbers, table, shifts, goal = (
+            _pointer(context, builder, kinds.args, arguments, n) for n in (1, 3, 5, 7, 9, 11)
+        )
+        field, place, numbers, table, shifts, goal = (
+            v.at(array, arguments[n])
+            for array, n in ((field, 2), (places, 4), (numbers, 6), (table, 8), (shifts, 10), (goal, 12))
+        )
+        zero = v.constant(0.0)
+        found, inputs = list[Any](), list[tuple[Any, Any]]()
+        for c, part in enumerate(made.passes[0][1]):
+            inputs.append((place, builder.load(v.at(numbers, c))))
+            place = v.at(place, builder.mul(inputs[-1][1], ir.Constant(ir.IntType(64), part.inputs)))
+        for number, (size, _) in enumerate(made.passes):
+            start = [zero] * (size * together)
+            if number == 0:  # the first one is that of the sum over all elements
+                start[:together] = [v.spread(shifts, o) for o in range(together)]
+            sums, table = _pass(v, made, number, start, field, inputs, table)
+            found += sums
+        for o in range(together):
+            for h, value in enumerate(_combined(v, found[o::together], made.back)):
+                v.store(goal, (made.order * o + h) * v.lanes, value)
         return context.get_dummy_value()
 
-    return types.void(source, rows, types.intp, elements, types.intp, weights, types.intp, biases, out, types.intp), code
+    arrays = source, offsets, counts, weights, biases, out
+    return types.void(program, *(kind for array in arrays for kind in (array, types.intp))), code
 
 
-@intrinsic
-def _activated(typing: Any, parts: Any, even: Any, odd: Any, out: Any, to: Any, apart: Any) -> Any:
-    """Parts of ``silu(f)`` for ``_ABREAST`` channels: ``even +- odd`` is ``f``; the odd part goes ``apart`` numbers further."""
+def in_step(program: Program) -> int:
+    """Channels that go through the activation in step."""
+    return next(count for count in (ABREAST, 2, 1) if program.order * program.together % count == 0)
+
+
+@intrinsic(prefer_literal=True)
+def _activated(typing: Any, program: Any, parts: Any, even: Any, odd: Any, out: Any, to: Any, apart: Any) -> Any:
+    """Parts of ``silu(f)`` for channels that go in step, to ``out[to ...]``.
+
+    With exchange ``even +- odd`` is ``f``, and the odd part goes ``apart`` numbers further; without, ``even`` alone.
+    """
+    made = _PROGRAMS[program.literal_value]
+    count = in_step(made)
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
         v = _vectors(context, builder, parts)
-        source, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 3))
-        first, second, goal = v.at(source, arguments[1]), v.at(source, arguments[2]), v.at(goal, arguments[4])
-        beyond = v.at(goal, arguments[5])
-        pairs = [v.both(v.load(first, n * v.lanes), v.load(second, n * v.lanes)) for n in range(_ABREAST)]
-        for n, pair in enumerate(v.silu_pairs(pairs)):
-            total, difference = v.both(*pair)
-            v.store(goal, n * PITCH, total)
-            v.store(beyond, n * PITCH, difference)
+        source, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (1, 4))
+        goal = v.at(goal, arguments[5])
+        beyond = v.at(goal, arguments[6])
+        values = [v.load(v.at(source, arguments[2]), n * v.lanes) for n in range(count)]
+        if not made.exchanged:  # in twos, if there are so many
+            two = list(zip(values[::2], values[1::2] or values, strict=True))
+            found = [f for pair in v.silu_pairs(two) for f in pair]
+            for n in range(count):
+                v.store(goal, n * PITCH, found[n])
+            return context.get_dummy_value()
+        others = [v.load(v.at(source, arguments[3]), n * v.lanes) for n in range(count)]
+        pairs = [(builder.fadd(a, b), builder.fsub(a, b)) for a, b in zip(values, others, strict=True)]
+        for n, (a, b) in enumerate(v.silu_pairs(pairs)):
+            v.store(goal, n * PITCH, builder.fadd(a, b))
+            v.store(beyond, n * PITCH, builder.fsub(a, b))
         return context.get_dummy_value()
 
-    return types.void(parts, types.intp, types.intp, out, types.intp, types.intp), code
+    return types.void(program, parts, types.intp, types.intp, out, types.intp, types.intp), code
 
 
 @intrinsic
@@ -178,178 +199,264 @@ def _squashed(typing: Any, line: Any, x: Any, factor: Any, out: Any, to: Any) ->
     return types.void(line, types.intp, line.dtype, out, types.intp), code
 
 
-@intrinsic
-def _group_sum(typing: Any, features: Any, at: Any, out: Any, to: Any) -> Any:
+@intrinsic(prefer_literal=True)
+def _group_sum(typing: Any, program: Any, features: Any, at: Any, out: Any, to: Any) -> Any:
     """``out[to ...]``: sum over the elements of one copy."""
+    order = _PROGRAMS[program.literal_value].order
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
         v = _vectors(context, builder, features)
-        source, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 2))
-        terms = [v.load(v.at(source, arguments[1]), h * PITCH) for h in range(len(ELEMENTS))]
+        source, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (1, 3))
+        terms = [v.load(v.at(source, arguments[2]), h * PITCH) for h in range(order)]
         while len(terms) > 1:
-            terms = [builder.fadd(a, b) for a, b in zip(terms[::2], terms[1::2], strict=True)]
-        v.store(goal, arguments[3], terms[0])
+            terms = [
+                *(builder.fadd(a, b) for a, b in zip(terms[::2], terms[1::2], strict=False)),
+                *terms[len(terms) // 2 * 2 :],
+            ]
+        v.store(goal, arguments[4], terms[0])
         return context.get_dummy_value()
 
-    return types.void(features, types.intp, out, types.intp), code
+    return types.void(program, features, types.intp, out, types.intp), code
 
 
 @intrinsic
-def _scalar(typing: Any, sums: Any, at: Any, copies: Any, start: Any, place: Any, weights: Any, to: Any) -> Any:
-    """``sums[to ...] = start[place ...] + sum_i weights[i] sums[at + i V ...]``, a vector each."""
+def _dots(
+    typing: Any,
+    source: Any,
+    at: Any,
+    step: Any,
+    count: Any,
+    start: Any,
+    place: Any,
+    weights: Any,
+    first: Any,
+    out: Any,
+    to: Any,
+    apart: Any,
+) -> Any:
+    """``out[to + n apart ...] = start[place + n V ...] + sum_i weights[first + i N + n] source[at + i step ...]``, vectors.
+
+    For all ``n`` below ``N = ABREAST``.
+    """
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
-        v = _vectors(context, builder, sums)
-        source, begin, table = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 3, 5))
-        total, inputs = v.total(v.load(begin, arguments[4])), v.at(source, arguments[1])
-        with cgutils.for_range(builder, arguments[2]) as loop:
-            weight = v.spread(table, loop.index)
-            given = v.load(inputs, builder.mul(loop.index, ir.Constant(loop.index.type, v.lanes)))
-            builder.store(v.fma(given, weight, builder.load(total)), total)
-        v.store(source, arguments[6], builder.load(total))
+        v = _vectors(context, builder, source)
+        values, begin, table, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 4, 6, 8))
+        begin, inputs, table = v.at(begin, arguments[5]), v.at(values, arguments[1]), v.at(table, arguments[7])
+        totals = [v.total(v.load(begin, n * v.lanes)) for n in range(ABREAST)]
+        with cgutils.for_range(builder, arguments[3]) as loop:
+            own = v.at(table, builder.mul(loop.index, ir.Constant(loop.index.type, ABREAST)))
+            given = v.load(inputs, builder.mul(loop.index, arguments[2]))
+            for n, total in enumerate(totals):
+                builder.store(v.fma(given, v.spread(own, n), builder.load(total)), total)
+        goal = v.at(goal, arguments[9])
+        for total in totals:
+            v.store(goal, 0, builder.load(total))
+            goal = v.at(goal, arguments[10])
         return context.get_dummy_value()
 
-    return types.void(sums, types.intp, types.intp, start, types.intp, weights, types.intp), code
+    kinds = source, types.intp, types.intp, types.intp, start, types.intp, weights, types.intp, out, types.intp, types.intp
+    return types.void(*kinds), code
 
 
 @intrinsic
-def _filled(typing: Any, work: Any, logits: Any, energies: Any, levels: Any, half: Any, out: Any, slope: Any, x: Any) -> Any:
-    """Density and ``dn/dmu`` of one vector from logits and energies of the levels; ``half [1]`` is 1 / 2 kT."""
+def _filled(
+    typing: Any,
+    work: Any,
+    logits: Any,
+    energies: Any,
+    levels: Any,
+    half: Any,
+    lines: Any,
+    at: Any,
+    out: Any,
+    density: Any,
+    slope: Any,
+) -> Any:
+    """Density ``out[density ...]`` and ``dn/dmu`` of one vector from logits and energies of the levels; ``half``: 1 / 2 width.
+
+    Energies are relative to ``lines[at ...]``.
+    """
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
         v = _vectors(context, builder, work)
-        source, table, density, response = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 4, 5, 6))
+        source, table, line, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 4, 5, 7))
+        centre = v.load(line, arguments[6])
         (logit, energy), one, middle = (v.at(source, arguments[n]) for n in (1, 2)), v.constant(1.0), v.constant(0.5)
-        sharp, lanes = v.spread(table, 0), ir.Constant(arguments[3].type, v.lanes)
+        lanes = ir.Constant(arguments[3].type, v.lanes)
         highest = v.total(v.load(logit, 0))
         with cgutils.for_range(builder, arguments[3]) as loop:
             value, before = v.load(logit, builder.mul(loop.index, lanes)), builder.load(highest)
             builder.store(builder.select(builder.fcmp_ordered(">", value, before), value, before), highest)
         total, filled, changed = (v.total(v.constant(0.0)) for _ in range(3))
         with cgutils.for_range(builder, arguments[3]) as loop:
-            here = builder.mul(loop.index, lanes)
+            here, sharp = builder.mul(loop.index, lanes), v.spread(table, loop.index)
             below = v.no_more_than(80.0, builder.fsub(builder.load(highest), v.load(logit, here)))  # further is nothing
             weight = v.decay([below])[0]
-            occupation = v.fma(middle, v.tanh(builder.fmul(v.load(energy, here), sharp)), middle)
+            above = builder.fmul(builder.fadd(centre, v.load(energy, here)), sharp)
+            occupation = v.fma(middle, v.tanh(above), middle)
             part = builder.fmul(weight, occupation)
             builder.store(builder.fadd(builder.load(total), weight), total)
             builder.store(builder.fadd(builder.load(filled), part), filled)
-            builder.store(v.fma(part, builder.fsub(one, occupation), builder.load(changed)), changed)
+            steeper = builder.fmul(part, builder.fadd(sharp, sharp))
+            builder.store(v.fma(steeper, builder.fsub(one, occupation), builder.load(changed)), changed)
         whole = builder.load(total)
-        v.store(density, arguments[7], builder.fdiv(builder.load(filled), whole))
-        rate = builder.fdiv(builder.fmul(builder.load(changed), builder.fadd(sharp, sharp)), whole)
-        v.store(response, arguments[7], rate)
+        v.store(goal, arguments[8], builder.fdiv(builder.load(filled), whole))
+        v.store(goal, arguments[9], builder.fdiv(builder.load(changed), whole))
         return context.get_dummy_value()
 
-    return types.void(work, types.intp, types.intp, types.intp, half, out, slope, types.intp), code
+    kinds = work, types.intp, types.intp, types.intp, half, lines, types.intp, out, types.intp, types.intp
+    return types.void(*kinds), code
 
 
 @compiled
-def _layer_row(rings, rows, other, elements, inputs, tables, layer, copies, width, parts, to, made_of=_MADE_OF):  # type: ignore[no-untyped-def]
-    """One row of a layer with its activation; ``rows`` and ``other``: those of the even and of the odd part of its input."""
-    weights, biases = tables
-    even_at, odd_at, block_size, bias_at = layer
-    lanes, apart = parts.size // (16 * copies), 8 * copies
+def _layer_row(program, rings, row, layer, shape, tables, width, parts, to):  # type: ignore[no-untyped-def]
+    """Row ``row`` of a layer with its activation to ``rings[to ...]``."""
+    lanes, sites, blocks, together, channels, step, _ = shape
+    layers, counts, offsets, weights, biases = tables
+    feature, rows = blocks * channels, layers[layer, 0] + 1
+    slot, steps, apart = row % rows, feature // step, sites * feature * PITCH
     for x in range(0, width, lanes):
-        for block in range(copies // TOGETHER):
-            first, further = block * 8 * TOGETHER * lanes, block * block_size
-            if len(elements) == 8:  # the even part of a lifting layer is its bias, which is there
-                own = biases[bias_at + block * TOGETHER :]
-                _convolved(rings, rows, x, elements, inputs, weights, even_at + further, own, parts, first)
-            _convolved(rings, other, x, elements, inputs, weights, odd_at + further, biases, parts, apart * lanes + first)
-        for channel in range(0, apart, _ABREAST):
-            _activated(parts, channel * lanes, (apart + channel) * lanes, rings, to + channel * PITCH + x, apart * PITCH)
+        for site in range(sites):
+            for part in range(2):
+                own = 3 + 5 * part
+                size, first, at = layers[layer, own], layers[layer, own + 2], layers[layer, own + 3]
+                if size:  # the even part of a layer that reads odd inputs alone is its bias, which is there
+                    place = layers[layer, own + 1] + (site * rows + slot) * size
+                    bias, goal = (0 if part else layers[layer, 2]), part * feature * lanes
+                    for _ in range(blocks):
+                        _convolved(program, rings, x, offsets, place, counts, first, weights, at, biases, bias, parts, goal)
+                        at, bias, goal = at + layers[layer, own + 4], bias + (0 if part else together), goal + channels * lanes
+            even, goal = 0, to + site * feature * PITCH + x
+            for _ in range(steps):
+                _activated(program, parts, even, even + feature * lanes, rings, goal, apart)
+                even, goal = even + step * lanes, goal + step * PITCH
 
 
 @compiled
-def _through(  # type: ignore[no-untyped-def]
-    row, first, width, inputs, radii, copies, tables, layers, rings, places, parts, lifted, made_of=_MADE_OF
-):
+def _through(programs, row, first, width, shape, tables, rings, places, parts, lifted):  # type: ignore[no-untyped-def]
     """Rows of all layers that row ``row`` of the input completes; gives that of the last layer, or one below ``first``."""
-    odd, feature, wide = 8 * copies * PITCH, 16 * copies * PITCH, width + 2 * radii.sum()
-    for n in range(len(radii)):
-        radius, a = radii[n], places[n]
-        row, wide = row - 2 * radius, wide - 2 * radius
+    layers, feature = tables[0], shape[6] * shape[1] * shape[2] * shape[4] * PITCH
+    for n in range(len(layers)):
+        row, width = row - layers[n, 0], width - layers[n, 1]
         if row < first:
             return row
-        to = places[n + 1] + (row % (2 * radii[n + 1] + 1) * feature if n + 1 < len(radii) else 0)
-        layer = (layers[n, 0], layers[n, 1], layers[n, 2], layers[n, 3])
+        to = places[n + 1] + (row % (layers[n + 1, 0] + 1) * feature if n + 1 < len(layers) else 0)
         if n == 0:
-            size = inputs * PITCH
-            b, c, d, e = a + (row + 1) % 5 * size, a + (row + 2) % 5 * size, a + (row + 3) % 5 * size, a + (row + 4) % 5 * size
-            rows = (a + row % 5 * size, b, c, d, e)
-            _layer_row(rings, rows, rows, (0,), inputs, tables, layer, copies, wide, lifted, to)
-        elif radius == 1:
-            b, c, a = a + (row + 1) % 3 * feature, a + (row + 2) % 3 * feature, a + row % 3 * feature
-            other = (a + odd, b + odd, c + odd)
-            _layer_row(rings, (a, b, c), other, (0,) * 8, copies, tables, layer, copies, wide, parts, to)
+            _layer_row(programs[0], rings, row, n, shape, tables, width, lifted, to)
         else:
-            _layer_row(rings, (a,), (a + odd,), (0,) * 8, copies, tables, layer, copies, wide, parts, to)
+            _layer_row(programs[1], rings, row, n, shape, tables, width, parts, to)
     return row
 
 
 @compiled
-def _read_row(rings, place, copies, head, width, work, lines, made_of=_MADE_OF):  # type: ignore[no-untyped-def]
-    """Density ``lines[2]`` and slope ``lines[3]`` of one row from the last feature and ``g Q'``, ``lines[1]``."""
-    half, biases, even, odd = head
-    lanes, levels = work.size // (16 * copies), len(even)
-    logits, energies = 2 * copies * lanes, (2 * copies + levels) * lanes
+def _read_row(program, rings, place, shape, head, lines, width, work, out, to):  # type: ignore[no-untyped-def]
+    """Densities, slopes and coefficients of pairs of a row to ``out[to ...]``, from the last feature and energies ``lines``."""
+    lanes, sites, blocks, together, channels, _, parts = shape
+    half, biases, even, odd, pair_biases, pair_weights, pair_channels = head
+    levels, copies, order = len(half), blocks * together, channels // together
+    padded = len(biases) // (2 * lanes)
+    odd_sums, logits = (parts - 1) * copies * lanes, parts * copies * lanes
+    energies = logits + padded * lanes
     for x in range(0, width, lanes):
-        for copy in range(2 * copies):
-            _group_sum(rings, place + copy * 8 * PITCH + x, work, copy * lanes)
-        for n in range(levels):
-            _scalar(work, 0, copies, biases, n * lanes, even[n], logits + n * lanes)
-            _scalar(work, copies * lanes, copies, lines[1], x, odd[n], energies + n * lanes)
-        _filled(work, logits, energies, levels, half, lines[2], lines[3], x)
+        for site in range(sites):
+            for part in range(parts):
+                for copy in range(copies):
+                    at = place + ((part * sites + site) * copies + copy) * order * PITCH + x
+                    _group_sum(program, rings, at, work, (part * copies + copy) * lanes)
+            for n in range(0, padded, ABREAST):
+                other = (padded + n) * lanes
+                _dots(work, 0, lanes, copies, biases, n * lanes, even, n * copies, work, logits + n * lanes, lanes)
+                _dots(work, odd_sums, lanes, copies, biases, other, odd, n * copies, work, energies + n * lanes, lanes)
+            density = to + site * PITCH + x
+            _filled(work, logits, energies, levels, half, lines, site * PITCH + x, out, density, density + sites * PITCH)
+        for n in range(len(pair_channels)):
+            at, count, goal = place + pair_channels[n] * PITCH + x, copies * order, to + (2 * sites + n * ABREAST) * PITCH + x
+            here, first = n * ABREAST * lanes, n * ABREAST * count
+            _dots(rings, at, PITCH, count, pair_biases, here, pair_weights, first, out, goal, PITCH)
+
+
+@compiled
+def _gather(source, first, step, gain, shift, goal, to, count):  # type: ignore[no-untyped-def]
+    """``goal[to ...] = gain source + shift`` for every so many numbers from ``first`` on."""
+    for x in range(count):
+        goal[to + x] = gain * source[first + x * step] + shift
+
+
+@compiled
+def _scatter(source, first, goal, to, step, count):  # type: ignore[no-untyped-def]
+    """``goal = source[first ...]`` for every so many numbers from ``to`` on."""
+    for x in range(count):
+        goal[to + x * step] = source[first + x]
+
+
+@compiled
+def _symmetric(source, first, second, goal, to, step, count):  # type: ignore[no-untyped-def]
+    """The mean of two rows likewise."""
+    for x in range(count):
+        goal[to + x * step] = 0.5 * (source[first + x] + source[second + x])
 
 
 @compiled
 def evaluate(  # type: ignore[no-untyped-def]
-    field,
-    density,
-    slope,
-    first,
-    last,
-    g,
-    factors,
-    radii,
-    copies,
-    tables,
-    layers,
-    head,
-    places,
-    rings,
-    parts,
-    lifted,
-    lines,
-    made_of=_MADE_OF,
+    programs, field, out, slope, extent, first, last, gains, inputs, shape, tables, head, pairs, places, space
 ):
-    """Density and ``dn/dmu`` of a network of levels on the rows from ``first`` to ``last``.
+    """Density and pairs ``out``, and ``dn/dmu`` ``slope``, of a network of levels on the rows from ``first`` to ``last``.
 
-    field    ``[batch, rows, columns]`` with a halo of the sum of ``radii``; ``density`` and ``slope`` are without
-    factors  of ``g Q'`` in the tanh of each input
-    tables   weights of all layers as of ``packed``, flat; biases of the copies, after ``TOGETHER`` zeros for the odd parts
-    layers   ``[layer, 4]``: where weights of the even and of the odd part start, those of ``TOGETHER`` copies, first bias
-    head     1 / 2 kT ``[1]``; biases of the levels, each for a vector; weights ``[level, copy]`` of even and of odd copies
-    rings    the last rows of the input of each layer, from ``places`` on, and a row of the last layer
-    parts    a vector of each channel before the activation; ``lifted`` that of the lifting layer, with its even part
-    lines    ``[4, PITCH]``: rows of ``g Q'``, with and without halo, of the density and of the slope
+    programs of the lifting layer and of the others
+    field    ``[batch, rows, columns, numbers]`` with a halo of all radii, flat as ``out`` and ``slope``, which are without
+    extent   batch, rows and columns of these
+    gains    what each number is multiplied with, and what is then added; the first ones are the energies of the sites
+    inputs   number of the field ``[channels]`` and factor of it in the tanh of each channel
+    shape    lanes of a vector, sites of a cell, blocks of copies, copies and channels of a block, channels that go through the
+             activation in step, parts of a feature
+    tables   layers ``[layer, 13]``: rows and columns that it consumes, first bias, and of both parts how many ``offsets`` a
+             site and a place in the ring have, where those, the counts and the weights start, and numbers of weights of a
+             block; how many inputs of each kind there are; offsets; weights; biases after zeros for the odd parts
+    head     1 / 2 width of the levels; biases of logits and levels, each for a vector; weights of both, flat
+             ``[levels in step, copy, level]``; likewise biases and weights of the coefficients of pairs, and the first channel
+             of those in step
+    pairs    ``[pair, 4]``: own coefficient, that of the other direction and offset of the cell where it is; then the reach of
+             pairs in rows and columns ``[1, 4]``
+    places   where the last rows of the input of each layer start in ``rings``, and a row of the last layer
+    space    rings; a vector of each channel before the activation; that of the lifting layer, with its even part; work for the
+             levels; rows of the numbers of the field; last rows of what is read
     """
-    reach, lanes = radii.sum(), parts.size // (16 * copies)
-    for b in range(density.shape[0]):
-        for left in range(0, density.shape[2], LONGEST):
-            width = min(LONGEST, density.shape[2] - left)
-            for j in range(first, last + 2 * reach):
-                for x in range(width + 2 * reach):
-                    lines[0, x] = g * field[b, j, left + x]
-                to = places[0] + j % 5 * len(factors) * PITCH
-                for c in range(len(factors)):
-                    for x in range(0, width + 2 * reach, lanes):
-                        _squashed(lines[0], x, factors[c], rings, to + c * PITCH + x)
-                row = _through(j, first, width, len(factors), radii, copies, tables, layers, rings, places, parts, lifted)
-                if row >= first:
-                    for x in range(width):
-                        lines[1, x] = g * field[b, row + reach, left + reach + x]
-                    _read_row(rings, places[-1], copies, head, width, parts, lines)
-                    for x in range(width):
-                        density[b, row, left + x], slope[b, row, left + x] = lines[2, x], lines[3, x]
+    rings, parts, lifted, work, lines, read = space
+    (numbers, factors), layers, (batch, height, columns) = inputs, tables[0], extent
+    lanes, sites, pairs_written = shape[0], shape[1], len(pairs) - 1
+    high, wide, above, beside = layers[:, 0].sum(), layers[:, 1].sum(), pairs[-1, 0], pairs[-1, 1]
+    longest = min(LONGEST, (PITCH - wide - 2 * beside) // lanes * lanes)
+    rows, written, count = 2 * above + 1, (2 * sites + ABREAST * len(head[-1])) * PITCH, sites + pairs_written
+    for b in range(batch):
+        for left in range(0, columns, longest):
+            width = min(longest, columns - left)
+            inner = width + 2 * beside
+            for j in range(first, last + high + 2 * above):
+                at = (b * (height + high + 2 * above) + j) * (columns + wide + 2 * beside) + left
+                for e in range(len(gains)):
+                    gain, shift = gains[e, 0], gains[e, 1]
+                    _gather(field, at * len(gains) + e, len(gains), gain, shift, lines, e * PITCH, inner + wide)
+                to = places[0] + j % (layers[0, 0] + 1) * len(numbers) * PITCH
+                for c in range(len(numbers)):
+                    for x in range(0, inner + wide, lanes):
+                        _squashed(lines, numbers[c] * PITCH + x, factors[c], rings, to + c * PITCH + x)
+                row = _through(programs, j, first, inner + wide, shape, tables, rings, places, parts, lifted)
+                if row < first:
+                    continue
+                at -= high // 2 * (columns + wide + 2 * beside) - wide // 2
+                for e in range(sites):
+                    gain, shift = gains[e, 0], gains[e, 1]
+                    _gather(field, at * len(gains) + e, len(gains), gain, shift, lines, e * PITCH, inner)
+                _read_row(programs[0], rings, places[-1], shape, head, lines, inner, work, read, row % rows * written)
+                row -= 2 * above
+                if row < first:
+                    continue
+                here, at = (row + above) % rows * written + beside, (b * height + row) * columns + left
+                for e in range(sites):
+                    _scatter(read, here + e * PITCH, out, at * count + e, count, width)
+                    _scatter(read, here + (sites + e) * PITCH, slope, at * sites + e, sites, width)
+                for n in range(pairs_written):
+                    there = (row + above + pairs[n, 2]) % rows * written + beside + pairs[n, 3]
+                    own, other = here + (2 * sites + pairs[n, 0]) * PITCH, there + (2 * sites + pairs[n, 1]) * PITCH
+                    _symmetric(read, own, other, out, at * count + sites + n, count, width)

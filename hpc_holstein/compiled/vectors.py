@@ -86,6 +86,16 @@ class Vectors:
             self._known[id(x), id(y)] = self.builder.fadd(x, y), None if x is y else self.builder.fsub(x, y), x, y
         return self._known[id(x), id(y)][:2]
 
+    def plus(self, x: Any, y: Any, factor: float) -> Any:
+        """``x + factor y``."""
+        if abs(factor) == 1:
+            return self.builder.fadd(x, y) if factor == 1 else self.builder.fsub(x, y)
+        return self.fma(y, self.constant(factor), x)
+
+    def times(self, x: Any, factor: float) -> Any:
+        """``factor x``."""
+        return self.builder.fneg(x) if factor == -1 else self.builder.fmul(x, self.constant(factor))
+
     def no_more_than(self, limit: float, x: Any) -> Any:
         """The smaller one; NaN stays."""
         bound = self.constant(limit)

@@ -32,7 +32,6 @@ from hpc_holstein.forces.neural import Options, Precision
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
 from hpc_holstein.network.checkpoint import trained_elsewhere
 from hpc_holstein.network.elements import ElementReader, strength
-from hpc_holstein.network.models._enn import Enn
 from hpc_holstein.network.models._levels import LevelNetwork
 from hpc_holstein.network.scaling import Scaling
 from hpc_holstein.network.supported import model_for, require_supported
@@ -88,13 +87,15 @@ class NeuralForces(ForceProvider):
         self.surroundings: Surroundings | None = None
         self.trained_elsewhere = ""
         self._converted: dict[tuple[torch.dtype, torch.device], torch.nn.Module] = {}
-        self.batches_exactly = isinstance(module, Enn) and module.is_fused(domain.device) and precision != "bfloat16"
+        self._fused = isinstance(module, LevelNetwork) and module.is_fused(domain.device) and precision != "bfloat16"
+        self.batches_exactly = self._fused and self._reader is None  # PyTorch computes the elements of H and their force
         if deterministic and not self.batches_exactly:
             raise ConfigError(
-                "deterministic = true needs a network that is compiled, as `enn` is on CPUs with AVX2 or NEON: the bits that "
-                "PyTorch computes depend on the place of a site, so use such a model, or leave deterministic out"
+                "deterministic = true needs a network that is compiled, as `enn` is in 1 and 2 dimensions on CPUs with AVX2 or "
+                "NEON: the bits that PyTorch computes depend on the place of a site, so use such a model, or leave "
+                "deterministic out"
             )
-        longest = LONGEST if self.batches_exactly else _LONGEST[domain.device.type]
+        longest = LONGEST if self._fused else _LONGEST[domain.device.type]
         longest = round(longest ** (2 / len(domain.local_extent)))  # as many cells in any dimension
         self._window = tuple(_window(cells, longest) for cells in domain.local_extent)
 
@@ -311,7 +312,9 @@ class NeuralForces(ForceProvider):
         yield from sorted(parts, key=lambda part: not part[0])
 
     def _filled_up(self, seen: Tensor) -> Tensor:
-        """Zeros behind each axis up to a whole window: of another shape, convolutions may add up in another order."""
+        """Zeros behind each axis up to a whole window: of another shape, those of PyTorch may add up in another order."""
+        if self._fused:
+            return seen
         lacking = [edge + 2 * self._halo - seen.shape[axis] for axis, edge in enumerate(self._window, 1)]
         if not any(lacking):
             return seen

@@ -66,7 +66,7 @@ class Options:
     deterministic: Annotated[
         bool,
         key(
-            "refuse networks whose bits depend on the ranks or the rank grid: all but compiled ones; a run sets it by "
+            "refuse networks whose bits depend on the ranks or the rank grid: all but a compiled `enn`; a run sets it by "
             "parallel.deterministic"
         ),
     ] = False

@@ -33,6 +33,7 @@ CASES = {  # on tiles of several sizes
         SCHEME := "dynamics.scheme=baoab",
     ],
     "default": ["--force", "neural", "--lattice", "70x26", "--set", "ensemble.kind=grand-canonical", "--set", SCHEME],
+    "honeycomb": ["--set", "lattice.kind=honeycomb", "--force", "holstein-honeycomb", "--lattice", "34x22"],
     "atomic": ["--force", "atomic", "--lattice", "22x14", "--dtype", "float32"],
     "exact": ["--force", "exact", "--lattice", "8x10"],
 }

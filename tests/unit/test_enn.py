@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from hpc_holstein.compiled.levels import LONGEST, VECTOR_BYTES
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.lattice import square, triangular
-from hpc_holstein.network import _fused_levels
+from hpc_holstein.lattice import cubic, square, triangular
+from hpc_holstein.network import _fused_levels, _fused_square
 from hpc_holstein.network.layers import GroupConv
 from hpc_holstein.network.models import enn
 from hpc_holstein.symmetry.internal import ParticleHoleGroup
@@ -135,6 +135,7 @@ SHAPES = [
     {},
     {"radii": (2, 0, 1), "copies": 8, "levels": 3},
     {"radii": (2,), "scales": (3.0,)},
+    {"radii": (1, 3, 0), "copies": 3, "levels": 40},
     {"kT_range": (0.05, 0.2), "radii": (2, 1)},
 ]
 
@@ -234,14 +235,16 @@ def test_compiled_code_follows_the_weights():
 
 @compiled
 @torch.no_grad()
-def test_other_shapes_are_evaluated_by_pytorch(monkeypatch):
-    monkeypatch.setattr(_fused_levels.FusedLevels, "__call__", None)
+def test_what_is_evaluated_by_pytorch(monkeypatch):
+    for kind in (_fused_levels.FusedLevels, _fused_square.FusedSquare):
+        monkeypatch.setattr(kind, "__call__", None)
     field = torch.randn(1, 16, 16, dtype=torch.float64)
-    for changes in ({"copies": 2}, {"radii": (1, 1)}, {"radii": (2, 2)}, {"levels": 40}):
-        model = varied(**changes)
-        assert not model.is_fused(field.device)
-        assert model(field).isfinite().all()
     with torch.autocast("cpu", torch.bfloat16):
         assert varied(torch.float32)(field.float()).isfinite().all()
+    with torch.enable_grad():
+        assert varied()(field).isfinite().all()
+    solid = enn.build(enn.Options(copies=2, radii=(1, 0)), cubic.build((8, 8, 8))).double()
+    assert not solid.is_fused(field.device)
+    assert solid(torch.randn(1, 5, 5, 5, dtype=torch.float64)).isfinite().all()
     with pytest.raises(TypeError):
         varied()(field)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from hpc_holstein.interfaces import Lattice
-from hpc_holstein.network._fused_levels import Dense, FusedLevels, supported
+from hpc_holstein.network._fused_levels import Dense, FusedLevels, Input
+from hpc_holstein.network._fused_square import FusedSquare, supported
 from hpc_holstein.network.models._levels import LevelNetwork
 from hpc_holstein.network.models.enn import Options
 
@@ -25,14 +26,10 @@ class Enn(LevelNetwork):
     def __init__(self, options: Options, lattice: Lattice) -> None:
         super().__init__(options, lattice)
         self.reach = self.local_reach
-        self._point_group = lattice.point_group.array
-        plain = self.particle_hole and len(lattice.basis) == 1
-        self._can_fuse = plain and supported(self._point_group, options.copies, options.radii, options.levels)
-        self._fused_levels: tuple[object, FusedLevels | None] = (None, None)  # the kernels that it was made of, and it
 
     def forward(self, ghosted_field: Tensor, kT: float | None = None) -> Tensor:
         """Density of the interior sites, at ``kT`` or at that of :meth:`at`; the halo of ``reach`` cells is consumed."""
-        fused = self._fused(ghosted_field, kT or self.kT)
+        fused = self._by_compiled_code(ghosted_field, kT or self.kT)
         if fused is not None:
             return fused[0]
         weight, occupation = self._levels(ghosted_field, kT or self.kT)
@@ -41,7 +38,7 @@ class Enn(LevelNetwork):
     def response(self, ghosted_field: Tensor, kT: float | None = None) -> tuple[Tensor, Tensor]:
         """Density and its response to ``mu``, at ``kT`` as :meth:`forward`."""
         kT = kT or self.kT
-        fused = self._fused(ghosted_field, kT)
+        fused = self._by_compiled_code(ghosted_field, kT)
         if fused is not None:
             return fused
         weight, occupation = self._levels(ghosted_field, kT)
@@ -49,26 +46,20 @@ class Enn(LevelNetwork):
         total = weight.sum(dim=-1)
         return filled.sum(dim=-1) / total, (filled * (1 - occupation)).sum(dim=-1) / (kT * total)
 
-    def is_fused(self, device: torch.device) -> bool:
-        """True if fields are evaluated by compiled code when no gradients are recorded.
-
-        Any shape of window is as fast then, and the bits at a site do not depend on its place in it.
-        """
-        return self._can_fuse and device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-
-    def _fused(self, field: Tensor, kT: float) -> tuple[Tensor, Tensor] | None:
-        """Density and ``dn/dmu`` by compiled code."""
-        kept = field.dtype in (torch.float32, torch.float64)
-        if torch.is_grad_enabled() or not kept or not self.is_fused(field.device):
+    def _by_compiled_code(self, field: Tensor, kT: float) -> tuple[Tensor, Tensor] | None:
+        """Density and ``dn/dmu``, where that is there."""
+        numbers = field if self._basis > 1 else field.unsqueeze(-1)
+        fused = self._fused_levels(numbers, kT)
+        if fused is None:
             return None
-        kernels = self._kernels(kT)
-        made_of, fused = self._fused_levels
-        if fused is None or made_of is not kernels:
-            dense = [Dense(*(part.detach() for part in layer if part is not None)) for layer in kernels]
-            scales = self._input_scales(kT, field).detach()
-            fused = FusedLevels(dense, self._point_group, self.options.radii, scales, kT)
-            self._fused_levels = kernels, fused
-        return fused(field, self.g)
+        density, slope = fused(numbers, self.g)
+        return (density, slope) if self._basis > 1 else (density[..., 0], slope[..., 0])
+
+    def _compiled(self, layers: list[Dense], on_site: Input, kT: float) -> FusedLevels | FusedSquare:
+        options, group = self.options, self._lattice.point_group.array
+        if self.particle_hole and self._basis == 1 and supported(group, options.copies, options.radii, options.levels):
+            return FusedSquare(layers, group, options.radii, on_site.scales, kT)
+        return super()._compiled(layers, on_site, kT)
 
     def _levels(self, ghosted_field: Tensor, kT: float) -> tuple[Tensor, Tensor]:
         """Weights from the even scalars, up to their sum, and ``f(e)`` from the odd ones, ``[batch, *cells, levels]``.

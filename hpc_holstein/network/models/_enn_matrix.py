@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.fields import displaced
 from hpc_holstein.interfaces import Lattice
+from hpc_holstein.network._fused_levels import Dense, FusedLevels, Input, Written
 from hpc_holstein.network.elements import Elements
 from hpc_holstein.network.layers import ElementHead, LiftingConv
 from hpc_holstein.network.models._levels import LevelNetwork, _conv, _Layer, _saturated, interior
@@ -64,6 +65,9 @@ class EnnMatrix(LevelNetwork):
 
     def _rho(self, elements: Tensor, kT: float) -> tuple[Tensor, Tensor]:
         """``[batch, *cells, written]``, and ``dn/dmu [batch, *cells, states]``."""
+        fused = self._fused_levels(elements, kT)
+        if fused is not None:
+            return fused(elements)
         lifting, *convolutions, head, pair_head = self._kernels(kT)
         energy = -elements[..., : self.elements.states]  # as g Q' of the Holstein model
         energy = energy[..., 0] if self.elements.states == 1 else energy
@@ -88,6 +92,22 @@ class EnnMatrix(LevelNetwork):
             return scalars
         of_orbitals = scalars.unflatten(-1, (self.elements.orbitals, -1))
         return of_orbitals if self._basis == 1 else of_orbitals.flatten(-3, -2)
+
+    def is_fused(self, device: torch.device) -> bool:
+        """As of every network of levels, but that signs of orbitals are left to PyTorch."""
+        return self.elements.orbitals == 1 and super().is_fused(device)
+
+    def _compiled(self, layers: list[Dense], on_site: Input, kT: float) -> FusedLevels:
+        inputs = [on_site._replace(gain=-1.0)]  # as g Q' of the Holstein model
+        for shell, (pairs, odd) in enumerate(zip(self.elements.parts[1:], self.elements.odd[1:], strict=True)):
+            inputs.append(Input(pairs, self._pair_scales, odd, shift=1.0 if shell == 0 else 0.0))
+        *layers, pair_head = layers
+        written = self.elements.slices[1 : 1 + len(self.pair_heads)]
+        bonds = [bond for part in written for bond in self.elements.bonds[part]]
+        is_odd = [odd for part, odd in zip(written, self.elements.odd[1:], strict=False) for _ in self.elements.bonds[part]]
+        widths = kT + self.width.detach().double().abs()
+        pairs_read = Written(bonds, is_odd, pair_head, self._pair_reach)
+        return FusedLevels(layers, self._lattice, self.options.radii, inputs, widths, pairs_read)
 
     def _inner(self, feature: Tensor) -> Tensor:
         """``[batch, channels, *cells]`` without the cells that only pairs see."""

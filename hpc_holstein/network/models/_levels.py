@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.interfaces import Lattice
+from hpc_holstein.network._fused_levels import Dense, FusedLevels, Input, supported
+from hpc_holstein.network._fused_square import FusedSquare
 from hpc_holstein.network.layers import GroupConv, LiftingConv, Modulation, ScalarHead, activated
 from hpc_holstein.network.models._level_options import NetworkOptions
 from hpc_holstein.symmetry.internal import is_bipartite
@@ -32,6 +34,8 @@ class LevelNetwork(nn.Module):
     """
 
     field = "shifted"
+    predicts: str
+    reach: int
     sharpness = 100.0  # bound on |d2n/dmu2| over that of a Fermi function: levels may move with the field; 43 was measured
     _scales: Tensor
 
@@ -41,7 +45,7 @@ class LevelNetwork(nn.Module):
         _require_network(options)
         self.options = options
         self.g, self.kT = getattr(options, "g", 1.0), options.kT
-        self.lattice_name = lattice.name
+        self.lattice_name, self._lattice = lattice.name, lattice
         self.particle_hole = is_bipartite(lattice.bonds(1))  # built in, if hopping to nearest neighbours has it
         self._dimension, self._basis = len(lattice.extent), len(lattice.basis)
         group, copies, exchanged = lattice.point_group, options.copies, self.particle_hole
@@ -63,6 +67,7 @@ class LevelNetwork(nn.Module):
         self.register_buffer("_scales", torch.tensor(options.scales), persistent=False)
         self._inference_kernels: list[_Layer] = []
         self._inference_key: tuple[object, ...] = ()
+        self._fused: tuple[object, FusedLevels | FusedSquare | None] = (None, None)  # the kernels that it was made of, and it
 
     @property
     def takes_kT(self) -> bool:
@@ -74,6 +79,14 @@ class LevelNetwork(nn.Module):
         self.g = g
         if self.takes_kT:
             self.kT = kT
+
+    def is_fused(self, device: torch.device) -> bool:
+        """True if fields are evaluated by compiled code when no gradients are recorded.
+
+        Any shape of window is as fast then, and the bits at a cell do not depend on its place in it.
+        """
+        compiled = self.predicts != "grand_potential" and supported(self._lattice, self.reach)
+        return compiled and device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
     def train(self, mode: bool = True) -> LevelNetwork:
         """Switch between training and evaluation; forgets the kernels, since fused optimisers change weights unseen."""
@@ -160,6 +173,24 @@ class LevelNetwork(nn.Module):
         kernel = lifting.kernel()
         return _Layer(kernel, kernel if self.particle_hole else None, lifting.channel_bias())
 
+    def _fused_levels(self, numbers: Tensor, kT: float) -> FusedLevels | FusedSquare | None:
+        """Compiled evaluation of fields ``[batch, *cells, numbers]``, where they are evaluated by it."""
+        kept = numbers.dtype in (torch.float32, torch.float64)
+        if torch.is_grad_enabled() or not kept or not self.is_fused(numbers.device):
+            return None
+        kernels = self._kernels(kT)
+        made_of, fused = self._fused
+        if fused is None or made_of is not kernels:
+            scales, elements = self._input_scales(kT, numbers), Pairs.on_site(self._lattice)
+            fused = self._compiled([_dense(layer) for layer in kernels], Input(elements, scales, self.particle_hole), kT)
+            self._fused = kernels, fused
+        return fused
+
+    def _compiled(self, layers: list[Dense], on_site: Input, kT: float) -> FusedLevels | FusedSquare:
+        """Compiled evaluation with these layers at ``kT``."""
+        widths = torch.full((self.options.levels,), kT, dtype=torch.float64)
+        return FusedLevels(layers, self._lattice, self.options.radii, [on_site], widths)
+
     def _position(self, kT: float) -> float:
         """Position of ``kT`` in its range on a logarithmic scale, from -1 to 1."""
         low, high = map(math.log, self.options.kT_range)
@@ -190,6 +221,10 @@ class _Layer(NamedTuple):
     def channels_last(self) -> _Layer:
         """The same in the layout of :func:`_channels_last`."""
         return _Layer(_channels_last(self.even), None if self.odd is None else _channels_last(self.odd), self.bias)
+
+
+def _dense(layer: _Layer) -> Dense:
+    return Dense(layer.even.detach(), None if layer.odd is None else layer.odd.detach(), layer.bias.detach())
 
 
 def interior(field: Tensor, width: int, dimension: int) -> Tensor:

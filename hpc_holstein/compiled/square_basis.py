@@ -1,4 +1,4 @@
-"""The symmetry of the square lattice as the compiled network uses it: its elements, its stencils and weights in its irreps.
+"""The symmetry of the square lattice as its own compiled network uses it: its elements, its stencils and weights in its irreps.
 
 A layer between regular representations of the point group G (order 8) is, for the taps ``b`` of its stencil,
 
