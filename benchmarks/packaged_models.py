@@ -32,7 +32,7 @@ from hpc_holstein.network.checkpoint import load_model, read_card
 from hpc_holstein.network.packaged import packaged
 
 _SITES = 4096
-_STD = {"holstein": 2.0, "peierls": 0.1}
+_STD = {"holstein": 2.0, "peierls": 0.1, "jahn_teller": 1.0}
 
 
 def cases() -> dict[str, tuple[Callable[[], object], Callable[[], object], int, int]]:

@@ -150,6 +150,8 @@ def _card(
         physics = system.hamiltonian, system.lattice, system.ensemble.kT
         metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, first, *physics)
     seen = [training_facts(one, sets, result.model) for one, sets in _with_sets(systems, result)]
+    if len(seen) > 1:
+        training = {**training, "ranges": [{name: list(of) for name, of in one["ranges"].items()} for one in seen]}
     return make_card(
         result.model,
         architecture,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -74,12 +75,26 @@ class _Members(BaseModel):
         cells = isinstance(seen, list) and all(isinstance(row, str) for row in seen)
         if self.surroundings and not (cells and isinstance(usual, int | float) and isinstance(sites, int)):
             raise ValueError("surroundings are no cells, a part and a number of sites")
+        ranges = self.training.get("ranges", [])
+        if not (isinstance(ranges, list) and all(map(_are_ranges, ranges))):
+            raise ValueError("ranges of the training are no list of tables of two numbers")
         systems = self.training.get("systems", [])
         if not (isinstance(systems, list) and all(isinstance(one, dict) and one.keys() == _OF_SYSTEM for one in systems)):
             raise ValueError("systems of the training are no list of tables with hamiltonian, parameters, kT and filling")
         if any(low > high for low, high in self.ranges.values()):
             raise ValueError("a range ends before it begins")
         return self
+
+
+def _are_ranges(table: Any) -> bool:
+    """True for names of two finite numbers each, in order."""
+    return isinstance(table, dict) and all(
+        isinstance(of, list)
+        and len(of) == 2
+        and all(type(one) in (int, float) and math.isfinite(one) for one in of)
+        and of[0] <= of[1]
+        for of in table.values()
+    )
 
 
 def members_of(path: Path, text: str | None) -> dict[str, Any]:

@@ -111,6 +111,11 @@ class Card:
         return [own, *self.training.get("systems", ())]
 
     @property
+    def known(self) -> list[dict[str, tuple[float, float]]]:
+        """Ranges of the matrix elements and of ``kT/t`` of each system: what moves together, and at which temperature."""
+        return [{name: (low, high) for name, (low, high) in one.items()} for one in self.training.get("ranges", [self.ranges])]
+
+    @property
     def hamiltonians(self) -> list[str]:
         """Names of the Hamiltonians of these systems."""
         return list(dict.fromkeys(one["hamiltonian"] for one in self.systems))
@@ -246,7 +251,7 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
     model: dict[str, Any] = {"hamiltonian": card.hamiltonian, "lattice": card.lattice, "kT": card.kT}
     ranges: dict[str, tuple[float, ...]] = dict(card.ranges)
     if card.of_matrix:
-        _require_elements(card, hamiltonian, lattice)
+        _require_elements(card, hamiltonian, lattice, ensemble.kT / hamiltonian.hopping)
         here = {"lattice": lattice.name, "kT/t": ensemble.kT / hamiltonian.hopping}
         model = {"lattice": card.lattice, "kT/t": card.options.get("kT")}
     elif card.of_electrons:
@@ -272,9 +277,12 @@ def check_card(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble, lattice
         )
 
 
-def _require_elements(card: Card, hamiltonian: Hamiltonian, lattice: Lattice) -> None:
-    """Raise ModelError if elements of ``H`` move that were fixed in training, or are fixed at values beyond those of it."""
-    told = []
+def _require_elements(card: Card, hamiltonian: Hamiltonian, lattice: Lattice, kT: float) -> None:
+    """Raise ModelError if elements of ``H`` move that were fixed in training, or are fixed at values beyond those of it.
+
+    Of a training with several systems, all elements must be those of one of them, and so must ``kT/t``: two kinds of elements
+    of which each moved alone tell nothing of both at once.
+    """
     shells, orbitals = sum(name.startswith(SHELL) for name in card.ranges), card.options.get("orbitals", "s")
     if orbitals != hamiltonian.orbital_kind:
         raise ModelError(
@@ -282,21 +290,33 @@ def _require_elements(card: Card, hamiltonian: Hamiltonian, lattice: Lattice) ->
             f"{hamiltonian.orbital_kind}: train one for it, or use force kind 'exact' or 'kpm'"
         )
     parts = fixed_parts(hamiltonian, Elements.of(lattice, max(1, shells), orbitals))
-    for name, value in parts.items():
-        if name not in card.ranges:
-            told.append(f"the card does not record {name}")
-            continue
-        low, high = card.ranges[name]
-        if value is None and not high - low > _SAME:
-            told.append(f"{name} moves with the coordinates here and was {low:.6g} in training")
-        elif value is not None and not (low - _SAME <= value[0] and value[1] <= high + _SAME):
-            here = " to ".join(f"{one:.6g}" for one in dict.fromkeys(value))
-            told.append(f"{name} is {here} here and was {low:.6g} to {high:.6g} in training")
+    told = min((_unknown_elements(ranges, parts, kT) for ranges in card.known), key=len)
     if told:
         raise ModelError(
             f"the network knows other matrix elements than those of the {hamiltonian.name} Hamiltonian: {', '.join(told)}; "
             "train a model with states of this Hamiltonian, or use force kind 'exact' or 'kpm'"
         )
+
+
+def _unknown_elements(
+    ranges: Mapping[str, tuple[float, float]], parts: Mapping[str, tuple[float, float] | None], kT: float
+) -> list[str]:
+    """What differs from a system of these ranges."""
+    told = []
+    if "kT/t" in ranges and not _fits(ranges["kT/t"], kT, None):
+        there = " to ".join(f"{one:.6g}" for one in dict.fromkeys(ranges["kT/t"]))
+        told.append(f"kT/t is {kT:.6g} here and was {there} with such elements")
+    for name, value in parts.items():
+        if name not in ranges:
+            told.append(f"the card does not record {name}")
+            continue
+        low, high = ranges[name]
+        if value is None and not high - low > _SAME:
+            told.append(f"{name} moves with the coordinates here and was {low:.6g} in training")
+        elif value is not None and not (low - _SAME <= value[0] and value[1] <= high + _SAME):
+            here = " to ".join(f"{one:.6g}" for one in dict.fromkeys(value))
+            told.append(f"{name} is {here} here and was {low:.6g} to {high:.6g} in training")
+    return told
 
 
 def trained_elsewhere(card: Card, hamiltonian: Hamiltonian, ensemble: Ensemble) -> str:
@@ -355,21 +375,24 @@ def describe(card: Card) -> str:
 
 def valid_for(card: Card) -> str:
     """The systems that :func:`check_card` accepts, in words."""
-    ranges = {
-        name: interval
-        for name, interval in card.ranges.items()
-        if not ((card.of_electrons or card.of_matrix) and name in _FREE)
-    }
-    told = [f"{name} = {low:g}" if low == high else f"{name} from {low:g} to {high:g}" for name, (low, high) in ranges.items()]
     if card.of_matrix:
-        at = [] if "kT/t" in ranges else [f"kT/t = {card.options['kT']:g}"]
-        return (
-            f"any Hamiltonian of this lattice with {', '.join([*told, *at])}, at any filling and with any classical potential"
-        )
+        systems = [ranges if "kT/t" in ranges else {**ranges, "kT/t": (card.options["kT"],) * 2} for ranges in card.known]
+        every = "; or with ".join(dict.fromkeys(", ".join(_in_ranges(ranges)) for ranges in systems))
+        return f"any Hamiltonian of this lattice with {every}, at any filling and with any classical potential"
+    told = _in_ranges(card.ranges if not card.of_electrons else {k: v for k, v in card.ranges.items() if k not in _FREE})
     if not card.of_electrons:
         return ", ".join(told) or "these values"
     kT = told[0] if told else f"kT = {card.kT:g}"
     return f"any g, k, kappa and filling at t = {card.parameters['t']:g}, {kT}, and any common scale of t, g and kT"
+
+
+def _in_ranges(ranges: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Each range in words, but those of the filling."""
+    return [
+        f"{name} = {low:g}" if low == high else f"{name} from {low:g} to {high:g}"
+        for name, (low, high) in ranges.items()
+        if name != "filling"
+    ]
 
 
 def _read(path: Path) -> tuple[Card, dict[str, torch.Tensor]]:

@@ -8,12 +8,13 @@ import torch
 from hpc_holstein.cli import main
 from hpc_holstein.domain.halo import CartesianDomain
 from hpc_holstein.domain.transport import SerialTransport
+from hpc_holstein.errors import ModelError
 from hpc_holstein.forces._exact import ExactForces
 from hpc_holstein.forces._neural import NeuralForces
-from hpc_holstein.hamiltonian import holstein, peierls
+from hpc_holstein.hamiltonian import displaced, holstein, peierls
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import honeycomb, square, triangular
-from hpc_holstein.network.checkpoint import describe, load_model
+from hpc_holstein.network.checkpoint import check_card, describe, load_model, valid_for
 from hpc_holstein.network.models import enn_matrix
 from hpc_holstein.training._matrix_fields import MatrixData
 from hpc_holstein.training.dataset import Snapshots
@@ -103,6 +104,15 @@ def test_commands_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "H/t of shell 2 is 0 here and was -0.2 to -0.2 in training" in capsys.readouterr().err
 
 
+class Both(peierls.Peierls):
+    """Displacements that change the hopping and, beside, the level of their site: of systems that each do one, this is none."""
+
+    def matrix(self, ghosted_q, halo):
+        entries = super().matrix(ghosted_q, halo).clone()
+        entries[..., 0] += displaced(ghosted_q, halo, (0, 0))[..., 0, 0]
+        return entries
+
+
 def test_one_training_for_two_hamiltonians(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     """Of other extents, kT/t and fillings: each is judged apart, and the one file serves both and refuses what neither was."""
     monkeypatch.chdir(tmp_path)
@@ -133,6 +143,13 @@ def test_one_training_for_two_hamiltonians(tmp_path: Path, monkeypatch: pytest.M
     assert "was trained" not in capsys.readouterr().out
     cold = [*holstein_model[:2], "--set", "ensemble.kT=0.1", "--lattice", "12x12", "--force", model, "--output", "cold"]
     assert main(["run", *cold]) == 2
-    assert "kT/t is 0.2 to 0.4 in the model and 0.1 in this run" in capsys.readouterr().err
+    assert "kT/t is 0.1 here and was 0.4 with such elements" in capsys.readouterr().err
+    between = [*PEIERLS, "--set", "ensemble.kT=0.75", "--force", model, "--output", "between"]  # that of the other system alone
+    assert main(["run", *between]) == 2
+    assert "kT/t is 0.3 here and was 0.2 with such elements" in capsys.readouterr().err
+    lattice = square.build((12, 12))
+    with pytest.raises(ModelError, match="H/t on sites moves with the coordinates here and was 0 in training"):
+        check_card(card, Both(lattice, peierls.Options()), Ensemble("canonical", kT=0.5), lattice)
+    assert "= -0.2, H/t on sites = 0, kT/t = 0.2; or with H/t" in valid_for(card)
     assert main(["train", *files, *PEIERLS[:2], *PEIERLS[4:], "--model", "enn", "--output", "no"]) == 2
     assert "give files of one extent" in capsys.readouterr().err
