@@ -2,7 +2,7 @@
 
     python benchmarks/matrix_ablations.py RECORD.json --data small1.h5 small2.h5 ... --test small6.h5 [--seconds 100]
 
-Files as ``examples/packaged-models/make.sh peierls-square`` makes them.  Every network gets as many seconds of processor time
+Files as ``examples/packaged-models/make.sh square`` makes them.  Every network gets as many seconds of processor time
 of one core, the same optimiser (SOAP, rate 2e-3 falling to 0, batches of 4 whole states, averaged weights) and the same seed;
 it is judged by the force MSE on a quench that it has not seen, at the chemical potential of the labels.
 

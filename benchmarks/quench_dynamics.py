@@ -3,7 +3,7 @@ r"""Quenches driven by a network against the same quenches driven by reference f
     python benchmarks/quench_dynamics.py FOLDER benchmarks/records/quench_dynamics.json docs/figures/quench_dynamics.png
 
     python benchmarks/quench_dynamics.py FOLDER benchmarks/records/quench_dynamics-peierls.json peierls.png --reference exact \
-        --preset paper-2510.20659 --model peierls-square --length 24 --steps 3000 --every 100
+        --preset paper-2510.20659 --model square --length 24 --steps 3000 --every 100
 
 Each seed is run twice, from the same initial state and with the same noise: by the network and by the reference.  Compared are
 the radial averages of ``C(r) = <phi_0 phi_r>`` at some times, in units of ``C(0)`` of the reference, and the order parameter:

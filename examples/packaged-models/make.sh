@@ -2,8 +2,8 @@
 # Makes the models that come with the package beside that of the preset of the square Holstein model, each from nothing, on one core:
 #   examples/packaged-models/make.sh MODEL FOLDER
 # MODEL is holstein-square (kT from 0.05 to 0.5, any filling and g; an hour and a half), holstein-triangular (an hour and a half),
-# holstein-chain (ten minutes), holstein-honeycomb (forty minutes), peierls-square (two hours, most of it exact labels), square (the
-# same data and three quarters of an hour more: Holstein and Peierls in one file) or jahn-teller-square (forty minutes).
+# holstein-chain (ten minutes), holstein-honeycomb (forty minutes), square (Peierls, and Holstein at the preset,
+# in one file; three hours, most of it exact labels) or jahn-teller-square (forty minutes).
 # Trainings are limited by time, so a repetition gives another model, of like errors.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -89,20 +89,14 @@ jahn_teller() {
             --path-force "$out/driver/model.safetensors"
         large+=("large$seed")
     done
-    train model "${large[@]}" small1 -- "${physics[@]}" --from "$out/driver/model.safetensors" --time-limit 1200
+    train model "${large[@]}" -- "${physics[@]}" --from "$out/driver/model.safetensors" --time-limit 1200
 }
 
 case $model in
-peierls-square)
-    peierls_data
-    train first small1 small2 small3 small4 small5 small6 -- "$here/matrix.toml" --time-limit 900
-    train model large11 large12 large13 large14 small1 small2 small3 -- "$here/matrix.toml" --set training.test=0.0 \
-        --from "$out/first/model.safetensors" --time-limit 1500
-    ;;
 square)
     peierls_data
     label sites "${sites[@]}" --lattice 30x30 --quenches 6 --per-quench 40 --quench-steps 2000 --more-mu 2 --seed 3 --path-force default
-    train model large11 large12 large13 large14 sites -- "$here/matrix.toml" "${soap[@]}" --set training.learning_rate=2e-3 --set training.test=0.0 \
+    train model large11 large12 large13 large14 small1 small2 sites -- "$here/matrix.toml" "${soap[@]}" --set training.learning_rate=2e-3 --set training.test=0.0 \
         --time-limit 2700
     ;;
 holstein-square) any_kT ;;
@@ -114,7 +108,7 @@ holstein-chain)
     train model chain -- "$here/field.toml" --set lattice.kind=chain --set "model.radii=[3,2,2,1]" --time-limit 300
     ;;
 *)
-    echo "$model is none of the models: holstein-square, holstein-triangular, holstein-chain, holstein-honeycomb, peierls-square, square," \
+    echo "$model is none of the models: holstein-square, holstein-triangular, holstein-chain, holstein-honeycomb, square," \
         "jahn-teller-square" >&2
     exit 2
     ;;

@@ -1,7 +1,8 @@
 """Models that come with the package: their names, and which of them serves a system.
 
 A file ``data/NAME.safetensors`` is a model of that name.  ``default`` is the one that fits the system that is asked about,
-first of all one whose training had its parameters; without a system that of the preset ``paper-2601.04104``.
+first of all one whose training had its parameters, and of these one that had its coupling ``g``; without a system that of the
+preset ``paper-2601.04104``.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING
 from hpc_holstein.errors import ModelError
 
 if TYPE_CHECKING:
-    from hpc_holstein.interfaces import System
+    from hpc_holstein.interfaces import Hamiltonian, System
+    from hpc_holstein.network.checkpoint import Card
 
 DEFAULT = "default"
 _FIRST = "paper-2601.04104"
+_SAME = 1e-9
 
 
 def packaged() -> dict[str, Path]:
@@ -52,10 +55,19 @@ def model_path(name: str | Path, served: System | None = None) -> Path:
     return packaged().get(str(name), Path(name))
 
 
+def _had_coupling(card: Card, hamiltonian: Hamiltonian) -> bool:
+    """True if the training had the ``g/t`` of a Hamiltonian, or that has no ``g``: other ones make other states."""
+    if "g" not in hamiltonian.parameters or "g" not in card.parameters:
+        return True
+    low, high = card.ranges.get("g", (card.parameters["g"],) * 2)
+    here, unit = abs(hamiltonian.parameters["g"]) / hamiltonian.hopping, abs(card.parameters.get("t", 1.0)) or 1.0
+    return (1 - _SAME) * low / unit <= here <= (1 + _SAME) * high / unit
+
+
 def _fitting(served: System) -> Path:
     from hpc_holstein.network.checkpoint import check_card, read_card, trained_elsewhere
 
-    fitting: list[tuple[bool, Path]] = []
+    fitting: list[tuple[bool, bool, Path]] = []
     told: list[str] = []
     nearest: list[ModelError] = []
     for name, path in packaged().items():
@@ -67,9 +79,10 @@ def _fitting(served: System) -> Path:
             if served.hamiltonian.name in card.hamiltonians and card.lattice == served.lattice.name:
                 nearest.append(error)
             continue
-        fitting.append((bool(trained_elsewhere(card, served.hamiltonian, served.ensemble)), path))
+        elsewhere = bool(trained_elsewhere(card, served.hamiltonian, served.ensemble))
+        fitting.append((elsewhere, not _had_coupling(card, served.hamiltonian), path))
     if fitting:
-        return min(fitting, key=lambda one: one[0])[1]
+        return min(fitting, key=lambda one: one[:2])[2]
     if len(nearest) == 1:
         raise nearest[0]
     kT = served.ensemble.kT / served.hamiltonian.hopping
