@@ -184,7 +184,9 @@ def _unknown(card: Card, simulation: Simulation) -> str | None:
         )
     if _METRIC.format("all") not in card.metrics:
         return "the card of the model does not say how well it knows the electron number; `hpc-holstein validate` measures it"
-    if abs(filling - card.filling) > _ALIKE:
-        told = f"the network was judged at filling {card.filling:g} and this run has {filling:g}"
+    low, high = card.ranges.get("filling", (card.filling, card.filling))
+    if not low - _ALIKE <= filling <= high + _ALIKE:
+        there = " to ".join(f"{one:g}" for one in dict.fromkeys((low, high)))
+        told = f"the network was judged at filling {there} and this run has {filling:g}"
         return f"{told}; `hpc-holstein validate` measures it"
     return None

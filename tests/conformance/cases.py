@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,6 +42,8 @@ def load(package: ModuleType, name: str) -> Any:
 LATTICES = listing(lattice)
 HAMILTONIANS = listing(hamiltonian)
 MODELS = listing(models)
+SQUARE_ALONE = {"jahn_teller"}
+SYSTEMS = [(name, of) for name, of in product(LATTICES, HAMILTONIANS) if name == "square" or of not in SQUARE_ALONE]
 
 
 @dataclass(frozen=True)

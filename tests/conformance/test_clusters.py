@@ -1,11 +1,9 @@
 """Clusters of every Hamiltonian on every lattice: exact if they hold the lattice, symmetric, the same on ranks and samples."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
-from conformance.cases import HAMILTONIANS, LATTICES, build_hamiltonian, build_lattice
+from conformance.cases import SYSTEMS, build_hamiltonian, build_lattice
 from conformance.test_systems import CANONICAL, GRAND_CANONICAL, amplitude, maker, system_on
 
 from hpc_holstein import conformance
@@ -16,7 +14,7 @@ from hpc_holstein.hamiltonian import peierls
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import chain, square
 
-each_system = pytest.mark.parametrize(("name", "system"), list(itertools.product(LATTICES, HAMILTONIANS)))
+each_system = pytest.mark.parametrize(("name", "system"), SYSTEMS)
 
 
 def state_of(hamiltonian):
@@ -49,8 +47,7 @@ def test_clusters_on_ranks(name, system, embedding):
     conformance.check_forces(make, hamiltonian, CANONICAL, amplitude(hamiltonian), 0, (2,))
 
 
-@pytest.mark.parametrize("system", HAMILTONIANS)
-@pytest.mark.parametrize("name", ["chain", "square", "cubic"])
+@pytest.mark.parametrize(("name", "system"), [one for one in SYSTEMS if one[0] in ("chain", "square", "cubic")])
 def test_clusters_have_the_symmetry_of_the_lattice(name, system):
     """Windows are boxes of cells, which have the symmetry of these lattices."""
     hamiltonian = system_on(name, system)

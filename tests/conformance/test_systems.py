@@ -1,12 +1,11 @@
 """Every Hamiltonian on every lattice that it builds on: forces that are gradients, symmetry, providers that agree."""
 
-import itertools
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from conformance.cases import HAMILTONIANS, LATTICES, build_hamiltonian, build_lattice, load
+from conformance.cases import LATTICES, SQUARE_ALONE, SYSTEMS, build_hamiltonian, build_lattice, load
 
 from hpc_holstein import conformance, forces
 from hpc_holstein.domain.halo import CartesianDomain
@@ -21,9 +20,6 @@ CELLS = {1: 12, 2: 6, 3: 3}  # along each axis: of 1, 2 and 3 dimensions, small 
 AMPLITUDE = {"scalar": 2.0, "vector": 0.1, "e_g": 1.0}  # of the coordinates
 CANONICAL = Ensemble("canonical", kT=0.2, filling=0.4)
 GRAND_CANONICAL = Ensemble("grand-canonical", kT=0.2, chemical_potential=0.3)
-
-SQUARE_ALONE = {"jahn_teller"}
-SYSTEMS = [(name, of) for name, of in itertools.product(LATTICES, HAMILTONIANS) if name == "square" or of not in SQUARE_ALONE]
 
 each_system = pytest.mark.parametrize(("name", "system"), SYSTEMS)
 

@@ -339,11 +339,11 @@ def test_sampled_sites_in_a_canonical_ensemble_need_a_mu():
 
 
 def test_lattices_that_are_too_large(monkeypatch):
-    told = r"forces of up to 2048 sites and this lattice has 2116: give sites = 64, .* or use force kind 'kpm'"
+    told = r"forces of up to 2048 states and this lattice has 2116: give sites = 64, .* or use force kind 'kpm'"
     with pytest.raises(ConfigError, match=told):
         make((46, 46))
     monkeypatch.setattr(_petsc, "usable_bytes", lambda device: 1e6)
-    with pytest.raises(ConfigError, match=r"each rank holds the matrix of all 2116 sites, 0\.00493 GiB, .* start fewer ranks"):
+    with pytest.raises(ConfigError, match=r"each rank holds the matrix of all 2116 states, 0\.00493 GiB, .* start fewer ranks"):
         make((46, 46), sites=4)
 
 

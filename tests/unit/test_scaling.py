@@ -26,6 +26,7 @@ from hpc_holstein.network.packaged import default_model_path, packaged
 LATTICE = square.build((12, 10))
 DOMAIN = CartesianDomain(LATTICE, SerialTransport())
 OWN = holstein.Options()
+OWN_MODEL = "paper-2601.04104"
 KT = 0.1
 SCALES = [(3.0, 1.0), (-3.5, 1.0), (7.0, 2.0), (1.5, 0.5), (3.0, -1.0)]
 """``g`` and ``t``."""
@@ -80,7 +81,10 @@ def test_the_density_is_that_of_the_scaled_field(model: str, g: float, t: float)
 def test_the_chemical_potential_scales_too(g: float, t: float) -> None:
     """Of a canonical state, up to the last linear step for it, and along the response in dynamics, to round-off."""
     options, c = scaled(g, t)
-    here, there = forces_of("default", options, Ensemble("canonical", c * KT, 0.4)), forces_of("default", OWN, doped())
+    here, there = (
+        forces_of(OWN_MODEL, options, Ensemble("canonical", c * KT, 0.4)),
+        forces_of(OWN_MODEL, OWN, doped()),
+    )
     q, ratio = random_q(), g / (c * OWN.g)
     first, cold = there(State.at_rest(ratio * q)), here(State.at_rest(q))
     assert torch.allclose(cold.density, first.density, rtol=0, atol=2e-5)
@@ -99,12 +103,12 @@ def test_the_chemical_potential_scales_too(g: float, t: float) -> None:
 def test_the_range_of_training_is_in_the_units_of_the_model() -> None:
     """What the guard compares is what the network reads."""
     options, c = scaled(-7.0, 2.0)
-    forces = forces_of("default", options, Ensemble("canonical", c * KT))
+    forces = forces_of(OWN_MODEL, options, Ensemble("canonical", c * KT))
     state = State.at_rest(random_q())
     state = state.moved(forces=forces(state))
     assert state.forces is not None
     assert forces.field_range == read_card(default_model_path()).field_range
-    own = forces_of("default", OWN, Ensemble("canonical", KT))
+    own = forces_of(OWN_MODEL, OWN, Ensemble("canonical", KT))
     there = State.at_rest(-1.0 * random_q())
     assert torch.allclose(forces.field(state), own.field(there.moved(forces=own(there))), atol=1e-8)
 
@@ -117,7 +121,7 @@ def test_the_packaged_model_errs_there_as_at_its_own_coupling(g: float, t: float
     for one, unit, ratio in ((options, c, 1.0), (OWN, 1.0, g / (c * OWN.g))):
         ensemble, state = Ensemble("grand-canonical", unit * KT, chemical_potential=0.2 * unit), State.at_rest(ratio * q)
         truth = exact.build(exact.Options(), holstein.build(one, LATTICE), DOMAIN, ensemble)(state)
-        errors.append(forces_of("default", one, ensemble)(state).density - truth.density)
+        errors.append(forces_of(OWN_MODEL, one, ensemble)(state).density - truth.density)
     assert torch.allclose(errors[0], errors[1], rtol=0, atol=1e-9)
     assert 1e-5 < float(errors[0].square().mean().sqrt()) < 0.02
 
@@ -125,7 +129,7 @@ def test_the_packaged_model_errs_there_as_at_its_own_coupling(g: float, t: float
 def test_a_run_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    other = ["--set", "hamiltonian.g=3", "--lattice", "12x10", "--steps", "2", "--output", "out"]
+    other = ["--set", "hamiltonian.g=3", "--lattice", "12x10", "--steps", "2", "--force", "paper-2601.04104", "--output", "out"]
     assert main(["run", "--preset", "paper-2601.04104", *other]) == 0
     assert "the network, made at another g, reads 0.8571 times the field" in capsys.readouterr().out
     assert main(["show", "default"]) == 0
