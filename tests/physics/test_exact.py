@@ -238,5 +238,5 @@ def test_coordinates_that_are_not_numbers_are_refused(bad):
 
 
 def test_matrix_that_cannot_fit_is_refused_before_it_is_made():
-    with pytest.raises(ConfigError, match=r"1000000 sites needs .* GiB"):
+    with pytest.raises(ConfigError, match=r"1000000 states needs .* GiB"):
         provider((1000, 1000), canonical())
