@@ -14,8 +14,9 @@ from hpc_holstein.cli.session import Session
 from hpc_holstein.config.builders import stated_physics
 from hpc_holstein.config.schema import file_schema
 from hpc_holstein.errors import DataError
-from hpc_holstein.network.checkpoint import describe, read_card, valid_for
+from hpc_holstein.network.checkpoint import describe, read_card
 from hpc_holstein.network.packaged import model_path, packaged
+from hpc_holstein.network.served import valid_for
 from hpc_holstein.storage.trajectory import is_trajectory, open_trajectory, trajectory_of
 from hpc_holstein.training import dataset
 

@@ -30,10 +30,10 @@ from hpc_holstein.forces._graphs import Outputs, Replayed, require_graphs
 from hpc_holstein.forces._precision import arithmetic, dtype_of
 from hpc_holstein.forces.neural import Options, Precision
 from hpc_holstein.interfaces import Domain, Ensemble, ForceProvider, ForceResult, Hamiltonian, State
-from hpc_holstein.network.checkpoint import trained_elsewhere
 from hpc_holstein.network.elements import ElementReader, strength
 from hpc_holstein.network.models._levels import LevelNetwork
 from hpc_holstein.network.scaling import Scaling
+from hpc_holstein.network.served import trained_elsewhere
 from hpc_holstein.network.supported import model_for, require_supported
 from hpc_holstein.network.surroundings import Surroundings
 

@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING
 from hpc_holstein.errors import ModelError
 
 if TYPE_CHECKING:
-    from hpc_holstein.interfaces import Hamiltonian, System
-    from hpc_holstein.network.checkpoint import Card
+    from hpc_holstein.interfaces import System
 
 DEFAULT = "default"
 _FIRST = "paper-2601.04104"
-_SAME = 1e-9
 
 
 def packaged() -> dict[str, Path]:
@@ -55,17 +53,9 @@ def model_path(name: str | Path, served: System | None = None) -> Path:
     return packaged().get(str(name), Path(name))
 
 
-def _had_coupling(card: Card, hamiltonian: Hamiltonian) -> bool:
-    """True if the training had the ``g/t`` of a Hamiltonian, or that has no ``g``: other ones make other states."""
-    if "g" not in hamiltonian.parameters or "g" not in card.parameters:
-        return True
-    low, high = card.ranges.get("g", (card.parameters["g"],) * 2)
-    here, unit = abs(hamiltonian.parameters["g"]) / hamiltonian.hopping, abs(card.parameters.get("t", 1.0)) or 1.0
-    return (1 - _SAME) * low / unit <= here <= (1 + _SAME) * high / unit
-
-
 def _fitting(served: System) -> Path:
-    from hpc_holstein.network.checkpoint import check_card, read_card, trained_elsewhere
+    from hpc_holstein.network.checkpoint import read_card
+    from hpc_holstein.network.served import check_card, had_coupling, trained_elsewhere
 
     fitting: list[tuple[bool, bool, Path]] = []
     told: list[str] = []
@@ -80,7 +70,7 @@ def _fitting(served: System) -> Path:
                 nearest.append(error)
             continue
         elsewhere = bool(trained_elsewhere(card, served.hamiltonian, served.ensemble))
-        fitting.append((elsewhere, not _had_coupling(card, served.hamiltonian), path))
+        fitting.append((elsewhere, not had_coupling(card, served.hamiltonian), path))
     if fitting:
         return min(fitting, key=lambda one: one[:2])[2]
     if len(nearest) == 1:

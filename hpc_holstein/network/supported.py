@@ -9,9 +9,10 @@ import torch
 
 from hpc_holstein.errors import ModelError
 from hpc_holstein.interfaces import Ensemble, Hamiltonian, Lattice, System
-from hpc_holstein.network.checkpoint import Card, check_card, load_model
+from hpc_holstein.network.checkpoint import Card, load_model
 from hpc_holstein.network.elements import fixed_parts
 from hpc_holstein.network.packaged import model_path
+from hpc_holstein.network.served import check_card
 from hpc_holstein.symmetry.internal import has_particle_hole
 
 _DEFINED = (

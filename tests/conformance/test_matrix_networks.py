@@ -13,9 +13,10 @@ from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein, peierls
 from hpc_holstein.interfaces import Bond, Ensemble, State
 from hpc_holstein.lattice._bravais import BravaisLattice
-from hpc_holstein.network.checkpoint import check_card, load_model, make_card, save_model, trained_elsewhere
+from hpc_holstein.network.checkpoint import load_model, make_card, save_model
 from hpc_holstein.network.elements import ElementReader, Elements, element_ranges, fixed_parts, reverse, strength
 from hpc_holstein.network.models import enn_matrix
+from hpc_holstein.network.served import check_card, trained_elsewhere
 from hpc_holstein.network.supported import require_supported
 
 CELLS = {1: (24,), 2: (14, 13), 3: (7, 7, 7)}

@@ -17,7 +17,8 @@ from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.network import models
-from hpc_holstein.network.checkpoint import check_card, load_model, make_card, save_model, trained_elsewhere
+from hpc_holstein.network.checkpoint import load_model, make_card, save_model
+from hpc_holstein.network.served import check_card, trained_elsewhere
 from hpc_holstein.symmetry.internal import has_particle_hole
 
 CANONICAL = Ensemble("canonical", kT=0.2, filling=0.4)

@@ -13,7 +13,7 @@ from hpc_holstein.errors import ModelError
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble
 from hpc_holstein.lattice import square
-from hpc_holstein.network import checkpoint, models, packaged
+from hpc_holstein.network import checkpoint, models, packaged, served
 
 STAND_IN = """
 from dataclasses import dataclass
@@ -266,10 +266,10 @@ def test_other_lattice_kind(saved):
 
 def test_check_card_names_every_difference(saved):
     _, _, card = saved
-    checkpoint.check_card(card, HAMILTONIAN, ENSEMBLE, LATTICE)
+    served.check_card(card, HAMILTONIAN, ENSEMBLE, LATTICE)
     other = holstein.build(holstein.Options(g=3.0, t=0.5), LATTICE)
     with pytest.raises(ModelError) as error:
-        checkpoint.check_card(card, other, Ensemble("canonical", kT=0.2), dataclasses.replace(LATTICE, name="triangular"))
+        served.check_card(card, other, Ensemble("canonical", kT=0.2), dataclasses.replace(LATTICE, name="triangular"))
     for told in (
         "kT/t is 0.1 in the model and 0.4 in this run",
         "lattice is square in the model and triangular",
@@ -279,10 +279,10 @@ def test_check_card_names_every_difference(saved):
     assert "g is" not in str(error.value)  # any is served
     assert one_sentence(error)
     with pytest.raises(ModelError, match=r"kT is 0\.1 in the model and 0\.2 in this run"):
-        checkpoint.check_card(card, HAMILTONIAN, Ensemble("canonical", kT=0.2), LATTICE)
+        served.check_card(card, HAMILTONIAN, Ensemble("canonical", kT=0.2), LATTICE)
     published = dataclasses.replace(card, predicts="force", field="plain")
     with pytest.raises(ModelError, match=r"t is 1\.0 in the model and 0\.5 in this run, g is 3\.5 in the model and 3\.0"):
-        checkpoint.check_card(published, other, ENSEMBLE, LATTICE)
+        served.check_card(published, other, ENSEMBLE, LATTICE)
 
 
 @pytest.mark.parametrize(
@@ -290,20 +290,18 @@ def test_check_card_names_every_difference(saved):
 )
 def test_every_coupling_and_every_common_scale_is_accepted(saved, g, scale, t):
     _, _, card = saved
-    checkpoint.check_card(
-        card, holstein.build(holstein.Options(g=g, t=t), LATTICE), Ensemble("canonical", kT=0.1 * scale), LATTICE
-    )
+    served.check_card(card, holstein.build(holstein.Options(g=g, t=t), LATTICE), Ensemble("canonical", kT=0.1 * scale), LATTICE)
 
 
 def test_classical_parameters_matter_to_a_force_model_only(saved):
     _, _, card = saved
     softer = holstein.build(holstein.Options(k=0.5, kappa=0.1), LATTICE)
     doped = Ensemble("canonical", kT=0.1, filling=0.4)
-    checkpoint.check_card(card, softer, doped, LATTICE)
+    served.check_card(card, softer, doped, LATTICE)
     whole = dataclasses.replace(card, predicts="force", field="plain")
-    checkpoint.check_card(whole, HAMILTONIAN, ENSEMBLE, LATTICE)
+    served.check_card(whole, HAMILTONIAN, ENSEMBLE, LATTICE)
     with pytest.raises(ModelError) as error:
-        checkpoint.check_card(whole, softer, doped, LATTICE)
+        served.check_card(whole, softer, doped, LATTICE)
     assert re.search(r"filling .* k is 1\.0 in the model and 0\.5 .* kappa is", str(error.value))
 
 

@@ -17,7 +17,7 @@ from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import holstein
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import square
-from hpc_holstein.network import checkpoint, models
+from hpc_holstein.network import checkpoint, models, served
 from hpc_holstein.training import dataset
 from hpc_holstein.training._fields import FieldData
 from hpc_holstein.training.dataset import Snapshots
@@ -230,12 +230,12 @@ def card_of(module, **changes):
 def test_card_accepts_its_range_and_refuses_what_is_outside():
     card = card_of(network())
     for g, kT in ((3.0, 0.05), (4.5, 0.2), (-3.3, 0.1)):
-        checkpoint.check_card(card, *system(g, kT), LATTICE)
+        served.check_card(card, *system(g, kT), LATTICE)
     with pytest.raises(ModelError, match=r"kT is 0\.05 to 0\.2 in the model and 0\.3 in this run; give"):
-        checkpoint.check_card(card, *system(3.5, 0.3), LATTICE)
-    checkpoint.check_card(dataclasses.replace(card, ranges={}), *system(3.3, 0.1), LATTICE)
+        served.check_card(card, *system(3.5, 0.3), LATTICE)
+    served.check_card(dataclasses.replace(card, ranges={}), *system(3.3, 0.1), LATTICE)
     with pytest.raises(ModelError, match=r"kT is 0\.1 in the model and 0\.2 in this run"):
-        checkpoint.check_card(dataclasses.replace(card, ranges={}), *system(3.5, 0.2), LATTICE)
+        served.check_card(dataclasses.replace(card, ranges={}), *system(3.5, 0.2), LATTICE)
     assert "any g, k, kappa and filling at t = 1, kT from 0.05 to 0.2, and any" in checkpoint.describe(card)
 
 

@@ -14,8 +14,9 @@ from hpc_holstein.forces._neural import NeuralForces
 from hpc_holstein.hamiltonian import displaced, holstein, peierls
 from hpc_holstein.interfaces import Ensemble, State
 from hpc_holstein.lattice import honeycomb, square, triangular
-from hpc_holstein.network.checkpoint import check_card, describe, load_model, valid_for
+from hpc_holstein.network.checkpoint import describe, load_model
 from hpc_holstein.network.models import enn_matrix
+from hpc_holstein.network.served import check_card, valid_for
 from hpc_holstein.training._matrix_fields import MatrixData
 from hpc_holstein.training.dataset import Snapshots
 from hpc_holstein.training.label import label
