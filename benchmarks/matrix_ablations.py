@@ -1,4 +1,4 @@
-"""What makes a network of the matrix elements good: one thing changed at a time, on exact Peierls quenches.
+"""Ablations of the network of matrix elements: errors with one thing changed at a time, on exact Peierls quenches.
 
     python benchmarks/matrix_ablations.py RECORD.json --data small1.h5 small2.h5 ... --test small6.h5 [--seconds 100]
 
@@ -9,9 +9,9 @@ it is judged by the force MSE on a quench that it has not seen, at the chemical 
 as it is    enn_matrix: reads H, 4 copies, radii (2, 1, 1, 1), loss of the force
 reads u     the displacement of a site along each of its four bonds in the place of the elements of H
 no symmetry the identity in the place of D4, 32 copies: as many channels, so as many operations a site, and 8 times the weights
-loss of rho mean square of the error of rho on the bonds, weighted as in a force of independent errors
+loss of rho mean square of the error of rho on bonds and sites, weighted as in a force of independent errors
 reach ...   other radii
-half ...    every second state of the data
+half, ...   every second or eighth state of the data
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,6 @@ class OfRho(MatrixData):
         super().__init__(snapshots, model, hamiltonian, *rest)
         domain = CartesianDomain(hamiltonian.lattice, SerialTransport())
         solver = exact.build(exact.Options(), hamiltonian, domain, Ensemble("canonical", kT=KT))
-        # on bonds from their first end, to which the bonds of the pattern of the network lead back
         of_states = [solver._density_matrix(q, ())[0][..., 0, :] for q in self._q.double()]
         self._rho = torch.stack(of_states).to(self._q)
 
@@ -86,7 +85,7 @@ class OfRho(MatrixData):
 
 @dataclass(frozen=True)
 class Case:
-    """What is changed."""
+    """A change of the network, of its data or of its loss."""
 
     options: dict[str, Any] = field(default_factory=dict)
     generators: Any = D4
@@ -109,7 +108,7 @@ CASES = {
 
 
 def trained(case: Case, states: Snapshots, test: Snapshots, seconds: float) -> dict[str, float]:
-    """Force MSE on the training states and on the test, and what it took."""
+    """Force MSE of a trained network on the test states, and its steps, weights and states."""
     lattice = BravaisLattice("square", states.extent, (True, True), ((0.0, 1.0), (1.0, 0.0)), ((0.0, 0.0),), case.generators)
     hamiltonian = peierls.build(peierls.Options(), lattice)
     torch.manual_seed(0)
@@ -158,7 +157,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=100.0)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    states, test = (replace(dataset.read_together(paths), more_density=None) for paths in (args.data, [args.test]))
+    states, test = dataset.read_together(args.data), dataset.read(args.test)
     rows: dict[str, Any] = json.loads(args.record.read_text())["rows"] if args.record.exists() else {}
     for name, case in CASES.items():
         if name in rows:

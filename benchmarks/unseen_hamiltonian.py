@@ -48,7 +48,7 @@ class BothCouplings(LatticeHamiltonian):
 
     @property
     def parameters(self) -> dict[str, float]:
-        """Of both couplings."""
+        """Name and value of every parameter, of springs that exert no force here."""
         return {"alpha": self.alpha, "g": self.g, "t2": self.t2, "k": 1.0, "kappa": 0.0}
 
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
@@ -64,7 +64,7 @@ class BothCouplings(LatticeHamiltonian):
         return joined(on_site, *near, far)
 
     def energy(self, ghosted_q: Tensor, halo: int) -> Tensor:
-        """None: forces are those of the electrons."""
+        """Zero: forces are those of the electrons."""
         return 0 * displaced(ghosted_q, halo, (0, 0))[..., 0].sum(dim=-1)
 
 

@@ -153,7 +153,7 @@ def _settings(options: SpectrumOptions, found: Spectrum) -> dict[str, Any]:
         "order": len(found.damping),
         "moments": found.total.shape[1],
         "interval": [found.interval.low, found.interval.high],
-        "sites": found.sites,
+        "states": found.states,
     }
 
 

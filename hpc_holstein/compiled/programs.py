@@ -16,7 +16,7 @@ class Combinations(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What a pass does with inputs ``m`` of one kind and their images.
+    """The work of a pass on inputs ``m`` of one kind and their images.
 
     inputs    number of images
     turn      inputs that are computed in turn, and how many channels these are ``apart``

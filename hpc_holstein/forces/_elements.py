@@ -28,12 +28,14 @@ class _StateLattice:
         self.sites = lattice.sites * orbitals
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # of a copy that is being made, which has no lattice yet
+            raise AttributeError(name)
         return getattr(self._lattice, name)
 
 
 def electron_domain(hamiltonian: Hamiltonian, domain: AnyDomain) -> AnyDomain:
     """``domain`` with the states of the electrons as its sites; itself if a site has one state."""
-    if hamiltonian.orbitals == 1 or (domain.lattice is not hamiltonian.lattice and isinstance(domain.lattice, _StateLattice)):
+    if hamiltonian.orbitals == 1 or isinstance(domain.lattice, _StateLattice):
         return domain
     view = copy.copy(domain)
     view.lattice = cast(Lattice, _StateLattice(domain.lattice, hamiltonian.orbitals))

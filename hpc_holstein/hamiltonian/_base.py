@@ -2,15 +2,17 @@
 
     F = -d/dq (V(q) + Tr[rho H(q)])  at fixed rho
 
-``matrix`` and ``energy`` of a file need nothing but ghosted coordinates, so that a model is its equations; a file may write its
-forces out, which saves time, and the conformance tests hold them to the product.
+``matrix`` and ``energy`` of a file need nothing but ghosted coordinates, so that a model is its equations; the energy is that
+of springs where a file does not write another one.  A file may write its forces out, which saves time, and the conformance
+tests hold them to the product.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.fields import Field, displaced
@@ -33,7 +35,9 @@ class LatticeHamiltonian(ABC):
 
     name: str
     coordinates: Field
+    options: Any  # parameters, a dataclass; a class without one states ``parameters`` itself
     elastic: tuple[str, str]  # names of the stiffness of a site and of the coupling of neighbours in ``V``
+    hops_by: str | None = None  # name of the hopping between nearest neighbours, if it is a parameter
     tells_density = False
 
     def __init__(self, lattice: Lattice, components: int, bonds: Sequence[Bond], orbital_kind: str = "s") -> None:
@@ -45,14 +49,14 @@ class LatticeHamiltonian(ABC):
         self.reach = max((abs(step) for bond in bonds for step in bond.offset), default=0)
 
     @property
-    @abstractmethod
     def parameters(self) -> dict[str, float]:
         """Name and value of every parameter, as model cards and data files record them."""
+        return asdict(self.options)
 
     @property
     def hopping(self) -> float:
-        """Unit of energy in which a network reads the matrix, positive: the hopping between nearest neighbours."""
-        return 1.0
+        """Unit of energy in which a network reads the matrix: the size of the hopping of nearest neighbours, 1 without one."""
+        return 1.0 if self.hops_by is None else abs(self.parameters[self.hops_by]) or 1.0
 
     @abstractmethod
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
@@ -61,9 +65,21 @@ class LatticeHamiltonian(ABC):
         ``[*batch, *ghosted cells, basis, components]`` -> ``[*batch, *cells, len(pattern)]``.
         """
 
-    @abstractmethod
     def energy(self, ghosted_q: Tensor, halo: int) -> Tensor:
-        """Classical potential of each cell, ``[*batch, *cells]``; a bond counts in the cell that it starts from."""
+        """Classical potential of each cell, ``[*batch, *cells]``; a bond counts in the cell that it starts from.
+
+        ``V = sum_i k |q_i|^2 / 2 + kappa sum_<ij> q_i.q_j`` with the parameters that ``elastic`` names.
+        """
+        k, kappa = (self.parameters[name] for name in self.elastic)
+        energy = 0.5 * k * self.owned(ghosted_q, halo).square().sum(dim=(-2, -1))
+        for bond in self.lattice.bonds(1):
+            one, other = ends(ghosted_q, halo, bond)
+            energy = energy + kappa * (one * other).sum(dim=-1)
+        return energy
+
+    def owned(self, ghosted_q: Tensor, halo: int) -> Tensor:
+        """Coordinates of the cells within ``halo`` ghosts, ``[*batch, *cells, basis, components]``."""
+        return displaced(ghosted_q, halo, (0,) * len(self.lattice.extent))
 
     @property
     def stiffness(self) -> tuple[float, float]:

@@ -8,7 +8,7 @@ so that ``F_i = g (n_i - 1/2) - k Q_i - kappa sum_{j in nn(i)} Q_j``.  Source: a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -40,7 +40,7 @@ class Holstein(LatticeHamiltonian):
 
     name = "holstein"
     coordinates = fields.Field("q", "a", "lattice coordinate")
-    elastic = ("k", "kappa")
+    elastic, hops_by = ("k", "kappa"), "t"
     tells_density = True
 
     def __init__(self, lattice: Lattice, options: Options) -> None:
@@ -52,19 +52,9 @@ class Holstein(LatticeHamiltonian):
         self._bonds = lattice.bonds(1)
         super().__init__(lattice, 1, self._bonds)
 
-    @property
-    def parameters(self) -> dict[str, float]:
-        """Name and value of every parameter, as model cards and data files record them."""
-        return asdict(self.options)
-
-    @property
-    def hopping(self) -> float:
-        """Magnitude of the hopping between nearest neighbours, the unit of energy of networks; 1 without hopping."""
-        return abs(self.options.t) or 1.0
-
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
         """``-g Q`` on site, ``-t`` on bonds, ``[*batch, *cells, len(pattern)]``."""
-        on_site = -self.options.g * self._owned(ghosted_q, halo)[..., 0]
+        on_site = -self.options.g * self.owned(ghosted_q, halo)[..., 0]
         hopping = on_site.new_full((*on_site.shape[:-1], len(self._bonds)), -self.options.t)
         return joined(on_site, hopping)
 
@@ -78,24 +68,16 @@ class Holstein(LatticeHamiltonian):
 
     def energy(self, ghosted_q: Tensor, halo: int) -> Tensor:
         """``g Q / 2 + k Q^2 / 2`` of the sites and ``kappa Q Q'`` of the bonds of each cell, ``[*batch, *cells]``."""
-        q = self._owned(ghosted_q, halo)
-        energy = 0.5 * self.options.g * q + 0.5 * self.options.k * q.square()
-        for bond in self._bonds:
-            here, there = ends(ghosted_q, halo, bond)
-            energy[..., bond.source, :] += self.options.kappa * here * there
-        return energy.sum(dim=(-2, -1))
+        return super().energy(ghosted_q, halo) + 0.5 * self.options.g * self.owned(ghosted_q, halo).sum(dim=(-2, -1))
 
     def classical_force(self, ghosted_q: Tensor, halo: int, domain: Domain) -> Tensor:
         """``-g/2 - k Q_i - kappa sum_{j in nn(i)} Q_j``."""
-        force = -0.5 * self.options.g - self.options.k * self._owned(ghosted_q, halo)
+        force = -0.5 * self.options.g - self.options.k * self.owned(ghosted_q, halo)
         for bond in self._bonds:
             back = tuple(-step for step in bond.offset)
             force[..., bond.source, :] -= self.options.kappa * ends(ghosted_q, halo, bond)[1]
             force[..., bond.target, :] -= self.options.kappa * displaced(ghosted_q, halo, back)[..., bond.source, :]
         return force
-
-    def _owned(self, ghosted_q: Tensor, halo: int) -> Tensor:
-        return displaced(ghosted_q, halo, (0,) * len(self.lattice.extent))
 
 
 def build(options: Options, lattice: Lattice) -> Holstein:

@@ -15,7 +15,8 @@ those of a ferromagnetic manganite; filling 0.5 is one on each site.  Source: ar
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import product
 from math import sqrt
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,7 @@ from pydantic import Field
 
 from hpc_holstein import fields
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.hamiltonian._base import LatticeHamiltonian, displaced, ends, joined
+from hpc_holstein.hamiltonian._base import LatticeHamiltonian, joined
 from hpc_holstein.interfaces import Bond, Lattice
 from hpc_holstein.keys import key
 
@@ -49,7 +50,7 @@ class JahnTeller(LatticeHamiltonian):
 
     name = "jahn_teller"
     coordinates = fields.Field("Q", "a", "distortions Qx and Qz", "e_g")
-    elastic = ("k", "kappa")
+    elastic, hops_by = ("k", "kappa"), "t"
 
     def __init__(self, lattice: Lattice, options: Options) -> None:
         if options.lam == 0:
@@ -59,46 +60,21 @@ class JahnTeller(LatticeHamiltonian):
                 f"lattice.kind = '{lattice.name}' has no overlaps of e_g orbitals here, which are those of the square lattice: "
                 "set lattice.kind = 'square'"
             )
-        self.options, self._near = options, lattice.bonds(1)
-        here = (0,) * len(lattice.extent)
-        pairs = [(a, b) for a in range(2) for b in range(2)]
-        self._values = [0.0]  # of the entry between the orbitals of a site, which moves
+        self.options, here = options, (0,) * len(lattice.extent)
+        self._hopping: list[float] = []
         bonds = [Bond(0, 1, here)]
-        for bond in self._near:
-            along_x = bond.offset[-1] != 0
-            for a, b in pairs:
-                overlap = _OVERLAPS[a + b] * (-1 if a != b and along_x else 1)
-                self._values.append(-options.t * overlap)
-                bonds.append(Bond(a, b, bond.offset))
+        for bond, a, b in product(lattice.bonds(1), range(2), range(2)):
+            sign = -1 if a != b and bond.offset[-1] else 1  # along x
+            self._hopping.append(-options.t * sign * _OVERLAPS[a + b])
+            bonds.append(Bond(a, b, bond.offset))
         super().__init__(lattice, 2, bonds, "e_g")
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        """Name and value of every parameter, as model cards and data files record them."""
-        return asdict(self.options)
-
-    @property
-    def hopping(self) -> float:
-        """Magnitude of the hopping, the unit of energy of networks; 1 without hopping."""
-        return abs(self.options.t) or 1.0
 
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
         """``-+lam Qz`` of the two orbitals, ``-lam Qx`` between them, the overlaps on bonds, ``[*batch, *cells, 11]``."""
-        q = self._owned(ghosted_q, halo)[..., 0, :]
+        q = self.owned(ghosted_q, halo)[..., 0, :]
         x, z = q[..., :1], q[..., 1:]
-        hopping = q.new_tensor(self._values[1:]).expand(*q.shape[:-1], -1)
+        hopping = q.new_tensor(self._hopping).expand(*q.shape[:-1], -1)
         return joined(-self.options.lam * z, self.options.lam * z, -self.options.lam * x, hopping)
-
-    def energy(self, ghosted_q: Tensor, halo: int) -> Tensor:
-        """``k |Q|^2 / 2`` of the sites and ``kappa Q_i.Q_j`` of the bonds of each cell, ``[*batch, *cells]``."""
-        energy = 0.5 * self.options.k * self._owned(ghosted_q, halo).square().sum(dim=(-2, -1))
-        for bond in self._near:
-            here, there = ends(ghosted_q, halo, bond)
-            energy = energy + self.options.kappa * (here * there).sum(dim=-1)
-        return energy
-
-    def _owned(self, ghosted_q: Tensor, halo: int) -> Tensor:
-        return displaced(ghosted_q, halo, (0,) * len(self.lattice.extent))
 
 
 def build(options: Options, lattice: Lattice) -> JahnTeller:

@@ -10,7 +10,7 @@ displacement of all sites changes no electron.  Source: arXiv 2510.20659.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import hypot
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from hpc_holstein import fields
 from hpc_holstein.errors import ConfigError
-from hpc_holstein.hamiltonian._base import LatticeHamiltonian, displaced, ends, joined
+from hpc_holstein.hamiltonian._base import LatticeHamiltonian, ends, joined
 from hpc_holstein.interfaces import Bond, Lattice
 from hpc_holstein.keys import key
 
@@ -45,7 +45,7 @@ class Peierls(LatticeHamiltonian):
 
     name = "peierls"
     coordinates = fields.Field("q", "a", "displacement", "vector")
-    elastic = ("k0", "kappa")
+    elastic, hops_by = ("k0", "kappa"), "t0"
 
     def __init__(self, lattice: Lattice, options: Options) -> None:
         if options.alpha == 0:
@@ -56,19 +56,9 @@ class Peierls(LatticeHamiltonian):
         super().__init__(lattice, len(lattice.vectors), self._near + self._far)
         self._directions = [bond_direction(lattice, bond) for bond in self._near]
 
-    @property
-    def parameters(self) -> dict[str, float]:
-        """Name and value of every parameter, as model cards and data files record them."""
-        return asdict(self.options)
-
-    @property
-    def hopping(self) -> float:
-        """Magnitude of the hopping between nearest neighbours, the unit of energy of networks; 1 without hopping."""
-        return abs(self.options.t0) or 1.0
-
     def matrix(self, ghosted_q: Tensor, halo: int) -> Tensor:
         """0 on site, ``-(t0 - alpha (u_j - u_i).e_ij)`` on the bonds of nearest and ``-t2`` on those of second neighbours."""
-        on_site = 0 * self._owned(ghosted_q, halo)[..., 0]
+        on_site = 0 * self.owned(ghosted_q, halo)[..., 0]
         near = []
         for bond, direction in zip(self._near, self._directions, strict=True):
             here, there = ends(ghosted_q, halo, bond)
@@ -76,17 +66,6 @@ class Peierls(LatticeHamiltonian):
             near.append(self.options.alpha * stretch - self.options.t0)
         far = on_site.new_full((*on_site.shape[:-1], len(self._far)), -self.options.t2)
         return joined(on_site, *near, far)
-
-    def energy(self, ghosted_q: Tensor, halo: int) -> Tensor:
-        """``k0 |u|^2 / 2`` of the sites and ``kappa u_i.u_j`` of the bonds of each cell, ``[*batch, *cells]``."""
-        energy = 0.5 * self.options.k0 * self._owned(ghosted_q, halo).square().sum(dim=(-2, -1))
-        for bond in self._near:
-            one, other = ends(ghosted_q, halo, bond)
-            energy = energy + self.options.kappa * (one * other).sum(dim=-1)
-        return energy
-
-    def _owned(self, ghosted_q: Tensor, halo: int) -> Tensor:
-        return displaced(ghosted_q, halo, (0,) * len(self.lattice.extent))
 
 
 def bond_direction(lattice: Lattice, bond: Bond) -> list[float]:

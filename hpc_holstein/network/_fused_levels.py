@@ -217,7 +217,7 @@ class FusedLevels:
         return *integers, *reals
 
     def _offsets(self, images: Sequence[Integers], radius: int, height: int, channels: int, first: int) -> Integers:
-        """Where inputs lie from the start of the ring of a layer on, ``[site, row of the result in the ring, inputs]``."""
+        """Places of inputs from the start of the ring of a layer on, ``[site, row of the result in the ring, inputs]``."""
         found = []
         for one in images:  # [items, site, image, (channel, *offset)]
             channel, *rows, column = np.moveaxis(one.swapaxes(0, 1).reshape(self._sites, -1, one.shape[-1]), -1, 0)

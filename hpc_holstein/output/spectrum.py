@@ -82,12 +82,12 @@ class Spectrum:
     """Chebyshev moments of one state, the same on all ranks; made by :func:`spectrum`.
 
     total    ``[vectors, terms]``, ``<z|T_m|z> / N`` of each random vector
-    local    ``[chosen sites, terms]``, ``<i|T_m|i>``
+    local    ``[chosen states, terms]``, ``<i|T_m|i>``
     damping  ``[orders]`` with ``orders <= terms``, factors ``g_m`` of the kernel
     """
 
     interval: Interval
-    sites: int
+    states: int
     resolution: float
     damping: Array
     total: Array
@@ -108,7 +108,7 @@ class Spectrum:
         return Curve(*_mean_of(self._integral(self.total, energies)))
 
     def local_density_of_states(self, energies: Array) -> Array:
-        """``rho_i(E)`` [1 / (state t_nn)] of the chosen sites, ``[chosen sites, energies]``; exact but for the kernel."""
+        """``rho_i(E)`` [1 / (state t_nn)] of the chosen states, ``[chosen states, energies]``; exact but for the kernel."""
         return self._series(self.local, energies)
 
     def thermodynamics(self, ensemble: Ensemble) -> Thermodynamics:
@@ -189,9 +189,9 @@ def spectrum(
             yield (number[:, None] == torch.tensor(at[first : first + block], device=number.device)).double()
 
     moments = _moments(stencil, interval, terms, starts(), _counted(progress, terms * (options.vectors + len(at))))
-    sites = domain.lattice.sites
+    states = domain.lattice.sites
     return Spectrum(
-        interval, sites, options.resolution, damping, moments[: options.vectors] / sites, moments[options.vectors :]
+        interval, states, options.resolution, damping, moments[: options.vectors] / states, moments[options.vectors :]
     )
 
 

@@ -88,5 +88,7 @@ class FitOptions:
             raise ConfigError(f"validation + test = {self.validation + self.test} leaves nothing to train on: keep it below 1")
         if self.epochs == 0 and self.time_limit_s == 0:
             raise ConfigError("epochs = 0 and time_limit_s = 0 would train forever: limit at least one of them")
+        if self.optimiser not in ("adamw", "soap"):
+            raise ConfigError(f'optimiser = "{shortened(self.optimiser)}" cannot train a network: use "adamw" or "soap"')
         if self.dtype not in ("float32", "float64"):
             raise ConfigError(f'dtype = "{shortened(self.dtype)}" cannot train a network: use "float32" or "float64"')

@@ -314,6 +314,7 @@ def test_missing_labels_and_unknown_mu_are_refused():
         {"average": 1.0},
         {"learning_rate": math.nan},
         {"dtype": "float16"},
+        {"optimiser": "sgd"},
         {"crop": -2},
     ],
 )

@@ -148,7 +148,7 @@ def test_command_writes_curves_numbers_and_a_figure(here: Path, capsys: pytest.C
     numbers = json.loads(Path("dos/dos.json").read_text())
     free = [numbers[name]["free_energy"] for name in ("random_vectors", "coloured_vectors")]
     assert abs(free[0]["value"] - free[1]["value"]) < 4 * free[0]["error"]
-    assert (numbers["sites"], numbers["local_sites"], numbers["snapshot"]) == (48, [[0, 0], [5, 7]], -1)
+    assert (numbers["states"], numbers["local_sites"], numbers["snapshot"]) == (48, [[0, 0], [5, 7]], -1)
     assert main(["dos", "--input", "states.h5"]) == 2
     assert "never overwritten" in capsys.readouterr().err
 

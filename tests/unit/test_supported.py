@@ -217,6 +217,15 @@ def test_default_is_the_model_that_fits(here: Path, capsys: pytest.CaptureFixtur
     assert packaged.model_path("default", system) == packaged.model_path("default") == square_model
     assert packaged.model_path("paper-2601.04104") == square_model
     assert packaged.model_path("other.safetensors") == Path("other.safetensors")
+    for g, kT, filling in (
+        (2.0, 0.1, 0.5),
+        (3.5, 0.1, 0.4),
+        (3.5, 0.2, 0.5),
+    ):  # of another setting
+        other = System(lattice, holstein.build(holstein.Options(g=g), lattice), Ensemble("canonical", kT=kT, filling=filling))
+        assert packaged.model_path("default", other) == packaged.packaged()["holstein-square"]
+    same = System(lattice, holstein.build(holstein.Options(t=2.0, g=-7.0), lattice), Ensemble("canonical", kT=0.2))
+    assert packaged.model_path("default", same) == square_model
     cold = System(lattice, hamiltonian, Ensemble("canonical", kT=1e-3))
     with pytest.raises(ModelError, match="kT"):
         packaged.model_path("default", cold)
