@@ -19,8 +19,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from hpc_holstein.compiled import compiled, square_basis, vectors
-from hpc_holstein.compiled.levels import LONGEST, PITCH
+from hpc_holstein.compiled import compiled, instructions, square_basis, vectors
+from hpc_holstein.compiled.instructions import LONGEST, PITCH, pointer, squashed, vectors_of
 from hpc_holstein.compiled.square_basis import ELEMENTS, moved, taps
 from hpc_holstein.compiled.vectors import VECTOR_BYTES, Vectors
 
@@ -29,16 +29,8 @@ TOGETHER = (
 )  # copies that are computed at once: processors of such vectors have 16 registers, else 32
 _ABREAST = 4  # channels that go through the activation in step, since one alone waits for its own results
 _WEIGHTS = 8 * TOGETHER  # of one tap
-_MADE_OF = zlib.crc32("".join(map(inspect.getsource, (square_basis, vectors))).encode())
+_MADE_OF = zlib.crc32("".join(map(inspect.getsource, (square_basis, vectors, instructions))).encode())
 """A default of all compiled functions, and so a part of their types: code on disk is told from that of other such files."""
-
-
-def _pointer(context: Any, builder: Any, kinds: Any, arguments: Any, number: int) -> Any:
-    return context.make_array(kinds[number])(context, builder, arguments[number]).data
-
-
-def _vectors(context: Any, builder: Any, array: Any) -> Vectors:
-    return Vectors(builder, context.get_data_type(array.dtype))
 
 
 def _hadamard(v: Vectors, four: list[Any]) -> tuple[Any, Any, Any, Any]:
@@ -128,8 +120,8 @@ def _convolved(
     """
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
-        v = _vectors(context, builder, source)
-        field, table, shifts, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 5, 7, 8))
+        v = vectors_of(context, builder, source)
+        field, table, shifts, goal = (pointer(context, builder, kinds.args, arguments, n) for n in (0, 5, 7, 8))
         lines = [v.at(v.at(field, builder.extract_value(arguments[1], n)), arguments[2]) for n in range(rows.count)]
         shared = lines, arguments[4], v.at(table, arguments[6]), elements.count == 1
         zero, goal = v.constant(0.0), v.at(goal, arguments[9])
@@ -149,8 +141,8 @@ def _activated(typing: Any, parts: Any, even: Any, odd: Any, out: Any, to: Any, 
     """Parts of ``silu(f)`` for ``_ABREAST`` channels: ``even +- odd`` is ``f``; the odd part goes ``apart`` numbers further."""
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
-        v = _vectors(context, builder, parts)
-        source, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 3))
+        v = vectors_of(context, builder, parts)
+        source, goal = (pointer(context, builder, kinds.args, arguments, n) for n in (0, 3))
         first, second, goal = v.at(source, arguments[1]), v.at(source, arguments[2]), v.at(goal, arguments[4])
         beyond = v.at(goal, arguments[5])
         pairs = [v.both(v.load(first, n * v.lanes), v.load(second, n * v.lanes)) for n in range(_ABREAST)]
@@ -164,26 +156,12 @@ def _activated(typing: Any, parts: Any, even: Any, odd: Any, out: Any, to: Any, 
 
 
 @intrinsic
-def _squashed(typing: Any, line: Any, x: Any, factor: Any, out: Any, to: Any) -> Any:
-    """``out[to ...] = tanh(factor line[x ...])`` for one vector."""
-
-    def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
-        v = _vectors(context, builder, line)
-        source, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 3))
-        scale = v.spread(cgutils.alloca_once_value(builder, arguments[2]), 0)
-        v.store(goal, arguments[4], v.tanh(builder.fmul(v.load(source, arguments[1]), scale)))
-        return context.get_dummy_value()
-
-    return types.void(line, types.intp, line.dtype, out, types.intp), code
-
-
-@intrinsic
 def _group_sum(typing: Any, features: Any, at: Any, out: Any, to: Any) -> Any:
     """``out[to ...]``: sum over the elements of one copy."""
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
-        v = _vectors(context, builder, features)
-        source, goal = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 2))
+        v = vectors_of(context, builder, features)
+        source, goal = (pointer(context, builder, kinds.args, arguments, n) for n in (0, 2))
         terms = [v.load(v.at(source, arguments[1]), h * PITCH) for h in range(len(ELEMENTS))]
         while len(terms) > 1:
             terms = [builder.fadd(a, b) for a, b in zip(terms[::2], terms[1::2], strict=True)]
@@ -198,8 +176,8 @@ def _scalar(typing: Any, sums: Any, at: Any, copies: Any, start: Any, place: Any
     """``sums[to ...] = start[place ...] + sum_i weights[i] sums[at + i V ...]``, a vector each."""
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
-        v = _vectors(context, builder, sums)
-        source, begin, table = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 3, 5))
+        v = vectors_of(context, builder, sums)
+        source, begin, table = (pointer(context, builder, kinds.args, arguments, n) for n in (0, 3, 5))
         total, inputs = v.total(v.load(begin, arguments[4])), v.at(source, arguments[1])
         with cgutils.for_range(builder, arguments[2]) as loop:
             weight = v.spread(table, loop.index)
@@ -216,8 +194,8 @@ def _filled(typing: Any, work: Any, logits: Any, energies: Any, levels: Any, hal
     """Density and ``dn/dmu`` of one vector from logits and energies of the levels; ``half [1]`` is 1 / 2 kT."""
 
     def code(context: Any, builder: Any, kinds: Any, arguments: Any) -> Any:
-        v = _vectors(context, builder, work)
-        source, table, density, response = (_pointer(context, builder, kinds.args, arguments, n) for n in (0, 4, 5, 6))
+        v = vectors_of(context, builder, work)
+        source, table, density, response = (pointer(context, builder, kinds.args, arguments, n) for n in (0, 4, 5, 6))
         (logit, energy), one, middle = (v.at(source, arguments[n]) for n in (1, 2)), v.constant(1.0), v.constant(0.5)
         sharp, lanes = v.spread(table, 0), ir.Constant(arguments[3].type, v.lanes)
         highest = v.total(v.load(logit, 0))
@@ -344,7 +322,7 @@ def evaluate(  # type: ignore[no-untyped-def]
                 to = places[0] + j % 5 * len(factors) * PITCH
                 for c in range(len(factors)):
                     for x in range(0, width + 2 * reach, lanes):
-                        _squashed(lines[0], x, factors[c], rings, to + c * PITCH + x)
+                        squashed(lines[0], x, factors[c], rings, to + c * PITCH + x)
                 row = _through(j, first, width, len(factors), radii, copies, tables, layers, rings, places, parts, lifted)
                 if row >= first:
                     for x in range(width):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hpc_holstein.compiled.levels import LONGEST
+from hpc_holstein.compiled.instructions import LONGEST
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.forces._canonical import (
     CanonicalDensity,

@@ -5,7 +5,7 @@ It computes what the PyTorch code of ``models/enn.py`` and ``models/enn_matrix.p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_holstein.compiled.levels import ABREAST, LONGEST, PITCH, REGISTERS, VECTOR_BYTES, Typed, evaluate, in_step
+from hpc_holstein.compiled.instructions import ABREAST, LONGEST, PITCH, REGISTERS, VECTOR_BYTES, Typed, in_step
+from hpc_holstein.compiled.levels import evaluate
 from hpc_holstein.interfaces import Bond, Lattice
 from hpc_holstein.network._transforms import Integers, Kind, Matrix, Orbits, Source, Symmetry
 from hpc_holstein.symmetry.pairs import Pairs
@@ -135,7 +136,6 @@ class FusedLevels:
         shape = len(field), field.shape[1] - halo * (self._axes - 1), field.shape[2] - halo
         found = field.new_empty((*shape, self._written)), field.new_empty((*shape, self._sites))
         arrays = [tensor.numpy().reshape(-1) for tensor in (field, *found)]
-        threads = max(1, min(torch.get_num_threads(), shape[1] // _LEAST_ROWS))
         gains = (self._gains * [g, 1]).astype(self._dtype)
 
         def part(rows: tuple[int, int]) -> None:
@@ -143,11 +143,7 @@ class FusedLevels:
             evaluate(self._programs, *arrays, shape, *rows, gains, *self._constant, space)
             self._spaces.append(space)
 
-        if threads == 1:
-            part((0, shape[1]))
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(part, pairwise(np.linspace(0, shape[1], threads + 1).astype(int).tolist())))
+        shared_by_threads(part, shape[1])
         return found if self._axes == 2 else (found[0].squeeze(1), found[1].squeeze(1))
 
     def _space(self) -> tuple[Reals, ...]:
@@ -262,6 +258,16 @@ class FusedLevels:
 def _in_step(weights: Matrix) -> Matrix:
     """``[results, inputs]`` -> ``[results in step, inputs, result]``, flat."""
     return weights.reshape(-1, ABREAST, weights.shape[1]).swapaxes(1, 2).ravel()
+
+
+def shared_by_threads(part: Callable[[tuple[int, int]], None], rows: int) -> None:
+    """Call ``part`` on the first and last of some of the ``rows``, as many parts at once as there are threads and it pays."""
+    threads = max(1, min(torch.get_num_threads(), rows // _LEAST_ROWS))
+    if threads == 1:
+        part((0, rows))
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(part, pairwise(np.linspace(0, rows, threads + 1).astype(int).tolist())))
 
 
 def aligned(size: int, dtype: np.dtype[np.floating]) -> Reals:

@@ -6,21 +6,17 @@ It computes what the PyTorch code of ``models/enn.py`` does, to round-off, witho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_holstein.compiled.levels import LONGEST, PITCH
+from hpc_holstein.compiled.instructions import LONGEST, PITCH
 from hpc_holstein.compiled.square_basis import is_square_group, packed
 from hpc_holstein.compiled.square_levels import TOGETHER, VECTOR_BYTES, evaluate
-from hpc_holstein.network._fused_levels import Dense, aligned
+from hpc_holstein.network._fused_levels import Dense, aligned, shared_by_threads
 
 _ELEMENTS = 8
-_LEAST_ROWS = 16  # for each thread
 
 
 def supported(matrices: NDArray[np.int64], copies: int, radii: Sequence[int], levels: int) -> bool:
@@ -56,18 +52,13 @@ class FusedSquare:
         shape = len(field), field.shape[1] - 2 * self._reach, field.shape[2] - 2 * self._reach
         density, slope = field.new_empty(shape), field.new_empty(shape)
         arrays = [tensor.numpy() for tensor in (field, density, slope)]
-        threads = max(1, min(torch.get_num_threads(), shape[1] // _LEAST_ROWS))
 
         def part(rows: tuple[int, int]) -> None:
             space = self._space()
             evaluate(*arrays, *rows, self._dtype.type(g), *self._constant, *space)
             self._spaces.append(space)
 
-        if threads == 1:
-            part((0, shape[1]))
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(part, pairwise(np.linspace(0, shape[1], threads + 1).astype(int).tolist())))
+        shared_by_threads(part, shape[1])
         return density.unsqueeze(-1), slope.unsqueeze(-1)
 
     def _space(self) -> tuple[NDArray[np.floating], ...]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conformance.cases import LATTICES, build_lattice, load
 
-from hpc_holstein.compiled.levels import LONGEST, VECTOR_BYTES
+from hpc_holstein.compiled.instructions import LONGEST, VECTOR_BYTES
 from hpc_holstein.network import _fused_levels, models
 
 pytestmark = pytest.mark.skipif(not VECTOR_BYTES, reason="no compiled network for this processor")

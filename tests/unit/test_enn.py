@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hpc_holstein.compiled.levels import LONGEST, VECTOR_BYTES
+from hpc_holstein.compiled.instructions import LONGEST, VECTOR_BYTES
 from hpc_holstein.errors import ConfigError
 from hpc_holstein.lattice import cubic, square, triangular
 from hpc_holstein.network import _fused_levels, _fused_square
