@@ -15,7 +15,7 @@ import torch
 
 from hpc_holstein.cli.options import configuration, site_axes
 from hpc_holstein.cli.session import Session, stoppable
-from hpc_holstein.cli.training_systems import Labelled, groups_of, reads_matrix, together, training_facts
+from hpc_holstein.cli.training_systems import Labelled, groups_of, ranges_of_systems, reads_matrix, together, training_facts
 from hpc_holstein.config import Config, fit_options
 from hpc_holstein.config.builders import build_network, build_system
 from hpc_holstein.config.same_physics import physics_of, require_fit, system_of
@@ -151,7 +151,7 @@ def _card(
         metrics["grand_potential_rmse_per_site"] = set_energy_constant(result.model, first, *physics)
     seen = [training_facts(one, sets, result.model) for one, sets in _with_sets(systems, result)]
     if len(seen) > 1:
-        training = {**training, "ranges": [{name: list(of) for name, of in one["ranges"].items()} for one in seen]}
+        training = {**training, "ranges": ranges_of_systems(systems, seen)}
     return make_card(
         result.model,
         architecture,

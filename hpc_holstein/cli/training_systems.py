@@ -90,11 +90,24 @@ def training_facts(one: LabelledSystem, sets: Mapping[str, Any], model: torch.nn
     }
 
 
+def ranges_of_systems(systems: Sequence[LabelledSystem], facts: Sequence[Facts]) -> list[dict[str, list[float]]]:
+    """Ranges for the card of each system, those of one Hamiltonian with the same parameters together, whatever its extents."""
+    alike: dict[Any, list[Facts]] = {}
+    for one, of in zip(systems, facts, strict=True):
+        alike.setdefault((one.hamiltonian.name, *one.hamiltonian.parameters.items()), []).append(of)
+    return [{name: list(of) for name, of in _together(some).items()} for some in alike.values()]
+
+
+def _together(facts: Sequence[Facts]) -> dict[str, tuple[float, float]]:
+    """The widest ranges."""
+    names = dict.fromkeys(name for one in facts for name in one["ranges"])
+    return {name: _widest([one["ranges"][name] for one in facts if name in one["ranges"]]) for name in names}
+
+
 def together(facts: Sequence[Facts]) -> Facts:
     """Facts of several systems as those of one: the widest ranges, all surroundings."""
     seen = [one["seen"] for one in facts]
-    names = dict.fromkeys(name for one in facts for name in one["ranges"])
-    ranges = {name: _widest([one["ranges"][name] for one in facts if name in one["ranges"]]) for name in names}
+    ranges = _together(facts)
     if "kT/t" in ranges and math.isclose(*ranges["kT/t"]):  # one, which is that of the options
         del ranges["kT/t"]
     return {

@@ -253,7 +253,7 @@ def describe(card: Card) -> str:
         "units": card.units,
         "metrics": ", ".join(f"{name} {value:.4g}" for name, value in card.metrics.items()) or "none",
         "training": f"seed {card.seed}, data SHA-256 {card.data_hash or 'unknown'}",
-        "trained by": _named({name: value for name, value in card.training.items() if name != "systems"}) or "not recorded",
+        "trained by": _named({k: v for k, v in card.training.items() if k not in ("systems", "ranges")}) or "not recorded",
         "trained on": in_words(card.field_range, "t" if card.of_matrix else "a"),
         "surroundings": surroundings.in_words(card.surroundings),
         "versions": _named(card.versions) or "unknown",

@@ -123,7 +123,9 @@ def test_one_training_for_two_hamiltonians(tmp_path: Path, monkeypatch: pytest.M
     for filling in ("0.4", "0.5"):
         states = ["--random", "3", "--filling", filling, "--lattice", "12x10", "--seed", filling[-1]]
         assert main(["label", *holstein_model, *states, "--output", f"h{filling}.h5"]) == 0
-    files, model = ["p.h5", "h0.4.h5", "h0.5.h5"], "joint/model.safetensors"
+    wider = [*PEIERLS[:2], "--lattice", "12x10", *PEIERLS[4:], "--random", "4", "--output", "w.h5", "--more-mu", "0"]
+    assert main(["label", *wider]) == 0
+    files, model = ["p.h5", "h0.4.h5", "h0.5.h5", "w.h5"], "joint/model.safetensors"
     how = ["--epochs", "30", "--set", "training.average=0.9", "--set", "training.learning_rate=0.01"]
     assert main(["train", *files, *PEIERLS[:2], *PEIERLS[4:], *SMALL, *how, "--output", "joint"]) == 0
     told = capsys.readouterr().out
@@ -131,6 +133,8 @@ def test_one_training_for_two_hamiltonians(tmp_path: Path, monkeypatch: pytest.M
     assert "validation set of square lattice, periodic, holstein t = 1, g = 3.5" in told
     card = load_model(model)[1]
     assert card.hamiltonians == ["peierls", "holstein"]
+    assert [sorted(of["kT/t"]) for of in card.known] == [pytest.approx([0.2, 0.2]), pytest.approx([0.4, 0.4])]
+    assert "ranges" not in describe(card)
     assert card.options["kT_range"] == pytest.approx((0.2, 0.4))
     assert card.ranges["kT/t"] == pytest.approx((0.2, 0.4))
     assert card.ranges["filling"] == pytest.approx((0.4, 0.5))
